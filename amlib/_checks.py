@@ -1,0 +1,114 @@
+"""Errors at the boundary: what must hold, what came, and the one-line fix.
+
+Shapes and names are checked at trace time. Values are checked where they are known: at once
+for concrete arrays, at run time (`equinox.error_if`) for arrays that are being traced by a
+user's `jit` or `vmap`. Nothing here runs inside a loop.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike
+
+
+def is_concrete(x: object) -> bool:
+    """Whether the value of `x` is known now, i.e. `x` is not a tracer."""
+    return not isinstance(x, jax.core.Tracer)
+
+
+def as_float(x: ArrayLike, where: str) -> Array:
+    """Convert to a JAX float array, once and by one rule.
+
+    Floats keep their dtype (float64 needs x64 mode). Bools become spins: `False` is -1 and
+    `True` is +1. Integers keep their values and become JAX's default float.
+
+    **Raises:** `TypeError` for complex numbers and for anything that is no array of numbers.
+    """
+    try:
+        x = jnp.asarray(x)
+    except (TypeError, ValueError) as err:
+        raise TypeError(f"{where}: must be an array of numbers; {type(x).__name__} came.") from err
+    if x.dtype == bool:
+        return jnp.where(x, 1.0, -1.0).astype(jnp.result_type(float))
+    if jnp.issubdtype(x.dtype, jnp.integer):
+        return x.astype(jnp.result_type(float))
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"{where}: must hold real numbers; dtype {x.dtype} came.")
+    return x
+
+
+def require(x: Array, bad: Array | np.ndarray | bool, message: str) -> Array:
+    """Return `x`, or raise `ValueError(message)` where `bad` holds.
+
+    `bad` may be traced; then the check runs with the compiled program, and raises
+    `equinox.EquinoxRuntimeError` (a `RuntimeError`) with the same message.
+    """
+    if is_concrete(bad):
+        if np.any(np.asarray(bad)):
+            raise ValueError(message)
+        return x
+    return eqx.error_if(x, bad, message)
+
+
+def finite(x: Array, where: str) -> Array:
+    """Return `x`; raise if it holds NaN or infinity."""
+    return require(
+        x,
+        ~jnp.isfinite(x).all(),
+        f"{where}: every value must be finite; NaN or infinity came. "
+        "Look for a division by zero or an unloaded image, or clean it with jnp.nan_to_num.",
+    )
+
+
+def spins(x: Array, where: str) -> Array:
+    """Return `x`; raise unless every value is -1 or +1."""
+    return require(
+        x,
+        ~(jnp.abs(x) == 1).all(),
+        f"{where}: a state must hold only -1 and +1; other values came. "
+        "Bits 0/1 become spins by 2*x - 1, grey images by amlib.data.binarize.",
+    )
+
+
+def state_shape(x: Array, shape: tuple[int, ...], where: str) -> None:
+    """Raise unless `x` has exactly this shape, with a hint at `vmap` for a batch."""
+    if x.shape == shape:
+        return
+    hint = f"Reshape it to {shape}."
+    if x.ndim == len(shape) + 1 and x.shape[1:] == shape:
+        hint = "A batch goes through jax.vmap, one example per call."
+    elif x.ndim == 0 or x.size == 0:
+        hint = "The state is empty."
+    raise ValueError(f"{where}: the state must have shape {shape}; {x.shape} came. {hint}")
+
+
+def choice(value: object, options: Iterable[str], where: str) -> None:
+    """Raise unless `value` is one of `options`, with the nearest one as a hint."""
+    options = list(options)
+    if value in options:
+        return
+    near = difflib.get_close_matches(str(value), options, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    names = ", ".join(map(repr, options))
+    raise ValueError(f"{where}: must be one of {names}; {value!r} came.{hint}")
+
+
+def at_least(value: int | float, low: int | float, where: str) -> None:
+    """Raise unless the Python number `value` is at least `low`."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"{where}: must be a number; {type(value).__name__} came.")
+    if not value >= low:
+        raise ValueError(f"{where}: must be at least {low}; {value} came.")
+
+
+def positive(x: Array, where: str) -> Array:
+    """Return `x`; raise unless every value is finite and above zero."""
+    return require(
+        x,
+        ~((x > 0) & jnp.isfinite(x)).all(),
+        f"{where}: must be finite and greater than 0; another value came.",
+    )

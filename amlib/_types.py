@@ -1,0 +1,28 @@
+"""The symbol glossary: what each name and shape letter means everywhere in amlib.
+
+| symbol | meaning |
+|---|---|
+| `Xi` | stored patterns, one per row: `Float[Array, "K *shape"]` |
+| `x` | state of the visible units; spins are -1/+1 floats: `Float[Array, "*shape"]` |
+| `K`, `D` | number of stored patterns; number of visible units (`x.size`) |
+| `h` | overlaps `Xi @ x`, and in `descent` any carried value affine in `x` |
+| `beta` | inverse temperature, > 0 |
+| `n` | power of a polynomial energy |
+| `J`, `b` | symmetric couplings `(D, D)`; field (bias) on each unit `(D,)` |
+| `energy` | what recall lowers; a scalar, no unit |
+| overlap `m` | `mean(x * xi)`, in [-1, 1]; 1 is perfect recall |
+| visit | one attempt to flip one bit |
+| sweep | `D` visits |
+| `T` | number of visits that a trajectory records |
+"""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
+
+State: TypeAlias = Float[Array, "*shape"]
+Scalar: TypeAlias = Float[Array, ""]
+EnergyFn: TypeAlias = Callable[[Array], Array]
+Key: TypeAlias = PRNGKeyArray | Shaped[Array, "2"]
+"""A new-style key `jax.random.key(0)` or an old-style one `jax.random.PRNGKey(0)`."""
