@@ -9,15 +9,15 @@ import difflib
 from collections.abc import Iterable
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike
 
 
 def is_concrete(x: object) -> bool:
     """Whether the value of `x` is known now, i.e. `x` is not a tracer."""
-    return not isinstance(x, jax.core.Tracer)
+    return not isinstance(x, Tracer)
 
 
 def as_float(x: ArrayLike, where: str) -> Array:

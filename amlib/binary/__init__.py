@@ -1,0 +1,9 @@
+"""Memories over spins: classical, polynomial, exponential, and yours."""
+
+from amlib.binary.base import AbstractBinaryAM as AbstractBinaryAM, BinaryAM as BinaryAM
+from amlib.binary.models import (
+    BipolarIsing as BipolarIsing,
+    ClassicalHopfield as ClassicalHopfield,
+    ExponentialDenseAM as ExponentialDenseAM,
+    PolynomialDenseAM as PolynomialDenseAM,
+)

@@ -1,0 +1,189 @@
+"""The binary memories of the literature. Each is an energy; recall comes with `BinaryAM`."""
+
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from amlib import _checks as checks
+from amlib._types import Scalar
+from amlib.binary.base import AbstractBinaryAM, BinaryAM
+
+
+def overlaps(Xi: Float[Array, "K *shape"], x: Float[Array, "*shape"]) -> Float[Array, " K"]:
+    """The dot product of each pattern with `x`; half precision adds up in float32."""
+    return jnp.tensordot(Xi, x, axes=x.ndim, preferred_element_type=_wide(x.dtype))
+
+
+def _wide(dtype: Any) -> Any:
+    """The dtype that overlaps of half-precision patterns are added up in."""
+    return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
+
+
+class ClassicalHopfield(BinaryAM):
+    r"""The classical Hopfield network with Hebbian couplings.
+
+    $$E(x) = -\frac{1}{2} \sum_\mu (\xi_\mu \cdot x)^2$$
+
+    No prefactor beyond the 1/2. It stores about $0.138 D$ random patterns, and the inverse
+    $-\xi$ of each of them just as well.
+
+    **Arguments:**
+
+    - `Xi`: stored patterns, see `BinaryAM`.
+
+    **Reference:** Hopfield 1982; in this form Krotov and Hopfield 2016, eq. 2 with $F = x^2/2$.
+    """
+
+    def energy(self, x: Float[Array, "*shape"]) -> Scalar:
+        """The energy of `x`; between $-K D^2 / 2$ and 0."""
+        return -0.5 * jnp.sum(overlaps(self.Xi, x) ** 2)
+
+
+class PolynomialDenseAM(BinaryAM):
+    r"""Dense associative memory with a polynomial energy.
+
+    $$E(x) = -\sum_\mu F_n(\xi_\mu \cdot x), \qquad F_n(h) = h^n \text{ or } \max(h, 0)^n$$
+
+    It stores about $D^{n-1}$ random patterns. Even powers that are not rectified store $-\xi$
+    with every $\xi$; the rectified ones do not.
+
+    Where floats of the overlaps' precision cannot hold $K D^n$ (`log_form` is true: in float32
+    from $n = 12$ on for $D = 2304$), the energy is the order-preserving
+
+    $$E(x) = -\operatorname{sign}(S) \log(1 + |S|), \qquad S = \sum_\mu F_n(\xi_\mu \cdot x)$$
+
+    evaluated in logarithms, which neither overflows nor loses the order of two states. Descent is
+    the same; Glauber dynamics then samples another law.
+
+    **Arguments:**
+
+    - `Xi`: stored patterns, see `BinaryAM`.
+    - `n`: the power, an integer of at least 1.
+    - `rectified`: whether negative overlaps count nothing.
+
+    **Raises:** `ValueError` for `n < 1`, `TypeError` if `n` is no integer.
+
+    **Reference:** Krotov and Hopfield 2016, eq. 2 and 3 (their polynomial and rectified
+    polynomial energies, with no prefactor).
+    """
+
+    n: int = eqx.field(static=True)
+    rectified: bool = eqx.field(static=True, default=True)
+
+    def __check_init__(self):
+        if isinstance(self.n, bool) or not isinstance(self.n, int):
+            raise TypeError(f"PolynomialDenseAM: n must be an integer; {self.n!r} came.")
+        checks.at_least(self.n, 1, "PolynomialDenseAM: n")
+
+    @property
+    def log_form(self) -> bool:
+        """Whether the energy is the logarithm of the published one, see above."""
+        K, D = self.Xi.shape[0], math.prod(self.Xi.shape[1:])
+        largest = float(jnp.finfo(_wide(self.Xi.dtype)).max)
+        return math.log(K) + self.n * math.log(D) > 0.98 * math.log(largest)
+
+    def energy(self, x: Float[Array, "*shape"]) -> Scalar:
+        """The energy of `x`, in the published or the logarithmic form."""
+        h = overlaps(self.Xi, x)
+        if not self.log_form:
+            return -jnp.sum((jnp.maximum(h, 0.0) if self.rectified else h) ** self.n)
+        counts = h > 0 if self.rectified else h != 0
+        size = jnp.where(counts, jnp.abs(h), 1.0)  # log(1) where nothing counts: safe to derive
+        log_size = jnp.where(counts, self.n * jnp.log(size), -jnp.inf)
+        if self.rectified or self.n % 2 == 0:
+            return -jax.nn.softplus(jax.nn.logsumexp(log_size))
+        log_sum, sign = jax.nn.logsumexp(log_size, b=jnp.sign(h), return_sign=True)
+        return -sign * jax.nn.softplus(log_sum)
+
+
+class ExponentialDenseAM(BinaryAM):
+    r"""Dense associative memory with an exponential energy.
+
+    $$E(x) = -\frac{1}{\beta} \log \sum_\mu \exp(\beta \, \xi_\mu \cdot x)$$
+
+    The published energy is $-\sum_\mu \exp(\xi_\mu \cdot x)$, which overflows float32 from
+    $D = 89$ on. This is its logarithm over $\beta$: it orders states the same way, so descent is
+    the same; $\beta = 1$ is the published case. It stores a number of random patterns that grows
+    exponentially with $D$.
+
+    **Arguments:**
+
+    - `Xi`: stored patterns, see `BinaryAM`.
+    - `beta`: inverse temperature of the sum over patterns, > 0; trainable. Large values make the
+      largest overlap win alone.
+
+    **Raises:** `ValueError` if `beta` is not a finite positive scalar.
+
+    **Reference:** Demircigil et al. 2017, eq. 5, under a logarithm.
+    """
+
+    beta: Scalar = eqx.field(converter=lambda b: checks.as_float(b, "beta"), default=1.0)
+
+    def __check_init__(self):
+        if self.beta.shape != ():
+            raise ValueError(f"beta: must be a scalar; shape {self.beta.shape} came.")
+        if checks.is_concrete(self.beta):
+            checks.positive(self.beta, "beta")
+
+    def energy(self, x: Float[Array, "*shape"]) -> Scalar:
+        """The energy of `x`; between $-D - \\log(K)/\\beta$ and $D$ for spin patterns."""
+        h = overlaps(self.Xi, x)
+        beta = self.beta.astype(h.dtype)
+        return -jax.nn.logsumexp(beta * h) / beta
+
+
+def _field(h: Any) -> Array | None:
+    return None if h is None else checks.as_float(h, "h")
+
+
+class BipolarIsing(AbstractBinaryAM):
+    r"""An Ising model over spins, for any symmetric couplings.
+
+    $$E(x) = -\frac{1}{2} x^\top J x - h \cdot x$$
+
+    The diagonal of `J` adds a constant, $-\frac{1}{2}\operatorname{tr} J$. Updates compare
+    energies and not local fields, as Krotov and Hopfield 2016 (eq. 4) define them, so the
+    diagonal has no influence on recall and need not be zero.
+
+    **Arguments:**
+
+    - `J`: couplings, symmetric.
+    - `h`: field on each unit; zero if not given.
+
+    **Raises:** `ValueError` if `J` is not square, not symmetric or not finite, or `h` does not
+    fit it.
+
+    **Reference:** Hopfield 1982, eq. 7; Amit, Gutfreund and Sompolinsky 1985.
+    """
+
+    J: Float[Array, "D D"] = eqx.field(converter=lambda J: checks.as_float(J, "J"))
+    h: Float[Array, " D"] | None = eqx.field(converter=_field, default=None)
+
+    def __check_init__(self):
+        J, h = self.J, self.h
+        if J.ndim != 2 or J.shape[0] != J.shape[1] or J.size == 0:
+            raise ValueError(f"J: must have shape (D, D) with D at least 1; {J.shape} came.")
+        if h is not None and h.shape != J.shape[:1]:
+            raise ValueError(f"h: must have shape {J.shape[:1]} to fit J; {h.shape} came.")
+        if checks.is_concrete(J):
+            checks.finite(J, "J")
+            tolerance = 1e-5 * float(jnp.abs(J).max())
+            checks.require(
+                J,
+                (jnp.abs(J - J.T) > tolerance).any(),
+                "J: must be symmetric; J and J.T differ. Only the symmetric part acts on the "
+                "energy: pass (J + J.T) / 2.",
+            )
+        if h is not None and checks.is_concrete(h):
+            checks.finite(h, "h")
+
+    def energy(self, x: Float[Array, " D"]) -> Scalar:
+        """The energy of `x`, diagonal included."""
+        wide = _wide(x.dtype)
+        local = jnp.dot(self.J, x, preferred_element_type=wide)
+        pairs = -0.5 * jnp.dot(local, x.astype(wide))
+        return pairs if self.h is None else pairs - jnp.dot(self.h, x, preferred_element_type=wide)

@@ -1,0 +1,199 @@
+"""Flatten the jaxpr of an energy: no calls, no constants left to compute, nothing twice.
+
+The flat form is what `affine` classifies. It is rebuilt inside every trace (tens of
+milliseconds), so the constants of an energy may be tracers of a user's `jit`, `vmap` or `grad`.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend import core as jcore
+
+from amlib._checks import is_concrete
+
+# Where each call primitive keeps the jaxpr that it calls. Custom derivative rules are dropped
+# with the call: a flip evaluator is never differentiated in x.
+_CALLS = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "remat2": "jaxpr",
+    "checkpoint": "jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "custom_vjp_call_jaxpr": "fun_jaxpr",
+    "custom_lin": "jaxpr",
+}
+
+# Relative cost of one element, for the estimate only (an add is 1).
+_SLOW = frozenset(
+    "exp exp2 expm1 log log1p tanh logistic pow sin cos tan erf erfc lgamma digamma sqrt rsqrt "
+    "cbrt div asin acos atan atan2 sinh cosh asinh acosh atanh".split()
+)
+_LOOPS = frozenset({"scan", "while", "cond"})
+
+
+class Unsupported(Exception):
+    """An energy that cannot be flattened; its text says why."""
+
+
+class Equation(NamedTuple):
+    """One primitive applied to values named by integers."""
+
+    primitive: Any
+    params: dict[str, Any]
+    ins: tuple[int, ...]
+    outs: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        return self.primitive.name
+
+    def bind(self, *values: Any) -> list[Any]:
+        """Apply the primitive; always a list of outputs."""
+        out = self.primitive.bind(*values, **self.params)
+        return list(out) if self.primitive.multiple_results else [out]
+
+
+def fold(primitive: Any, params: dict[str, Any], values: Sequence[Any]) -> list[Any]:
+    """Apply a primitive to known values: now if all are concrete, else in the current trace."""
+    eqn = Equation(primitive, params, (), ())
+    if all(is_concrete(v) for v in values):
+        with jax.ensure_compile_time_eval():
+            return eqn.bind(*values)
+    return eqn.bind(*values)
+
+
+class Program:
+    """The flat form of `fn: x -> scalar`.
+
+    Values are integers: `aval[v]` is the shape and dtype, `const[v]` the value if it does not
+    depend on `x`. `equations` are in order, each depends on `x`, and no two are equal.
+    """
+
+    def __init__(self, fn: Callable[[Any], Any], x: jax.ShapeDtypeStruct):
+        closed = jax.make_jaxpr(fn)(x)
+        if closed.effects:
+            raise Unsupported(f"the energy has side effects ({closed.effects})")
+        self.aval: list[Any] = []
+        self.const: dict[int, Any] = {}
+        self.equations: list[Equation] = []
+        self._numbers: dict[Any, int] = {}
+        self._seen: dict[Any, tuple[int, ...]] = {}
+        self.x = self._new(closed.in_avals[0])
+        (self.out,) = self._inline(closed.jaxpr, closed.consts, [self.x])
+
+    def evaluate(self, equations: Sequence[Equation], known: dict[int, Any], outs: Sequence[int]):
+        """Run `equations` from the `known` values; return the values `outs`."""
+        env = self.const | known
+        for e in equations:
+            env.update(zip(e.outs, e.bind(*[env[i] for i in e.ins]), strict=True))
+        return [env[o] for o in outs]
+
+    def size(self, v: int) -> int:
+        return math.prod(self.aval[v].shape)
+
+    def depends(self, e: Equation) -> list[int]:
+        """The inputs of `e` that depend on `x`."""
+        return [i for i in e.ins if i not in self.const]
+
+    def cost(self, e: Equation) -> int:
+        """Estimate the work of one equation, in additions."""
+        n = sum(map(self.size, e.outs))
+        if e.name == "dot_general":
+            (contracted, _), _ = e.params["dimension_numbers"]
+            return 2 * n * math.prod(self.aval[e.ins[0]].shape[d] for d in contracted)
+        if e.name == "conv_general_dilated":
+            kernel = self.aval[e.ins[1]].shape
+            return 2 * n * math.prod(kernel) // kernel[e.params["dimension_numbers"].rhs_spec[0]]
+        reads = max(map(self.size, e.ins), default=0)
+        if e.name in _LOOPS:
+            return 50 * max(n, reads)
+        return max(n, reads) * (8 if e.name in _SLOW else 1)
+
+    # -- building -----------------------------------------------------------------------------
+
+    def _new(self, aval: Any) -> int:
+        self.aval.append(aval)
+        return len(self.aval) - 1
+
+    def _constant(self, value: Any) -> int:
+        key: Any = id(value)
+        if np.ndim(value) == 0 and is_concrete(value):
+            weak = bool(getattr(jax.typeof(value), "weak_type", False))
+            key = (np.asarray(value).tobytes(), str(np.asarray(value).dtype), weak)
+        if key not in self._numbers:
+            self._numbers[key] = v = self._new(jax.typeof(value))
+            self.const[v] = value  # also keeps `value` alive, so that its id stays its own
+        return self._numbers[key]
+
+    def _inline(self, jaxpr: Any, consts: Sequence[Any], args: Sequence[int]) -> list[int]:
+        env = dict(zip(jaxpr.constvars, map(self._constant, consts), strict=True))
+        env.update(zip(jaxpr.invars, args, strict=True))
+
+        def read(atom: Any) -> int:
+            if isinstance(atom, jcore.Literal):
+                aval: Any = atom.aval
+                return self._constant(np.asarray(atom.val, aval.dtype))
+            return env[atom]
+
+        for e in jaxpr.eqns:
+            outs = self._emit(
+                e.primitive, e.params, [read(a) for a in e.invars], [v.aval for v in e.outvars]
+            )
+            env.update(zip(e.outvars, outs, strict=True))
+        return [read(a) for a in jaxpr.outvars]
+
+    def _emit(
+        self, primitive: Any, params: dict[str, Any], ins: list[int], avals: list[Any]
+    ) -> Sequence[int]:
+        name = primitive.name
+        if name in _CALLS:
+            sub = params[_CALLS[name]]
+            if isinstance(sub, jcore.ClosedJaxpr):
+                return self._inline(sub.jaxpr, sub.consts, ins)
+            return self._inline(sub, [], ins)
+        if all(i in self.const for i in ins):
+            values = fold(primitive, params, [self.const[i] for i in ins])
+            return [self._constant(v) for v in values]
+        if name == "scan" and params["num_carry"] == 0:
+            return self._unroll_map(params, ins)
+        if name == "dot_general" and avals[0].dtype in (jnp.bfloat16, jnp.float16):
+            return self._accumulate_in_float32(primitive, params, ins, avals[0])
+        key = self._key(primitive, params, ins)
+        if key not in self._seen:
+            outs = tuple(self._new(a) for a in avals)
+            self.equations.append(Equation(primitive, params, tuple(ins), outs))
+            self._seen[key] = outs
+        return self._seen[key]
+
+    @staticmethod
+    def _key(primitive: Any, params: dict[str, Any], ins: list[int]) -> Any:
+        """Equal keys are common subexpressions; parameters that do not hash are never shared."""
+        key = (primitive, tuple(sorted(params.items(), key=lambda kv: kv[0])), tuple(ins))
+        try:
+            hash(key)
+        except TypeError:
+            return object()
+        return key
+
+    def _unroll_map(self, params: dict[str, Any], ins: list[int]) -> Sequence[int]:
+        """A scan without carry is a `lax.map`: the same values come from `vmap`, visibly."""
+        nconst = params["num_consts"]
+        axes = [None] * nconst + [0] * (len(ins) - nconst)
+        body = jax.vmap(jcore.jaxpr_as_fun(params["jaxpr"]), in_axes=axes)
+        sub = jax.make_jaxpr(body)(*[self.aval[i] for i in ins])
+        return self._inline(sub.jaxpr, sub.consts, ins)
+
+    def _accumulate_in_float32(self, primitive, params, ins, aval) -> Sequence[int]:
+        """Keep half-precision overlaps in float32, so that thousands of flips add up exactly."""
+        params = params | {"preferred_element_type": np.dtype("float32")}
+        wide = self._emit(primitive, params, ins, [aval.update(dtype=np.dtype("float32"))])
+        cast = {"new_dtype": aval.dtype, "weak_type": False, "sharding": None}
+        return self._emit(lax.convert_element_type_p, cast, list(wide), [aval])
