@@ -93,8 +93,9 @@ class AbstractBinaryAM(eqx.Module):
         order: str = "permutation",
         max_sweeps: int = 100,
         beta: Any = None,
+        record: int = 16,
     ) -> Recall:
-        r"""Sweep over all bits until a whole sweep changes nothing.
+        r"""Sweep over all bits until no single flip lowers the energy.
 
         With `beta`, flips are drawn instead (Glauber dynamics): a visited bit flips with
         probability $1 / (1 + \exp(\beta \Delta E))$, for exactly `max_sweeps` sweeps.
@@ -108,22 +109,25 @@ class AbstractBinaryAM(eqx.Module):
           `"sequential"` in index order; `"random"` draws bits with replacement; `"greedy"` flips
           the bit that lowers the energy most (a sweep is D flips); `"synchronous"` flips at once
           all bits whose own flip lowers the energy, and can end on a 2-cycle.
-        - `max_sweeps`: the step limit, at least 1. The record takes 7 bytes a visit, so lower it
-          for large batches of large states.
+        - `max_sweeps`: the step limit, at least 1.
         - `beta`: inverse temperature > 0 in units of 1/energy, or `None` for descent.
+        - `record`: how many sweeps of a descent the trajectory records, at 7 bytes a visit; few
+          descents take more than 4. Glauber dynamics records all its sweeps.
 
-        **Returns:** a `Recall` with `x`, `energy`, `sweeps`, `result` and `trajectory`.
-        "Converged" means that no single flip lowers the energy.
+        **Returns:** a `Recall` with `x`, `energy`, `sweeps` (how many ran), `result` and
+        `trajectory`. "Converged" means that no single flip lowers the energy; it is checked
+        after each sweep by comparing all flips at once.
 
         **Raises:** `ValueError` for a wrong shape, other values than -1/+1, an unknown `order`,
-        `max_sweeps < 1`, `beta <= 0`, and `beta` without a key or with an order that does not
-        keep the Boltzmann law.
+        `max_sweeps < 1`, `record < 0`, `beta <= 0`, and `beta` without a key or with an order
+        that does not keep the Boltzmann law.
         """
         checks.choice(order, flips.ORDERS, "recall: order")
         checks.at_least(max_sweeps, 1, "recall: max_sweeps")
+        checks.at_least(record, 0, "recall: record")
         x0 = _state(self, x0, "recall")
         if beta is None:
-            return _descend(self, x0, _key(key), order, int(max_sweeps))
+            return _descend(self, x0, _key(key), order, int(max_sweeps), int(record))
         if order not in flips.VISIT_ORDERS:
             raise ValueError(
                 f"recall: with beta, order must be one of {', '.join(flips.VISIT_ORDERS)}; "
@@ -217,13 +221,15 @@ def _async_recall(model: AbstractBinaryAM, x0: Array, key: Array, nsteps: int) -
 
 
 @eqx.filter_jit
-def _descend(model: AbstractBinaryAM, x0: Array, key: Array, order: str, max_sweeps: int) -> Recall:
+def _descend(
+    model: AbstractBinaryAM, x0: Array, key: Array, order: str, max_sweeps: int, record: int
+) -> Recall:
+    limits = {"max_sweeps": max_sweeps, "record": record}
     if order == "greedy":
-        return flips.greedy(model.energy, x0, max_sweeps=max_sweeps)
+        return flips.greedy(model.energy, x0, **limits)
     if order == "synchronous":
-        return flips.synchronous(model.energy, x0, max_sweeps=max_sweeps)
-    visits = cast(flips.VisitOrder, order)
-    return flips.sweep(model.energy, x0, key, order=visits, max_sweeps=max_sweeps)
+        return flips.synchronous(model.energy, x0, **limits)
+    return flips.sweep(model.energy, x0, key, order=cast(flips.VisitOrder, order), **limits)
 
 
 @eqx.filter_jit

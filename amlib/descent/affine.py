@@ -52,6 +52,19 @@ class Bitwise(NamedTuple):
     minus: Any
 
 
+class Rows(NamedTuple):
+    """The rows of an affine value: `L[i] = scale[i] * raw[i]`.
+
+    The scale, of shape `(1,)` or `(D,)`, stays apart because a bare transpose is three times
+    faster on a CPU than a transpose that also multiplies. `entries` holds the numbers of `raw` in
+    the order in which they lie in memory: reductions over a transpose are slow as well.
+    """
+
+    raw: Any
+    scale: Any
+    entries: Any
+
+
 class Affine:
     """The kinds of all values of a program, and the rows of the affine ones."""
 
@@ -177,23 +190,20 @@ class Affine:
 
     # -- rows ---------------------------------------------------------------------------------
 
-    def rows(self, v: int) -> tuple[Any, Any]:
-        """Rows `L` of an affine value, as `(raw, scale)` with `L[i] = scale[i] * raw[i]`.
-
-        The scale, of shape `(1,)` or `(D,)`, stays apart because a bare transpose is three times
-        faster on a CPU than a transpose that also multiplies.
-        """
+    def rows(self, v: int) -> Rows:
+        """The rows of an affine value."""
         rows = self._rows(v)
-        if isinstance(rows, tuple):
-            return rows
-        return rows, jnp.ones((1,), rows.dtype)
+        return rows if isinstance(rows, Rows) else Rows(rows, jnp.ones((1,), rows.dtype), rows)
+
+    def forget(self) -> None:
+        """Drop rows made in another trace."""
+        self._memo.clear()
 
     def _dense(self, v: int) -> Any:
         if v not in self._memo:
             rows = self._rows(v)
-            if isinstance(rows, tuple):
-                raw, scale = rows
-                rows = raw * scale.reshape(-1, *(1,) * (raw.ndim - 1))
+            if isinstance(rows, Rows):
+                rows = rows.raw * rows.scale.reshape(-1, *(1,) * (rows.raw.ndim - 1))
             self._memo[v] = rows
         return self._memo[v]
 
@@ -228,8 +238,10 @@ class Affine:
                 weights = jnp.asarray(program.const[e.ins[1 - side]])
                 c, bt = contract[1 - side], batch[1 - side]
                 free = [a for a in range(weights.ndim) if a not in (*c, *bt)]
-                weights = jnp.transpose(weights, (*c, *bt, *free))
-                return self._sum_rows(weights, b, contract[side], batch[side], aval)
+                rows = self._sum_rows(
+                    jnp.transpose(weights, (*c, *bt, *free)), b, contract[side], batch[side], aval
+                )
+                return rows._replace(entries=weights) if isinstance(rows, Rows) else rows
         # Convolutions and the like: push one-hot differences through, in blocks.
         delta = jnp.asarray(b.plus - b.minus)
 
@@ -270,8 +282,8 @@ class Affine:
         if weights is not None and source.shape[1] == 1 and in_order:
             raw = weights.reshape((count, *aval.shape)).astype(aval.dtype)
             if isinstance(delta, np.ndarray) and (delta == delta[0]).all():
-                return raw, jnp.asarray(delta[0, 0])
-            return raw, jnp.asarray(delta.reshape(count))
+                return Rows(raw, jnp.asarray(delta[0, 0]), raw)
+            return Rows(raw, jnp.asarray(delta.reshape(count)), raw)
         if weights is not None:
             delta = weights.reshape(count, source.shape[1], -1).astype(aval.dtype) * delta
         delta = jnp.asarray(delta)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.extend import core as jcore
 from jaxtyping import Array, Bool, Float, Integer
 
 from amlib._types import EnergyFn, Key
@@ -42,7 +43,7 @@ def visit(
 
     **Returns:** the final state, and a `Trajectory` of `T` visits.
     """
-    evaluator = FlipEvaluator(energy, x0, path)
+    evaluator = FlipEvaluator(freeze(energy, x0), x0, path)
     T = idx.shape[0]
     if T == 0:
         none = jnp.zeros((0,), evaluator.out.dtype)
@@ -54,12 +55,15 @@ def visit(
     valid = (np.arange(chunks * length) < T).reshape(chunks, length)
     rule = _fell if valid.all() else _fell_where
 
-    def chunk(x, bits_and_valid):
-        bits, valid = bits_and_valid
-        return _try_bits(evaluator, x, bits, rule, valid)
+    def loop(ready):
+        def chunk(x, bits_and_valid):
+            return _try_bits(ready, x, bits_and_valid[0], rule, bits_and_valid[1])
 
-    x, record = lax.scan(chunk, x0, (bits, jnp.asarray(valid)))
+        return lax.scan(chunk, lax.stop_gradient(x0), (bits, jnp.asarray(valid)))
+
+    x, record = evaluator.run(loop)
     accepted, energies = (a.reshape(-1)[:T] for a in record)
+    energies = _with_derivative(energy, energies, x0, (idx, accepted), _after)
     return x, Trajectory(x0, _compact(idx, evaluator.D), accepted, energies)
 
 
@@ -70,12 +74,13 @@ def sweep(
     *,
     order: VisitOrder = "permutation",
     max_sweeps: int = 100,
+    record: int = 16,
     path: Path = "auto",
 ) -> Recall:
-    """Sweep over the bits until a whole sweep changes nothing.
+    """Sweep over the bits until no single flip lowers the energy.
 
-    In `"random"` order (with replacement) a quiet sweep proves nothing, so all flips are
-    compared after each sweep instead.
+    After each sweep all flips are compared at once: cheaper than a sweep that changes nothing,
+    and a proof in every order.
 
     **Arguments:**
 
@@ -83,26 +88,26 @@ def sweep(
     - `key`: a fresh order of visits for each sweep comes from it.
     - `order`: `"permutation"`, `"sequential"` or `"random"`.
     - `max_sweeps`: the step limit, at least 1.
+    - `record`: how many sweeps the trajectory records, at most `max_sweeps`.
 
-    **Returns:** a `Recall` whose trajectory has `max_sweeps * D` visits; those that were not
-    needed are recorded as not accepted, at the final energy.
+    **Returns:** a `Recall` whose trajectory has `min(record, max_sweeps) * D` visits; those that
+    were not needed are recorded as not accepted, at the final energy.
     """
     evaluator = FlipEvaluator(freeze(energy, x0), x0, path)
 
-    def step(x, k, done):
+    def step(ready, x, k, done):
         bits = visiting_order(jax.random.fold_in(key, k), evaluator.D, order)
-        x, (accepted, energies) = _try_bits(evaluator, x, bits, lambda e, new, _: (new < e) & ~done)
-        quiet = ~accepted.any()
-        if order == "random":
-            quiet = ~(all_flips(evaluator, x) < energies[-1]).any()
-        result = RESULTS.where(quiet, RESULTS.converged, RESULTS.step_limit)
+        x, (accepted, energies) = _try_bits(ready, x, bits, lambda e, new, _: (new < e) & ~done)
+        e, flipped = all_flips(ready, x)
+        fixed = ~(flipped < e).any()
+        result = RESULTS.where(fixed, RESULTS.converged, RESULTS.step_limit)
         return x, (bits, accepted, energies), result
 
-    return _iterate(evaluator, energy, x0, step, evaluator.D, max_sweeps)
+    return _iterate(evaluator, energy, x0, step, evaluator.D, max_sweeps, record)
 
 
 def synchronous(
-    energy: EnergyFn, x0: Array, *, max_sweeps: int = 100, path: Path = "auto"
+    energy: EnergyFn, x0: Array, *, max_sweeps: int = 100, record: int = 16, path: Path = "auto"
 ) -> Recall:
     """Flip at once every bit whose own flip would lower the energy, until nothing changes.
 
@@ -113,24 +118,28 @@ def synchronous(
     evaluator = FlipEvaluator(freeze(energy, x0), x0, path)
     bits = jnp.arange(evaluator.D)
 
-    def flips(x):
-        return all_flips(evaluator, x) < _energy(evaluator, x)
+    def lowers(ready, x):
+        e, energies = all_flips(ready, x)
+        return e, energies < e
 
-    def step(x, _, done):
-        flip = flips(x) & ~done
+    def step(ready, x, _, done):
+        e, flip = lowers(ready, x)
+        flip &= ~done
         new = jnp.where(flip.reshape(x.shape), -x, x)
-        e, e_new = _energy(evaluator, x), _energy(evaluator, new)
+        e_new, back = lowers(ready, new)
         # The next sweep would undo this one exactly: a cycle of two states.
-        undo = flip.any() & (flips(new) == flip).all()
+        undo = flip.any() & (back == flip).all()
         result = RESULTS.where(flip.any(), RESULTS.step_limit, RESULTS.converged)
         result = RESULTS.where(undo, RESULTS.cycle, result)
         energies = jnp.broadcast_to(e, flip.shape).at[-1].set(e_new)
         return new, (bits, flip, energies), result
 
-    return _iterate(evaluator, energy, x0, step, evaluator.D, max_sweeps)
+    return _iterate(evaluator, energy, x0, step, evaluator.D, max_sweeps, record)
 
 
-def greedy(energy: EnergyFn, x0: Array, *, max_sweeps: int = 100, path: Path = "auto") -> Recall:
+def greedy(
+    energy: EnergyFn, x0: Array, *, max_sweeps: int = 100, record: int = 16, path: Path = "auto"
+) -> Recall:
     """Flip the bit that lowers the energy most, until no flip lowers it.
 
     Each flip compares all `D` candidates. A sweep is `D` flips.
@@ -138,19 +147,16 @@ def greedy(energy: EnergyFn, x0: Array, *, max_sweeps: int = 100, path: Path = "
     evaluator = FlipEvaluator(freeze(energy, x0), x0, path)
     D = evaluator.D
 
-    def step(x, _, done):
-        energies = all_flips(evaluator, x)
-        e, bit = (
-            _energy(evaluator, x),
-            jnp.argmin(jnp.where(energies == energies, energies, jnp.inf)),
-        )
+    def step(ready, x, _, done):
+        e, energies = all_flips(ready, x)
+        bit = jnp.argmin(jnp.where(jnp.isnan(energies), jnp.inf, energies))
         fell = (energies[bit] < e) & ~done
         flat = x.reshape(-1)
         new = flat.at[bit].set(jnp.where(fell, -flat[bit], flat[bit])).reshape(x.shape)
         record = (bit[None], fell[None], jnp.where(fell, energies[bit], e)[None])
         return new, record, RESULTS.where(fell, RESULTS.step_limit, RESULTS.converged)
 
-    end = _iterate(evaluator, energy, x0, step, 1, max_sweeps * D)
+    end = _iterate(evaluator, energy, x0, step, 1, max_sweeps * D, record * D)
     sweeps = (end.steps + D - 1) // D
     return Recall(end.x, end.energy, sweeps, end.result, end.trajectory)
 
@@ -190,14 +196,17 @@ def glauber(
     def accept(e, new, u):
         return u < jax.nn.sigmoid(beta.astype(dtype) * (e - new))
 
-    def step(x, k):
+    def step(ready, x, k):
         visits, draws = jax.random.split(jax.random.fold_in(key, k))
         bits = visiting_order(visits, evaluator.D, order)
         u = jax.random.uniform(draws, (evaluator.D,), dtype)
-        x, (accepted, energies) = _try_bits(evaluator, x, bits, accept, u)
+        x, (accepted, energies) = _try_bits(ready, x, bits, accept, u)
         return x, (_compact(bits, evaluator.D), accepted, energies)
 
-    x, record = lax.scan(step, lax.stop_gradient(x0), jnp.arange(sweeps))
+    def loop(ready):
+        return lax.scan(lambda x, k: step(ready, x, k), lax.stop_gradient(x0), jnp.arange(sweeps))
+
+    x, record = evaluator.run(loop)
     e = energy(x)
     result = RESULTS.where(jnp.isfinite(e), RESULTS.sampled, RESULTS.nonfinite)
     trajectory = Trajectory(x0, *(a.reshape(-1) for a in record))
@@ -206,13 +215,16 @@ def glauber(
 
 def flip_energies(energy: EnergyFn, x: Array, *, path: Path = "auto") -> Float[Array, " D"]:
     """The energy after each single flip of `x`, all computed together."""
-    return all_flips(FlipEvaluator(energy, x, path), x)
+    evaluator = FlipEvaluator(freeze(energy, x), x, path)
+    energies = evaluator.run(lambda ready: all_flips(ready, x)[1])
+    return _with_derivative(energy, energies, x, jnp.arange(evaluator.D), _flipped)
 
 
 def is_fixed_point(energy: EnergyFn, x: Array, *, path: Path = "auto") -> Bool[Array, ""]:
     """Whether no single flip of `x` lowers the energy strictly."""
-    evaluator = FlipEvaluator(energy, x, path)
-    return ~(all_flips(evaluator, x) < _energy(evaluator, x)).any()
+    evaluator = FlipEvaluator(freeze(energy, x), x, path)
+    e, energies = evaluator.run(lambda ready: all_flips(ready, x))
+    return ~(energies < e).any()
 
 
 def visiting_order(key: Key, D: int, order: VisitOrder) -> Integer[Array, " D"]:
@@ -235,10 +247,6 @@ def _fell_where(e: Array, new: Array, valid: Array) -> Array:
     return (new < e) & valid
 
 
-def _energy(evaluator: FlipEvaluator, x: Array) -> Array:
-    return evaluator.energy(x, evaluator.init(x))
-
-
 def _try_bits(
     evaluator: FlipEvaluator,
     x: Array,
@@ -250,52 +258,47 @@ def _try_bits(
 
     **Returns:** the state, and per visit whether the flip was kept and the energy.
     """
-    h = evaluator.init(x)
-    e = lax.convert_element_type(evaluator.energy(x, h), evaluator.out.dtype)
+    e, carry = evaluator.start(x)
     flat = x.reshape(-1)
 
-    def step(carry, visit):
+    def step(loop, visit):
         # `s = flat[i]` was fetched by the step before: if the state were read and updated in one
         # step, XLA would copy all of it in every step.
-        flat, h, e, s = carry
+        flat, carry, e, s = loop
         i, following, extra = visit
-        h_new = evaluator.move(h, evaluator.row(i), s)
+        flipped = x
         if evaluator.uses_state:
-            candidate = lax.dynamic_update_index_in_dim(flat, -s, i, 0)
-            e_new = evaluator.energy(candidate.reshape(x.shape), h_new)
-        else:
-            e_new = evaluator.energy(x, h_new)
+            flipped = lax.dynamic_update_index_in_dim(flat, -s, i, 0).reshape(x.shape)
+        e_new, moved = evaluator.flip(flipped, carry, evaluator.row(i), s)
         kept = accept(e, e_new, extra)
         flat = lax.dynamic_update_index_in_dim(flat, jnp.where(kept, -s, s), i, 0)
-        h = jax.tree.map(lambda new, old: jnp.where(kept, new, old), h_new, h)
+        carry = jax.tree.map(lambda new, old: jnp.where(kept, new, old), moved, carry)
         e = jnp.where(kept, e_new, e)
-        return (flat, h, e, lax.dynamic_index_in_dim(flat, following, keepdims=False)), (kept, e)
+        s = lax.dynamic_index_in_dim(flat, following, keepdims=False)
+        return (flat, carry, e, s), (kept, e)
 
-    start = (flat, h, e, flat[bits[0]])
+    start = (flat, carry, e, flat[bits[0]])
     (flat, *_), record = lax.scan(step, start, (bits, jnp.roll(bits, -1), extra))
     return flat.reshape(x.shape), record
 
 
-def all_flips(evaluator: FlipEvaluator, x: Array) -> Float[Array, " D"]:
-    """The energy after each single flip, in blocks of flips."""
-    flat, h = x.reshape(-1), evaluator.init(x)
-    bits = jnp.arange(evaluator.D)
-    rows = evaluator.rows
-    shared = jax.tree.map(lambda a: a[0] if a.shape[0] == 1 else None, rows)
-    own = jax.tree.map(lambda a: None if a.shape[0] == 1 else a, rows)
+def all_flips(evaluator: FlipEvaluator, x: Array) -> tuple[Array, Float[Array, " D"]]:
+    """The energy of `x`, and that after each single flip, in blocks of flips."""
+    flat = x.reshape(-1)
+    e, carry = evaluator.start(x)
+    shared = jax.tree.map(lambda a: a[0] if a.shape[0] == 1 else None, evaluator.rows)
+    own = jax.tree.map(lambda a: None if a.shape[0] == 1 else a, evaluator.rows)
 
     def one(i_and_row: tuple[Array, Any]) -> Array:
         i, row = i_and_row
-        row = jax.tree.map(
-            lambda mine, ours: ours if mine is None else mine, row, shared, is_leaf=_is_none
-        )
+        row = jax.tree.map(lambda a, b: b if a is None else a, row, shared, is_leaf=_is_none)
         s = flat[i]
         flipped = flat.at[i].set(-s).reshape(x.shape) if evaluator.uses_state else x
-        return evaluator.energy(flipped, evaluator.move(h, row, s))
+        return evaluator.flip(flipped, carry, row, s)[0]
 
-    per_flip = max(1, evaluator.D if evaluator.uses_state else 1, *(a.size for a in h))
+    per_flip = max(evaluator.D if evaluator.uses_state else 1, *(a.size for a in carry.values), 1)
     block = max(1, min(evaluator.D, _BLOCK // per_flip))
-    return lax.map(one, (bits, own), batch_size=block)
+    return e, lax.map(one, (jnp.arange(evaluator.D), own), batch_size=block)
 
 
 class _Loop(NamedTuple):
@@ -304,53 +307,107 @@ class _Loop(NamedTuple):
     steps: Array
     result: RESULTS
     done: Array
-    record: tuple[Array, Array, Array]
+    record: tuple[Array, ...]
 
 
 def _iterate(
     evaluator: FlipEvaluator,
     energy: EnergyFn,
     x0: Array,
-    step: Callable[[Array, Array, Array], tuple[Array, tuple[Array, Array, Array], RESULTS]],
+    step: Callable[..., tuple[Array, tuple[Array, Array, Array], RESULTS]],
     width: int,
     max_steps: int,
+    record: int,
 ) -> Recall:
-    """Repeat `step(x, k, done)` until its result is final; record `width` visits per step.
+    """Repeat `step(evaluator, x, k, done)` until its result is final; record `width` visits each.
 
     Under `vmap` the lanes stop together, when the last one is done. A lane that is done must not
     change: `step` sees to it. In exchange no lane's record is copied through a select.
     """
-    dtype = evaluator.out.dtype
-    e0 = _energy(evaluator, x0)
-    blank = (
-        jnp.zeros((max_steps, width), _compact_dtype(evaluator.D)),
-        jnp.zeros((max_steps, width), bool),
-        jnp.zeros((max_steps, width), dtype),
-    )
+    rows_kept = min(record, max_steps)
 
-    def body(c: _Loop) -> _Loop:
-        x, rows, result = step(c.x, c.k, c.done)
-        finite = jnp.isfinite(rows[2][-1])
-        result = RESULTS.where(finite, result, RESULTS.nonfinite)
-        result = RESULTS.where(c.done, c.result, result)
-        record = tuple(
-            lax.dynamic_update_index_in_dim(a, row.astype(a.dtype), c.k, 0)
-            for a, row in zip(c.record, rows, strict=True)
+    def loop(ready: FlipEvaluator) -> _Loop:
+        def body(c: _Loop) -> _Loop:
+            x, rows, result = step(ready, c.x, c.k, c.done)
+            result = RESULTS.where(jnp.isfinite(rows[2][-1]), result, RESULTS.nonfinite)
+            result = RESULTS.where(c.done, c.result, result)
+            record = c.record
+            if rows_kept:
+                at = jnp.minimum(c.k, rows_kept - 1)
+                keep = c.k < rows_kept
+                record = tuple(
+                    lax.dynamic_update_index_in_dim(
+                        a, jnp.where(keep, row.astype(a.dtype), a[at]), at, 0
+                    )
+                    for a, row in zip(c.record, rows, strict=True)
+                )
+            steps = c.steps + (~c.done).astype(c.steps.dtype)
+            return _Loop(x, c.k + 1, steps, result, result != RESULTS.step_limit, record)
+
+        finite = jnp.isfinite(ready.start(x0)[0])
+        result = RESULTS.where(finite, RESULTS.step_limit, RESULTS.nonfinite)
+        zero = jnp.zeros((), jnp.int32)
+        blank = tuple(
+            jnp.zeros((rows_kept, width), dtype)
+            for dtype in (_compact_dtype(evaluator.D), bool, evaluator.out.dtype)
         )
-        steps = c.steps + (~c.done).astype(c.steps.dtype)
-        return _Loop(x, c.k + 1, steps, result, result != RESULTS.step_limit, record)
+        start = _Loop(lax.stop_gradient(x0), zero, zero, result, ~finite, blank)
+        return lax.while_loop(lambda c: _any_lane(~c.done) & (c.k < max_steps), body, start)
 
-    finite = jnp.isfinite(e0)
-    result = RESULTS.where(finite, RESULTS.step_limit, RESULTS.nonfinite)
-    zero = jnp.zeros((), jnp.int32)
-    start = _Loop(lax.stop_gradient(x0), zero, zero, result, ~finite, blank)
-    end = lax.while_loop(lambda c: _any_lane(~c.done) & (c.k < max_steps), body, start)
+    end = evaluator.run(loop)
     e = energy(end.x)  # not frozen: the final energy has its derivative in the parameters
     visited, accepted, energies = end.record
-    ran = jnp.arange(max_steps)[:, None] < end.k
-    energies = jnp.where(ran, energies, lax.stop_gradient(e))
-    record = (a.reshape(-1) for a in (visited, accepted, energies))
-    return Recall(end.x, e, end.steps, end.result, Trajectory(x0, *record))
+    ran = jnp.arange(rows_kept)[:, None] < end.k
+    energies = jnp.where(ran, energies, lax.stop_gradient(e).astype(energies.dtype))
+    flat = (a.reshape(-1) for a in (visited, accepted, energies))
+    return Recall(end.x, e, end.steps, end.result, Trajectory(x0, *flat))
+
+
+def _with_derivative(
+    energy: EnergyFn,
+    energies: Array,
+    x: Array,
+    visits: Any,
+    state_of: Callable[[Array, Any], tuple[Array, Array]],
+) -> Array:
+    """Give evaluated energies their derivative in what `energy` closes over.
+
+    The loops have none. Where it is asked for, the energy is evaluated in full, with its own
+    derivative rules, at each state: `(flat, state) = state_of(flat, visit)` from `flat = x`.
+    """
+    closed = jax.make_jaxpr(energy)(jax.ShapeDtypeStruct(x.shape, x.dtype))
+
+    @jax.custom_jvp
+    def attach(constants, energies, x, visits):
+        del constants, x, visits
+        return energies
+
+    @attach.defjvp
+    def _(primals, tangents):
+        constants, energies, x, visits = primals
+
+        def tangent(flat, visit):
+            flat, state = state_of(flat, visit)
+
+            def at(*c):
+                fn = jcore.jaxpr_as_fun(jcore.ClosedJaxpr(closed.jaxpr, c))
+                return fn(state.reshape(x.shape))[0]
+
+            return flat, jax.jvp(at, constants, tangents[0])[1]
+
+        return energies, lax.scan(tangent, x.reshape(-1), visits)[1]
+
+    return attach(tuple(closed.consts), energies, lax.stop_gradient(x), visits)
+
+
+def _after(flat: Array, visit: tuple[Array, Array]) -> tuple[Array, Array]:
+    i, kept = visit
+    flat = flat.at[i].set(jnp.where(kept, -flat[i], flat[i]))
+    return flat, flat
+
+
+def _flipped(flat: Array, i: Array) -> tuple[Array, Array]:
+    return flat, flat.at[i].set(-flat[i])
 
 
 @jax.custom_batching.custom_vmap

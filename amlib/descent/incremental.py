@@ -14,9 +14,10 @@ Real-valued carried values drift by rounding: after `m` accepted flips by at mos
 `m * eps * max|h|`. The loops in `flips` evaluate them afresh every sweep.
 """
 
+import copy
 import math
-from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -27,11 +28,15 @@ from jaxtyping import Array
 from amlib._types import EnergyFn
 from amlib.descent.affine import MOVES, Affine
 from amlib.descent.jaxprs import Equation, Program, Unsupported
+from amlib.descent.stabilizers import Stabilizer, find_stabilizers, largest_factor
 
 Path: TypeAlias = Literal["auto", "incremental", "generic"]
 
 MAX_ROW_BYTES = 2**30
 """Rows larger than this (1 GiB) are not kept: the energy takes the generic path."""
+
+_COMPACT_FROM = 256  # elements per row from which int8 rows are worth a second program
+_LARGEST_STEP = 40.0  # most that one flip may move an exponent whose centre is carried
 
 _MIN_GAIN = 0.8  # the incremental path must cost less than this share of the full energy
 
@@ -42,13 +47,33 @@ _LIGHT = (MOVES - {"gather", "dynamic_slice"}) | {
 }  # fmt: skip
 
 
+BitRows: TypeAlias = tuple[tuple[Array, Array], ...]
+
+
+class Carry(NamedTuple):
+    """What a recall carries from visit to visit: affine values, and centres of exponentials."""
+
+    values: tuple[Array, ...]
+    centres: tuple[Array, ...]
+
+
+def _next_centres(centres: Sequence[Array], totals: Sequence[Array]) -> tuple[Array, ...]:
+    """Centre each exponential sum on its own log-sum-exp; keep the old centre if that fails."""
+    moved = (c + jnp.log(total) for c, total in zip(centres, totals, strict=True))
+    return tuple(
+        jnp.where(jnp.isfinite(new), new, old) for new, old in zip(moved, centres, strict=True)
+    )
+
+
 def freeze(energy: EnergyFn, x: Any) -> EnergyFn:
     """The same energy with no derivative in what it closes over.
 
-    Loops of unknown length have no reverse-mode derivative; a frozen energy asks for none.
+    Loops of unknown length have no reverse-mode derivative; a frozen energy asks for none. The
+    barrier keeps XLA from folding a pattern matrix that a user's `jit` has closed over: it would
+    transpose and check it at compile time, for seconds.
     """
     closed = jax.make_jaxpr(energy)(jax.ShapeDtypeStruct(x.shape, x.dtype))
-    constants = [lax.stop_gradient(c) for c in closed.consts]
+    constants = [lax.optimization_barrier(lax.stop_gradient(c)) for c in closed.consts]
     frozen = jcore.jaxpr_as_fun(jcore.ClosedJaxpr(closed.jaxpr, constants))
     return lambda y: frozen(y)[0]
 
@@ -76,6 +101,8 @@ class FlipEvaluator:
         self.uses_state = True
         self.carried: list[int] = []
         self.full_cost = self.flip_cost = self.row_bytes = 0
+        self._stabilizers: list[Stabilizer] = []
+        self.rows: BitRows = ()  # `(raw, scale)` per carried value, with leading axis `D` or 1
         if path == "generic":
             return
         try:
@@ -86,27 +113,49 @@ class FlipEvaluator:
 
     # -- use ----------------------------------------------------------------------------------
 
-    def init(self, x: Array) -> tuple[Array, ...]:
-        """The carried values at `x`."""
+    def run(self, loop: Callable[["FlipEvaluator"], Any]) -> Any:
+        """Run `loop(evaluator)` with the fastest form of this evaluator that the values allow.
+
+        Rows that hold small integers, as those of spin patterns do, are kept as int8: a quarter
+        of the memory traffic. Then the maxima of log-sum-exps are carried, see `stabilizers`.
+        Whether the values allow it may only be known at run time.
+        """
+        if self.path == "generic" or not self._may_compact():
+            return loop(self._ready())
+        allowed, stabilizers = self._allows_compact()
+        return lax.cond(
+            allowed,
+            lambda: loop(self._ready(compact=True, stabilizers=stabilizers)),
+            lambda: loop(self._ready()),
+        )
+
+    def _ready(
+        self, compact: bool = False, stabilizers: Sequence[Stabilizer] = ()
+    ) -> "FlipEvaluator":
+        """A copy with its rows made, in the trace that uses them."""
+        ready = copy.copy(self)
+        ready._stabilizers = list(stabilizers)
+        if self.path == "incremental":
+            self._analysis.forget()
+            tables = (self._analysis.rows(v) for v in self.carried)
+            ready.rows = tuple(
+                (t.raw.astype(jnp.int8) if compact else t.raw, t.scale) for t in tables
+            )
+        return ready
+
+    def start(self, x: Array) -> tuple[Array, Carry]:
+        """The energy at `x`, and the carried values, evaluated afresh."""
         if self.path == "generic":
-            return ()
+            return self._as_out(self.energy_fn(x)), Carry((), ())
         program = self._program
-        return tuple(program.evaluate(program.equations, {program.x: x}, self.carried))
+        wanted = [program.out, *self.carried, *(t.total for t in self._stabilizers)]
+        wanted += [t.c for t in self._stabilizers]
+        e, *rest = program.evaluate(program.equations, {program.x: x}, wanted)
+        n, m = len(self.carried), len(self._stabilizers)
+        totals, maxima = rest[n : n + m], rest[n + m :]
+        return self._as_out(e), Carry(tuple(rest[:n]), _next_centres(maxima, totals))
 
-    def energy(self, x: Array, carry: tuple[Array, ...]) -> Array:
-        """The energy at `x`, from its carried values."""
-        if self.path == "generic":
-            return self.energy_fn(x)
-        program = self._program
-        known = {program.x: x} | dict(zip(self.carried, carry, strict=True))
-        return program.evaluate(self._head, known, [program.out])[0]
-
-    @property
-    def rows(self) -> tuple[tuple[Array, Array], ...]:
-        """`(raw, scale)` for each carried value, both with leading axis `D` or 1."""
-        return self._rows if self.path == "incremental" else ()
-
-    def row(self, i: Array) -> tuple[tuple[Array, Array], ...]:
+    def row(self, i: Array) -> BitRows:
         """The rows of bit `i`: contiguous reads."""
 
         def pick(a: Array) -> Array:
@@ -114,13 +163,28 @@ class FlipEvaluator:
 
         return jax.tree.map(pick, self.rows)
 
-    @staticmethod
-    def move(carry: tuple[Array, ...], row: Any, s: Array) -> tuple[Array, ...]:
-        """The carried values after the bit of `row` goes from `s` to `-s`."""
-        return tuple(
+    def flip(self, x: Array, carry: Carry, row: BitRows, s: Array) -> tuple[Array, Carry]:
+        """The energy and the carried values after the bit of `row` goes from `s` to `-s`.
+
+        `x` is the state after the flip; it is read only if `uses_state`.
+        """
+        if self.path == "generic":
+            return self._as_out(self.energy_fn(x)), carry
+        values = tuple(
             value - s.astype(value.dtype) * scale.astype(value.dtype) * raw.astype(value.dtype)
-            for value, (raw, scale) in zip(carry, row, strict=True)
+            for value, (raw, scale) in zip(carry.values, row, strict=True)
         )
+        program = self._program
+        known = {program.x: x} | dict(zip(self.carried, values, strict=True))
+        known |= {t.c: c for t, c in zip(self._stabilizers, carry.centres, strict=True)}
+        maxima = {t.c for t in self._stabilizers}
+        head = [e for e in self._head if e.outs[0] not in maxima]
+        wanted = [program.out, *(t.total for t in self._stabilizers)]
+        e, *totals = program.evaluate(head, known, wanted)
+        return self._as_out(e), Carry(values, _next_centres(carry.centres, totals))
+
+    def _as_out(self, e: Array) -> Array:
+        return lax.convert_element_type(e, self.out.dtype)
 
     # -- report -------------------------------------------------------------------------------
 
@@ -167,8 +231,32 @@ class FlipEvaluator:
                 f"a flip would cost about {self.flip_cost:,} operations, "
                 f"the full energy {self.full_cost:,}: too little to gain"
             )
-        self._rows = tuple(analysis.rows(v) for v in self.carried)
+        self._analysis = analysis
         self.path, self.reason = "incremental", ""
+
+    def _may_compact(self) -> bool:
+        """Whether int8 rows could pay: decided by shapes."""
+        sizes = [self._program.size(v) for v in self.carried]
+        real = all(jnp.issubdtype(self._program.aval[v].dtype, jnp.floating) for v in self.carried)
+        return real and max(sizes, default=0) >= _COMPACT_FROM
+
+    def _allows_compact(self) -> tuple[Array, list[Stabilizer]]:
+        """Whether all rows are small integers, and one flip keeps every exponent in range."""
+        self._analysis.forget()
+        allowed, largest = jnp.asarray(True), {}
+        for v in self.carried:
+            _, scale, entries = self._analysis.rows(v)
+            size = jnp.max(jnp.abs(entries))
+            allowed &= (entries == jnp.round(entries)).all() & (size <= 127)
+            largest[v] = (size * jnp.max(jnp.abs(scale))).astype(jnp.float32)
+        stabilizers = []
+        for t in find_stabilizers(self._program, self._head):
+            factor = largest_factor(self._program, self._head, t.v, self.carried)
+            if factor is not None:
+                v, bound = factor
+                allowed &= bound * largest[v] <= _LARGEST_STEP
+                stabilizers.append(t)
+        return allowed, stabilizers
 
 
 def scalar_output(energy: EnergyFn, x: Any) -> Any:

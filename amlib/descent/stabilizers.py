@@ -1,0 +1,162 @@
+"""Maxima that only keep exponentials in range, and how to do without computing them.
+
+`logsumexp(v)` subtracts `max(v)` before `exp` and adds it after `log`. Any number near the
+maximum serves as well, and on a CPU the maximum costs more than the exponentials. Here it is
+*proved* from the equations that the energy does not depend on the number `c` that is subtracted;
+then the recall carries `c` along, as the last log-sum-exp, and never computes a maximum.
+
+The proof follows `c` through the head. Every value is one of: *free* of `c`; *shift* k, a number
+of the form `k c + free`; *scale* k, of the form `exp(k c) * free`. The energy must come out free.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from amlib._checks import is_concrete
+from amlib.descent.jaxprs import Equation, Program
+
+_SAME = frozenset(
+    "broadcast_in_dim reshape squeeze expand_dims transpose stop_gradient copy copy_p".split()
+)
+
+
+class _Kind(NamedTuple):
+    name: str  # "free", "shift", "scale" or "true"
+    k: int = 0
+
+
+_FREE, _TRUE = _Kind("free"), _Kind("true")
+
+
+class Stabilizer(NamedTuple):
+    """A maximum over `v` that may be any number `c`, and the sum of `exp(v - c)`.
+
+    `c + log(total)` is the log-sum-exp: the next `c`.
+    """
+
+    v: int
+    c: int
+    total: int
+
+
+def find_stabilizers(program: Program, head: list[Equation]) -> list[Stabilizer]:
+    """The maxima in `head` that its result provably does not depend on."""
+    found = []
+    for e in head:
+        if e.name == "reduce_max" and program.aval[e.outs[0]].shape == ():
+            kinds = _follow(program, head, e.outs[0])
+            if kinds is not None:
+                totals = _totals(program, head, kinds, e.ins[0])
+                found.extend(Stabilizer(e.ins[0], e.outs[0], total) for total in totals[:1])
+    return found
+
+
+def _totals(program: Program, head: list[Equation], kinds: dict[int, _Kind], v: int) -> list[int]:
+    """Sums over all of `exp(v - c)`."""
+    differences = {
+        e.outs[0]
+        for e in head
+        if e.name == "sub" and e.ins[0] == v and kinds[e.outs[0]] == _Kind("shift", -1)
+    }
+    powers = {e.outs[0] for e in head if e.name == "exp" and e.ins[0] in differences}
+    return [
+        e.outs[0]
+        for e in head
+        if e.name == "reduce_sum" and e.ins[0] in powers and program.aval[e.outs[0]].shape == ()
+    ]
+
+
+def _follow(program: Program, head: list[Equation], c: int) -> dict[int, _Kind] | None:
+    """The kind of every value of the head, or `None` where the energy may depend on `c`."""
+    kinds: dict[int, _Kind] = {}
+    for e in head:
+        if e.outs[0] == c:
+            kinds[c] = _Kind("shift", 1)
+            continue
+        ins = [kinds.get(i, _FREE) for i in e.ins]
+        if all(k == _FREE for k in ins):
+            kinds.update(dict.fromkeys(e.outs, _FREE))
+            continue
+        kind = _kind(program, e, ins) if len(e.outs) == 1 else None
+        if kind is None:
+            return None
+        kinds[e.outs[0]] = kind
+    return kinds if kinds.get(program.out, _FREE) == _FREE else None
+
+
+def _kind(program: Program, e: Equation, ins: list[_Kind]) -> _Kind | None:
+    """The kind of the output of one equation, or `None` for anything not proved."""
+    name, first = e.name, ins[0]
+    shifts = [k.name == "shift" for k in ins]
+    scales = [k.name == "scale" for k in ins]
+    all_shift = all(s or k == _FREE for s, k in zip(shifts, ins, strict=True))
+    all_scale = all(s or k == _FREE for s, k in zip(scales, ins, strict=True))
+    if name in _SAME or (name == "convert_element_type" and _to_float(e)):
+        return first
+    if name == "is_finite" and shifts[0]:
+        return _TRUE  # `c` is finite by choice
+    if name == "select_n" and first == _TRUE and len(ins) == 3:
+        return ins[2]
+    if name == "max" and any(shifts) and any(_is_minus_infinity(program, i) for i in e.ins):
+        return next(k for k in ins if k.name == "shift")
+    if name in ("add", "add_any", "sub") and all_shift:
+        total = first.k + (-1 if name == "sub" else 1) * ins[1].k
+        return _Kind("shift", total) if total else _FREE
+    if name in ("add", "add_any", "sub") and all(scales) and first == ins[1]:
+        return first
+    if name == "neg" and (shifts[0] or scales[0]):
+        return _Kind("shift", -first.k) if shifts[0] else first
+    if name in ("mul", "div", "dot_general") and all_scale:
+        total = first.k + (-1 if name == "div" else 1) * ins[1].k
+        return _Kind("scale", total) if total else _FREE
+    if name == "exp" and shifts[0]:
+        return _Kind("scale", first.k)
+    if name == "log" and scales[0]:
+        return _Kind("shift", first.k)
+    if name in ("abs", "reduce_sum", "reduce_max") and scales[0]:
+        return first
+    if name == "sign" and scales[0]:
+        return _FREE
+    return None
+
+
+def _to_float(e: Equation) -> bool:
+    return bool(jnp.issubdtype(e.params["new_dtype"], jnp.floating))
+
+
+def _is_minus_infinity(program: Program, i: int) -> bool:
+    value = program.const.get(i)
+    return value is not None and is_concrete(value) and bool((np.asarray(value) == -np.inf).all())
+
+
+def largest_factor(program: Program, head: list[Equation], v: int, carried: list[int]) -> Any:
+    """A bound on how much `v` moves per unit of the carried value that it is made from.
+
+    **Returns:** `(carried value, bound)`, or `None` if `v` is not one carried value times, over
+    or plus constants.
+    """
+    producer = {o: e for e in head for o in e.outs}
+    bound = jnp.ones((), jnp.float32)
+    while v not in carried:
+        e = producer.get(v)
+        if e is None or e.name not in _SAME | {"mul", "div", "neg", "add", "sub", "add_any"}:
+            return None
+        deps = program.depends(e)
+        if len(deps) != 1 or (e.name == "div" and e.ins[0] != deps[0]):
+            return None
+        if e.name in ("mul", "div"):
+            for factor in _constants(program, e):
+                size = jnp.max(jnp.abs(factor)).astype(jnp.float32)
+                low = jnp.min(jnp.abs(factor)).astype(jnp.float32)
+                bound = bound * size if e.name == "mul" else bound / low
+        v = deps[0]
+    return v, bound
+
+
+def _constants(program: Program, e: Equation) -> Iterator[Any]:
+    for i in e.ins:
+        if i in program.const:
+            yield program.const[i]
