@@ -1,0 +1,5 @@
+"""Patterns in: bundled pictures, your own pictures, and ways to spoil them."""
+
+from amlib.data import corrupt as corrupt
+from amlib.data._icons import Icons as Icons, icons as icons
+from amlib.data.images import binarize as binarize, sprites as sprites
