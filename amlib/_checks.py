@@ -7,6 +7,7 @@ user's `jit` or `vmap`. Nothing here runs inside a loop.
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -18,6 +19,11 @@ from jaxtyping import Array, ArrayLike
 def is_concrete(x: object) -> bool:
     """Whether the value of `x` is known now, i.e. `x` is not a tracer."""
     return not isinstance(x, Tracer)
+
+
+def _lib(x: Array) -> Any:
+    """NumPy for known values: one transfer instead of a chain of small device programs."""
+    return np if is_concrete(x) else jnp
 
 
 def as_float(x: ArrayLike, where: str) -> Array:
@@ -58,7 +64,7 @@ def finite(x: Array, where: str) -> Array:
     """Return `x`; raise if it holds NaN or infinity."""
     return require(
         x,
-        ~jnp.isfinite(x).all(),
+        ~_lib(x).isfinite(x).all(),
         f"{where}: every value must be finite; NaN or infinity came. "
         "Look for a division by zero or an unloaded image, or clean it with jnp.nan_to_num.",
     )
@@ -68,7 +74,7 @@ def spins(x: Array, where: str) -> Array:
     """Return `x`; raise unless every value is -1 or +1."""
     return require(
         x,
-        ~(jnp.abs(x) == 1).all(),
+        ~(_lib(x).abs(x) == 1).all(),
         f"{where}: a state must hold only -1 and +1; other values came. "
         "Bits 0/1 become spins by 2*x - 1, grey images by amlib.data.binarize.",
     )
@@ -109,6 +115,6 @@ def positive(x: Array, where: str) -> Array:
     """Return `x`; raise unless every value is finite and above zero."""
     return require(
         x,
-        ~((x > 0) & jnp.isfinite(x)).all(),
+        ~((x > 0) & _lib(x).isfinite(x)).all(),
         f"{where}: must be finite and greater than 0; another value came.",
     )
