@@ -224,12 +224,11 @@ def _async_recall(model: AbstractBinaryAM, x0: Array, key: Array, nsteps: int) -
 def _descend(
     model: AbstractBinaryAM, x0: Array, key: Array, order: str, max_sweeps: int, record: int
 ) -> Recall:
-    limits = {"max_sweeps": max_sweeps, "record": record}
-    if order == "greedy":
-        return flips.greedy(model.energy, x0, **limits)
-    if order == "synchronous":
-        return flips.synchronous(model.energy, x0, **limits)
-    return flips.sweep(model.energy, x0, key, order=cast(flips.VisitOrder, order), **limits)
+    if order in ("greedy", "synchronous"):
+        descend = flips.greedy if order == "greedy" else flips.synchronous
+        return descend(model.energy, x0, max_sweeps=max_sweeps, record=record)
+    visits = cast(flips.VisitOrder, order)
+    return flips.sweep(model.energy, x0, key, order=visits, max_sweeps=max_sweeps, record=record)
 
 
 @eqx.filter_jit
