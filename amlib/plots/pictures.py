@@ -132,17 +132,14 @@ def recall(
     pixels.fit(names, len(after), "recall: names")
     shown = pixels.shade(np.concatenate([row[:limit] for row in rows.values()]))
     shades = dict(zip(rows, np.split(shown, len(rows)), strict=True))
-    wrong = np.zeros((), bool)
-    if truth is not None:
-        wrong = (after != rows[labels[2]])[:limit]
-        shades[labels[1]][wrong & (after[:limit] > 0)] = pixels.WRONG_INK
-        shades[labels[1]][wrong & (after[:limit] <= 0)] = pixels.WRONG_PAPER
     names = None if names is None else names[:limit]
-    axes = _recall_figure(shades, names, energy, title)
-    if wrong.any():
-        at = axes[0].get_xlim()[1], -6
-        axes[0].text(*at, "orange: wrong", ha="right", va="bottom", fontsize=8, color=ORANGE)
-    return axes
+    if truth is None:
+        return _recall_figure(shades, names, energy, title)
+    wrong = (after != rows[labels[2]])[:limit]
+    shades[labels[1]][wrong & (after[:limit] > 0)] = pixels.WRONG_INK
+    shades[labels[1]][wrong & (after[:limit] <= 0)] = pixels.WRONG_PAPER
+    note = "orange: wrong" if wrong.any() else None
+    return _recall_figure(shades, names, energy, title, note)
 
 
 def energies(
@@ -241,7 +238,11 @@ def _style(ax: Axes) -> None:
 
 
 def _recall_figure(
-    shades: dict[str, np.ndarray], names: Sequence[str] | None, energy: Any, title: str | None
+    shades: dict[str, np.ndarray],
+    names: Sequence[str] | None,
+    energy: Any,
+    title: str | None,
+    note: str | None = None,
 ) -> tuple[Axes, ...]:
     """Rows of pictures with their names at the left, and curves below them."""
     columns = len(next(iter(shades.values())))
@@ -262,6 +263,8 @@ def _recall_figure(
         ax.text(-16, middle, name, ha="right", va="center", fontsize=9, color=TEXT)
     for name, (x, y) in zip(names or (), sheet.cells[-columns:], strict=False):
         ax.text(x, y + 8, _short(name), ha="center", va="top", fontsize=7, color=FAINT)
+    if note is not None:
+        ax.text(width, -6, note, ha="right", va="bottom", fontsize=8, color=ORANGE)
     if energy is None:
         return (ax,)
     return ax, energies(energy, ax=place(figure, left, top + height + caption, wide, panel))
