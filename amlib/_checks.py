@@ -47,7 +47,7 @@ def as_float(x: ArrayLike, where: str) -> Array:
     return x
 
 
-def require(x: Array, bad: Array | np.ndarray | bool, message: str) -> Array:
+def require(x: Array, bad: Array | np.ndarray | np.bool_ | bool, message: str) -> Array:
     """Return `x`, or raise `ValueError(message)` where `bad` holds.
 
     `bad` may be traced; then the check runs with the compiled program, and raises
