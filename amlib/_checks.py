@@ -47,6 +47,11 @@ def as_float(x: ArrayLike, where: str) -> Array:
     return x
 
 
+def patterns(Xi: ArrayLike) -> Array:
+    """Convert stored patterns, see `as_float`: what every field `Xi` is made by."""
+    return as_float(Xi, "Xi")
+
+
 def require(x: Array, bad: Array | np.ndarray | np.bool_ | bool, message: str) -> Array:
     """Return `x`, or raise `ValueError(message)` where `bad` holds.
 
@@ -78,6 +83,17 @@ def spins(x: Array, where: str) -> Array:
         f"{where}: a state must hold only -1 and +1; other values came. "
         "Bits 0/1 become spins by 2*x - 1, grey images by amlib.data.binarize.",
     )
+
+
+def pattern_matrix(Xi: Array) -> None:
+    """Raise unless `Xi` holds at least one pattern of at least one unit, all of it finite."""
+    if Xi.ndim < 2 or Xi.size == 0:
+        raise ValueError(
+            f"Xi: must have shape (K, D) with K and D at least 1; {Xi.shape} came. "
+            "A single pattern is Xi[None]."
+        )
+    if is_concrete(Xi):
+        finite(Xi, "Xi")
 
 
 def state_shape(x: Array, shape: tuple[int, ...], where: str) -> None:
