@@ -257,7 +257,7 @@ class Affine:
             return e.bind(*[hot if a == dep else self._linear_constant(e, a) for a in e.ins])[0]
 
         block = max(1, min(self.D, _BLOCK // max(1, math.prod(aval.shape), b.source.size)))
-        return lax.map(row, jnp.arange(self.D), batch_size=block)
+        return lax.map(row, jnp.arange(self.D, dtype=jnp.int32), batch_size=block)
 
     def _later_rows(self, e: Equation, deps: list[int], aval: Any) -> Any:
         """Rows of an affine function of affine values: the same operation on their rows."""

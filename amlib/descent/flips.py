@@ -53,11 +53,13 @@ def visit(
     length = math.ceil(T / chunks)
     bits = jnp.pad(idx, (0, chunks * length - T)).reshape(chunks, length)
     valid = (np.arange(chunks * length) < T).reshape(chunks, length)
-    rule = _fell if valid.all() else _fell_where
+    padded = not valid.all()
 
     def loop(ready):
         def chunk(x, bits_and_valid):
-            return _try_bits(ready, x, bits_and_valid[0], rule, bits_and_valid[1])
+            bits, valid = bits_and_valid
+            fell = (lambda e, new, ok: (new < e) & ok) if padded else (lambda e, new, _: new < e)
+            return _try_bits(ready, x, bits, fell, valid)
 
         return lax.scan(chunk, lax.stop_gradient(x0), (bits, jnp.asarray(valid)))
 
@@ -146,17 +148,21 @@ def greedy(
     evaluator = FlipEvaluator(freeze(energy, x0), x0, path)
     D = evaluator.D
 
-    def step(ready, x, _, done):
+    limit = max_sweeps * D
+
+    def step(ready, x, k, done):
         e, energies = all_flips(ready, x)
         bit = jnp.argmin(jnp.where(jnp.isnan(energies), jnp.inf, energies))
-        fell = (energies[bit] < e) & ~done
+        lower = energies[bit] < e
+        fell = lower & ~done & (k < limit)
         flat = x.reshape(-1)
         new = flat.at[bit].set(jnp.where(fell, -flat[bit], flat[bit])).reshape(x.shape)
         record = (bit[None], fell[None], jnp.where(fell, energies[bit], e)[None])
-        return new, record, RESULTS.where(fell, RESULTS.step_limit, RESULTS.converged)
+        return new, record, RESULTS.where(lower, RESULTS.step_limit, RESULTS.converged)
 
-    end = _iterate(evaluator, energy, x0, step, 1, max_sweeps * D, record * D)
-    sweeps = (end.steps + D - 1) // D
+    # One step more than flips are allowed: the last may find that there is none to make.
+    end = _iterate(evaluator, energy, x0, step, 1, limit + 1, record * D)
+    sweeps = jnp.maximum((end.steps + D - 2) // D, jnp.minimum(end.steps, 1))
     return Recall(end.x, end.energy, sweeps, end.result, end.trajectory)
 
 
@@ -236,14 +242,6 @@ def visiting_order(key: Key, D: int, order: VisitOrder) -> Integer[Array, " D"]:
 
 
 # -- the loops --------------------------------------------------------------------------------
-
-
-def _fell(e: Array, new: Array, _: Array) -> Array:
-    return new < e
-
-
-def _fell_where(e: Array, new: Array, valid: Array) -> Array:
-    return (new < e) & valid
 
 
 def _try_bits(
@@ -370,7 +368,7 @@ def _iterate(
     end = evaluator.run(loop)
     e = energy(end.x)  # not frozen: the final energy has its derivative in the parameters
     visited, accepted, energies = end.record
-    ran = jnp.arange(rows_kept)[:, None] < end.k
+    ran = jnp.arange(rows_kept, dtype=end.k.dtype)[:, None] < end.k
     energies = jnp.where(ran, energies, lax.stop_gradient(e).astype(energies.dtype))
     flat = (a.reshape(-1) for a in (visited, accepted, energies))
     return Recall(end.x, e, end.steps, end.result, Trajectory(x0, *flat))

@@ -72,26 +72,25 @@ class Frames(eqx.Module):
 
     def __getitem__(self, index: Any) -> Array:
         index = _expand(index, self.ndim)
-        batch, time, state = (
-            index[: self._batch_ndim],
-            index[self._batch_ndim],
-            index[self._batch_ndim + 1 :],
-        )
+        lead = self._batch_ndim
+        batch, time, state = index[:lead], index[lead], index[lead + 1 :]
         x0, visited, accepted = self.x0, self.visited, self.accepted
-        kept = 0  # batch axes that remain in front of time
+        kept = 0  # axes that remain in front of time
         for part in batch:
             at = (slice(None),) * kept + (part,)
+            before = visited.ndim
             x0, visited, accepted = x0[at], visited[at], accepted[at]
-            kept += 0 if np.ndim(part) == 0 and not isinstance(part, slice) else 1
+            kept += 1 + visited.ndim - before
         whole = np.arange(self.visited.shape[-1])
         times = whole[time] if is_concrete(time) else jnp.asarray(whole)[time]
         rebuild = _rebuild
         for _ in range(kept):
             rebuild = jax.vmap(rebuild, in_axes=(0, 0, 0, None))
-        frames = rebuild(x0, visited, accepted, jnp.atleast_1d(times))
-        if times.ndim == 0:
-            frames = jnp.squeeze(frames, kept)
-        return frames[(slice(None),) * (kept + times.ndim) + state] if state else frames
+        frames = rebuild(x0, visited, accepted, jnp.asarray(times).reshape(-1))
+        frames = frames.reshape(*frames.shape[:kept], *times.shape, *frames.shape[kept + 1 :])
+        frames = frames[(slice(None),) * (kept + times.ndim) + state] if state else frames
+        _like_numpy(self.shape, index, frames.shape)
+        return frames
 
     def __iter__(self) -> Iterator[Array]:
         block = max(1, 2**22 // max(1, math.prod(self.shape[1:])))
@@ -172,16 +171,25 @@ def _rebuild(x0: Array, visited: Array, accepted: Array, times: Array) -> Array:
 
 
 def _expand(index: Any, ndim: int) -> tuple[Any, ...]:
-    """An index of `ndim` entries at most, with the ellipsis written out."""
+    """An index with one entry per axis."""
     index = index if isinstance(index, tuple) else (index,)
     if any(i is None for i in index):
         raise IndexError("Frames: new axes are not supported; index first, then reshape.")
-    index = tuple(np.asarray(i) if isinstance(i, list) else i for i in index)
+    index = tuple(np.asarray(i, None if i else int) if isinstance(i, list) else i for i in index)
     where = [k for k, i in enumerate(index) if i is Ellipsis]
     if len(where) > 1 or len(index) - len(where) > ndim:
         raise IndexError(f"Frames: too many indices for {ndim} axes.")
-    if where:
-        k = where[0]
-        fill = (slice(None),) * (ndim - len(index) + 1)
-        return index[:k] + fill + index[k + 1 :]
-    return index + (slice(None),) * (ndim - len(index))
+    k = where[0] if where else len(index)
+    fill = (slice(None),) * (ndim - len(index) + len(where))
+    return index[:k] + fill + index[k + 1 :]
+
+
+def _like_numpy(shape: tuple[int, ...], index: tuple[Any, ...], came: tuple[int, ...]) -> None:
+    """Raise where NumPy would: JAX clamps what is out of bounds. Pairs of arrays are refused."""
+    if not all(is_concrete(i) for i in index):
+        return
+    plain = tuple(i if isinstance(i, slice) else np.asarray(i) for i in index)
+    if np.broadcast_to(np.int8(0), shape)[plain].shape != came:
+        raise IndexError(
+            "Frames: arrays in more than one axis are not supported; index one after the other."
+        )
