@@ -130,7 +130,7 @@ def capacity_constants(K: float, d: int, beta: float = 1.0, p: float = 1e-3) -> 
     - `beta`: inverse temperature.
     - `p`: probability of failure, in (0, 1).
 
-    **Returns:** `a`, `b`, `c`, and the number of patterns.
+    **Returns:** `a`, `b`, `c`, and the number of patterns (infinite beyond what floats hold).
 
     **Reference:** Ramsauer et al. 2021, Theorem 3 (their $K$ is not a number of patterns).
     """
@@ -146,7 +146,8 @@ def capacity_constants(K: float, d: int, beta: float = 1.0, p: float = 1e-3) -> 
     for _ in range(60):  # Newton on w + log w = log, which exponentials cannot overflow
         w = max(w * (1 + log - math.log(w)) / (1 + w), 1e-300)
     c = b / w
-    return CapacityConstants(a, b, c, math.sqrt(p) * c ** ((d - 1) / 4))
+    log_count = 0.5 * math.log(p) + (d - 1) / 4 * math.log(c)
+    return CapacityConstants(a, b, c, math.exp(log_count) if log_count < 700 else math.inf)
 
 
 class RetrievalCurve(NamedTuple):

@@ -31,14 +31,14 @@ def check_values(values: Array | None, K: int) -> None:
 def dot_scores(rows: tuple[Array, Array | None], theta: tuple[Array, Array, Array | None]) -> Array:
     r"""$\beta\, \xi_\mu \cdot x + v_\mu \cdot u$, with the source term only where there is one."""
     (Xi, values), (x, beta, u) = rows, theta
-    s = beta * (Xi @ x)
+    s = (beta * x) @ Xi.T  # scaled before the product, which is smaller than after
     return s if u is None or values is None else s + values @ u
 
 
 def gaussian_scores(Xi: Array, theta: tuple[Array, Array]) -> Array:
     r"""$\beta(\xi_\mu \cdot x - \frac12 \|\xi_\mu\|^2)$, whose softmax weighs by distance."""
     x, beta = theta
-    return beta * (Xi @ x - 0.5 * row_norms(Xi))
+    return (beta * x) @ Xi.T - 0.5 * beta * row_norms(Xi)
 
 
 class ModernHopfield(ContinuousAM):

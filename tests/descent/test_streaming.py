@@ -143,7 +143,8 @@ def test_memory_beyond_the_patterns_is_that_of_a_block():
             plan = jax.jit(f).lower(*args).compile().memory_analysis()
             sizes.append(plan.temp_size_in_bytes)
     block = 4 * queries * streaming.BLOCK
-    assert once[0] == once[1] < 4 * block  # a step: some blocks of scores, whatever K is
+    assert abs(once[1] - once[0]) < 4096  # a step: some blocks of scores, whatever K is
+    assert once[1] < 4 * block
     per_pattern = (back[1] - back[0]) / (2**17 - 2**15)
     assert per_pattern < 4 * D * 4  # derivatives in Xi: a few arrays of its size,
     assert per_pattern < 4 * queries * 4  # but none of one number per query and pattern
