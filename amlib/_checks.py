@@ -7,6 +7,7 @@ user's `jit` or `vmap`. Nothing here runs inside a loop.
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -18,6 +19,11 @@ from jaxtyping import Array, ArrayLike
 def is_concrete(x: object) -> bool:
     """Whether the value of `x` is known now, i.e. `x` is not a tracer."""
     return not isinstance(x, Tracer)
+
+
+def _lib(x: Array) -> Any:
+    """NumPy for known values: one transfer instead of a chain of small device programs."""
+    return np if is_concrete(x) else jnp
 
 
 def as_float(x: ArrayLike, where: str) -> Array:
@@ -41,7 +47,12 @@ def as_float(x: ArrayLike, where: str) -> Array:
     return x
 
 
-def require(x: Array, bad: Array | np.ndarray | bool, message: str) -> Array:
+def patterns(Xi: ArrayLike) -> Array:
+    """Convert stored patterns, see `as_float`: what every field `Xi` is made by."""
+    return as_float(Xi, "Xi")
+
+
+def require(x: Array, bad: Array | np.ndarray | np.bool_ | bool, message: str) -> Array:
     """Return `x`, or raise `ValueError(message)` where `bad` holds.
 
     `bad` may be traced; then the check runs with the compiled program, and raises
@@ -58,7 +69,7 @@ def finite(x: Array, where: str) -> Array:
     """Return `x`; raise if it holds NaN or infinity."""
     return require(
         x,
-        ~jnp.isfinite(x).all(),
+        ~_lib(x).isfinite(x).all(),
         f"{where}: every value must be finite; NaN or infinity came. "
         "Look for a division by zero or an unloaded image, or clean it with jnp.nan_to_num.",
     )
@@ -68,10 +79,21 @@ def spins(x: Array, where: str) -> Array:
     """Return `x`; raise unless every value is -1 or +1."""
     return require(
         x,
-        ~(jnp.abs(x) == 1).all(),
+        ~(_lib(x).abs(x) == 1).all(),
         f"{where}: a state must hold only -1 and +1; other values came. "
         "Bits 0/1 become spins by 2*x - 1, grey images by amlib.data.binarize.",
     )
+
+
+def pattern_matrix(Xi: Array) -> None:
+    """Raise unless `Xi` holds at least one pattern of at least one unit, all of it finite."""
+    if Xi.ndim < 2 or Xi.size == 0:
+        raise ValueError(
+            f"Xi: must have shape (K, D) with K and D at least 1; {Xi.shape} came. "
+            "A single pattern is Xi[None]."
+        )
+    if is_concrete(Xi):
+        finite(Xi, "Xi")
 
 
 def state_shape(x: Array, shape: tuple[int, ...], where: str) -> None:
@@ -109,6 +131,6 @@ def positive(x: Array, where: str) -> Array:
     """Return `x`; raise unless every value is finite and above zero."""
     return require(
         x,
-        ~((x > 0) & jnp.isfinite(x)).all(),
+        ~((x > 0) & _lib(x).isfinite(x)).all(),
         f"{where}: must be finite and greater than 0; another value came.",
     )

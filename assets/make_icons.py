@@ -64,8 +64,8 @@ def read_source(path: Path) -> dict[str, str]:
     source = json.loads(raw)
     if (source["width"], source["height"]) != (512, 512) or len(source["icons"]) != COUNT:
         raise SystemExit(f"{path}: must hold {COUNT} icons of 512x512.")
-    # The one hidden icon (female-vampire, kept upstream under its old name) is a picture like
-    # any other; the three aliases are second names of pictures that are here, so they stay out.
+    # The one icon marked hidden (female-vampire) is a picture like any other; the three aliases
+    # are second names of pictures that are here, so they stay out.
     return {name: source["icons"][name]["body"] for name in sorted(source["icons"])}
 
 

@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Shaped
 
 from amlib import _checks as checks
-from amlib._types import Key, Scalar
+from amlib._types import EnergyFn, Key, Scalar
 from amlib.descent import flips
-from amlib.descent.incremental import FlipEvaluator
+from amlib.descent.incremental import FlipEvaluator, scalar_output
 from amlib.descent.trajectory import Frames, Recall
 
 
@@ -80,9 +80,9 @@ class AbstractBinaryAM(eqx.Module):
 
         **Reference:** Krotov and Hopfield 2016, eq. 4.
         """
-        checks.at_least(nsteps, 0, "async_recall: nsteps")
+        nsteps = _count(nsteps, 0, "async_recall: nsteps")
         x0 = _state(self, x0, "async_recall")
-        x, trajectory = _async_recall(self, x0, _key(key), int(nsteps))
+        x, trajectory = _async_recall(self, x0, _key(key), nsteps)
         return x, (trajectory.frames, trajectory.energy)
 
     def recall(
@@ -123,11 +123,11 @@ class AbstractBinaryAM(eqx.Module):
         that does not keep the Boltzmann law.
         """
         checks.choice(order, flips.ORDERS, "recall: order")
-        checks.at_least(max_sweeps, 1, "recall: max_sweeps")
-        checks.at_least(record, 0, "recall: record")
+        max_sweeps = _count(max_sweeps, 1, "recall: max_sweeps")
+        record = _count(record, 0, "recall: record")
         x0 = _state(self, x0, "recall")
         if beta is None:
-            return _descend(self, x0, _key(key), order, int(max_sweeps), int(record))
+            return _descend(self, x0, _key(key), order, max_sweeps, record)
         if order not in flips.VISIT_ORDERS:
             raise ValueError(
                 f"recall: with beta, order must be one of {', '.join(flips.VISIT_ORDERS)}; "
@@ -136,7 +136,12 @@ class AbstractBinaryAM(eqx.Module):
         if key is None:
             raise ValueError("recall: beta draws at random and needs key=jax.random.key(...).")
         beta = checks.positive(checks.as_float(beta, "recall: beta"), "recall: beta")
-        return _sample(self, x0, key, beta, order, int(max_sweeps))
+        if beta.ndim:
+            raise ValueError(
+                f"recall: beta must be a scalar; shape {beta.shape} came. "
+                "Several temperatures go through jax.vmap."
+            )
+        return _sample(self, x0, key, beta, order, max_sweeps)
 
     def flip_energies(self, x: Shaped[ArrayLike, "*shape"]) -> Float[Array, " D"]:
         """The energy after each single flip of `x`, all computed together.
@@ -168,10 +173,6 @@ class AbstractBinaryAM(eqx.Module):
         print(FlipEvaluator(self.energy, _state(self, x0, "explain")).describe())
 
 
-def _patterns(Xi: Any) -> Array:
-    return checks.as_float(Xi, "Xi")
-
-
 class BinaryAM(AbstractBinaryAM):
     """A binary memory with stored patterns. Subclass it and define `energy`.
 
@@ -191,16 +192,10 @@ class BinaryAM(AbstractBinaryAM):
     fewer than two axes, or holds NaN or infinity.
     """
 
-    Xi: Float[Array, "K *shape"] = eqx.field(converter=_patterns)
+    Xi: Float[Array, "K *shape"] = eqx.field(converter=checks.patterns)
 
     def __check_init__(self):
-        if self.Xi.ndim < 2 or self.Xi.size == 0:
-            raise ValueError(
-                f"Xi: must have shape (K, D) with K and D at least 1; {self.Xi.shape} came. "
-                "A single pattern is Xi[None]."
-            )
-        if checks.is_concrete(self.Xi):
-            checks.finite(self.Xi, "Xi")
+        checks.pattern_matrix(self.Xi)
 
 
 # -- compiled entry points: compiled once per shape and kind of model --------------------------
@@ -210,26 +205,27 @@ class BinaryAM(AbstractBinaryAM):
 def _async_update(model: AbstractBinaryAM, x: Array, idx: Array) -> tuple[Array, Array]:
     flat = x.reshape(-1)
     flipped = flat.at[idx].multiply(-1).reshape(x.shape)
-    e, e_new = model.energy(x), model.energy(flipped)
+    energy = _energy(model, x)
+    e, e_new = energy(x), energy(flipped)
     return jnp.where(e_new < e, flipped, x), jnp.where(e_new < e, e_new, e)
 
 
 @eqx.filter_jit
 def _async_recall(model: AbstractBinaryAM, x0: Array, key: Array, nsteps: int) -> Any:
     bits = jax.random.choice(key, np.arange(x0.size), shape=(nsteps,))
-    return flips.visit(model.energy, x0, bits)
+    return flips.visit(_energy(model, x0), x0, bits)
 
 
 @eqx.filter_jit
 def _descend(
     model: AbstractBinaryAM, x0: Array, key: Array, order: str, max_sweeps: int, record: int
 ) -> Recall:
-    limits = {"max_sweeps": max_sweeps, "record": record}
-    if order == "greedy":
-        return flips.greedy(model.energy, x0, **limits)
-    if order == "synchronous":
-        return flips.synchronous(model.energy, x0, **limits)
-    return flips.sweep(model.energy, x0, key, order=cast(flips.VisitOrder, order), **limits)
+    energy = _energy(model, x0)
+    if order in ("greedy", "synchronous"):
+        descend = flips.greedy if order == "greedy" else flips.synchronous
+        return descend(energy, x0, max_sweeps=max_sweeps, record=record)
+    visits = cast(flips.VisitOrder, order)
+    return flips.sweep(energy, x0, key, order=visits, max_sweeps=max_sweeps, record=record)
 
 
 @eqx.filter_jit
@@ -237,20 +233,35 @@ def _sample(
     model: AbstractBinaryAM, x0: Array, key: Array, beta: Array, order: str, sweeps: int
 ) -> Recall:
     visits = cast(flips.VisitOrder, order)
-    return flips.glauber(model.energy, x0, key, beta, order=visits, sweeps=sweeps)
+    return flips.glauber(_energy(model, x0), x0, key, beta, order=visits, sweeps=sweeps)
 
 
 @eqx.filter_jit
 def _flip_energies(model: AbstractBinaryAM, x: Array) -> Array:
-    return flips.flip_energies(model.energy, x)
+    return flips.flip_energies(_energy(model, x), x)
 
 
 @eqx.filter_jit
 def _is_fixed_point(model: AbstractBinaryAM, x: Array) -> Array:
-    return flips.is_fixed_point(model.energy, x)
+    return flips.is_fixed_point(_energy(model, x), x)
 
 
 # -- the boundary ------------------------------------------------------------------------------
+
+
+def _energy(model: AbstractBinaryAM, x: Array) -> EnergyFn:
+    """The energy function; raise unless it returns one real scalar."""
+    scalar_output(model.energy, x)
+    return model.energy
+
+
+def _count(value: Any, low: int, where: str) -> int:
+    """A Python integer of at least `low`."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+        raise TypeError(f"{where}: must be an integer; {value!r} came.")
+    value = int(value)
+    checks.at_least(value, low, where)
+    return value
 
 
 def _key(key: Key | None) -> Key:

@@ -56,8 +56,9 @@ class PolynomialDenseAM(BinaryAM):
 
     $$E(x) = -\operatorname{sign}(S) \log(1 + |S|), \qquad S = \sum_\mu F_n(\xi_\mu \cdot x)$$
 
-    evaluated in logarithms, which neither overflows nor loses the order of two states. Descent is
-    the same; Glauber dynamics then samples another law.
+    evaluated in logarithms, which neither overflows nor loses the order of two states. (Only where
+    two opposite overlaps cancel, under an odd power that is not rectified, rounding swallows what
+    the smaller ones leave.) Descent is the same; Glauber dynamics then samples another law.
 
     **Arguments:**
 

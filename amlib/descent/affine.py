@@ -51,6 +51,12 @@ class Bitwise(NamedTuple):
     plus: Any
     minus: Any
 
+    @property
+    def delta(self) -> Any:
+        """The value at +1 less that at -1. An energy that overflows is a result, no warning."""
+        with np.errstate(all="ignore"):
+            return self.plus - self.minus
+
 
 class Rows(NamedTuple):
     """The rows of an affine value: `L[i] = scale[i] * raw[i]`.
@@ -148,7 +154,7 @@ class Affine:
             operands = operands[:1]
         source, plus, minus = (self._apply(e, [o[k] for o in operands] + indices) for k in range(3))
         # Out-of-bounds fills are negative integers: they depend on no bit.
-        return Bitwise(np.maximum(np.asarray(source), -1), plus, minus)
+        return Bitwise(np.asarray(np.maximum(source, -1)), plus, minus)
 
     @staticmethod
     def _apply(e: Equation, values: list[Any]) -> Any:
@@ -183,7 +189,8 @@ class Affine:
         source = merge_sources([a.source, b.source], a.source.shape)
         if source is None:
             return False
-        product = Bitwise(source, a.plus * b.plus, a.minus * b.minus)
+        with np.errstate(all="ignore"):
+            product = Bitwise(source, a.plus * b.plus, a.minus * b.minus)
         axes = tuple(range(len(batch[0]), source.ndim))
         self._summands[e.outs[0]] = (product, axes)
         return True
@@ -216,7 +223,7 @@ class Affine:
             if self.D * b.source.size > _DENSE_LIMIT:
                 raise Unsupported(f"a value of shape {aval.shape} is used bit by bit and as a sum")
             bit = np.arange(self.D).reshape((self.D,) + (1,) * b.source.ndim)
-            return jnp.where(b.source[None] == bit, jnp.asarray(b.plus - b.minus), 0)
+            return jnp.where(b.source[None] == bit, jnp.asarray(b.delta), 0)
         if v in self._summands:
             product, axes = self._summands[v]
             return self._sum_rows(None, product, axes, (), aval)
@@ -243,7 +250,7 @@ class Affine:
                 )
                 return rows._replace(entries=weights) if isinstance(rows, Rows) else rows
         # Convolutions and the like: push one-hot differences through, in blocks.
-        delta = jnp.asarray(b.plus - b.minus)
+        delta = jnp.asarray(b.delta)
 
         def row(i):
             hot = jnp.where(b.source == i, delta, 0).astype(delta.dtype)
@@ -275,7 +282,7 @@ class Affine:
         order = (*contract, *batch)
         count = math.prod(b.source.shape[a] for a in contract)
         source = np.transpose(b.source, order).reshape(count, -1)
-        delta = b.plus - b.minus
+        delta = b.delta
         delta = jnp.transpose(delta, order) if not is_concrete(delta) else delta.transpose(order)
         delta = delta.reshape(count, -1, 1).astype(aval.dtype)
         in_order = count == self.D and (source[:, :1] == np.arange(count)[:, None]).all()

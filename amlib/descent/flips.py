@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend import core as jcore
 from jaxtyping import Array, Bool, Float, Integer
 
 from amlib._types import EnergyFn, Key
-from amlib.descent.incremental import FlipEvaluator, Path, freeze
+from amlib.descent.derivatives import flipped_state, freeze, visited_state, with_derivative
+from amlib.descent.incremental import FlipEvaluator, Path
 from amlib.descent.trajectory import RESULTS, Recall, Trajectory
 
 VisitOrder: TypeAlias = Literal["permutation", "sequential", "random"]
@@ -63,7 +63,7 @@ def visit(
 
     x, record = evaluator.run(loop)
     accepted, energies = (a.reshape(-1)[:T] for a in record)
-    energies = _with_derivative(energy, energies, x0, (idx, accepted), _after)
+    energies = with_derivative(energy, energies, x0, (idx, accepted), visited_state)
     return x, Trajectory(x0, _compact(idx, evaluator.D), accepted, energies)
 
 
@@ -98,8 +98,7 @@ def sweep(
     def step(ready, x, k, done):
         bits = visiting_order(jax.random.fold_in(key, k), evaluator.D, order)
         x, (accepted, energies) = _try_bits(ready, x, bits, lambda e, new, _: (new < e) & ~done)
-        e, flipped = all_flips(ready, x)
-        fixed = ~(flipped < e).any()
+        fixed = _is_fixed(ready, x, done)
         result = RESULTS.where(fixed, RESULTS.converged, RESULTS.step_limit)
         return x, (bits, accepted, energies), result
 
@@ -217,7 +216,7 @@ def flip_energies(energy: EnergyFn, x: Array, *, path: Path = "auto") -> Float[A
     """The energy after each single flip of `x`, all computed together."""
     evaluator = FlipEvaluator(freeze(energy, x), x, path)
     energies = evaluator.run(lambda ready: all_flips(ready, x)[1])
-    return _with_derivative(energy, energies, x, jnp.arange(evaluator.D), _flipped)
+    return with_derivative(energy, energies, x, jnp.arange(evaluator.D), flipped_state)
 
 
 def is_fixed_point(energy: EnergyFn, x: Array, *, path: Path = "auto") -> Bool[Array, ""]:
@@ -280,6 +279,20 @@ def _try_bits(
     start = (flat, carry, e, flat[bits[0]])
     (flat, *_), record = lax.scan(step, start, (bits, jnp.roll(bits, -1), extra))
     return flat.reshape(x.shape), record
+
+
+def _is_fixed(evaluator: FlipEvaluator, x: Array, done: Array) -> Array:
+    """Whether no flip lowers the energy: by proof if possible, else by comparing all flips."""
+
+    def compare() -> Array:
+        e, energies = all_flips(evaluator, x)
+        return ~(energies < e).any()
+
+    proved = evaluator.proves_fixed(x)
+    if proved is None:
+        return compare()
+    open_lanes = _any_lane(~(proved | done))
+    return lax.cond(open_lanes, lambda: proved | compare(), lambda: proved)
 
 
 def all_flips(evaluator: FlipEvaluator, x: Array) -> tuple[Array, Float[Array, " D"]]:
@@ -361,53 +374,6 @@ def _iterate(
     energies = jnp.where(ran, energies, lax.stop_gradient(e).astype(energies.dtype))
     flat = (a.reshape(-1) for a in (visited, accepted, energies))
     return Recall(end.x, e, end.steps, end.result, Trajectory(x0, *flat))
-
-
-def _with_derivative(
-    energy: EnergyFn,
-    energies: Array,
-    x: Array,
-    visits: Any,
-    state_of: Callable[[Array, Any], tuple[Array, Array]],
-) -> Array:
-    """Give evaluated energies their derivative in what `energy` closes over.
-
-    The loops have none. Where it is asked for, the energy is evaluated in full, with its own
-    derivative rules, at each state: `(flat, state) = state_of(flat, visit)` from `flat = x`.
-    """
-    closed = jax.make_jaxpr(energy)(jax.ShapeDtypeStruct(x.shape, x.dtype))
-
-    @jax.custom_jvp
-    def attach(constants, energies, x, visits):
-        del constants, x, visits
-        return energies
-
-    @attach.defjvp
-    def _(primals, tangents):
-        constants, energies, x, visits = primals
-
-        def tangent(flat, visit):
-            flat, state = state_of(flat, visit)
-
-            def at(*c):
-                fn = jcore.jaxpr_as_fun(jcore.ClosedJaxpr(closed.jaxpr, c))
-                return fn(state.reshape(x.shape))[0]
-
-            return flat, jax.jvp(at, constants, tangents[0])[1]
-
-        return energies, lax.scan(tangent, x.reshape(-1), visits)[1]
-
-    return attach(tuple(closed.consts), energies, lax.stop_gradient(x), visits)
-
-
-def _after(flat: Array, visit: tuple[Array, Array]) -> tuple[Array, Array]:
-    i, kept = visit
-    flat = flat.at[i].set(jnp.where(kept, -flat[i], flat[i]))
-    return flat, flat
-
-
-def _flipped(flat: Array, i: Array) -> tuple[Array, Array]:
-    return flat, flat.at[i].set(-flat[i])
 
 
 @jax.custom_batching.custom_vmap

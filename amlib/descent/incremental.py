@@ -16,19 +16,18 @@ Real-valued carried values drift by rounding: after `m` accepted flips by at mos
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend import core as jcore
 from jaxtyping import Array
 
 from amlib._types import EnergyFn
 from amlib.descent.affine import MOVES, Affine
 from amlib.descent.jaxprs import Equation, Program, Unsupported
-from amlib.descent.stabilizers import Stabilizer, find_stabilizers, largest_factor
+from amlib.descent.stabilizers import Factor, Stabilizer, find_factor, find_stabilizers, scalar_head
 
 Path: TypeAlias = Literal["auto", "incremental", "generic"]
 
@@ -36,6 +35,9 @@ MAX_ROW_BYTES = 2**30
 """Rows larger than this (1 GiB) are not kept: the energy takes the generic path."""
 
 _COMPACT_FROM = 256  # elements per row from which int8 rows are worth a second program
+_LARGEST_PRODUCT_STEP = 3.0  # cosh and sinh of more lose too many digits to each other
+_MARGIN = 1e-3  # relative: a hundred times the rounding of the product form
+
 _LARGEST_STEP = 40.0  # most that one flip may move an exponent whose centre is carried
 
 _MIN_GAIN = 0.8  # the incremental path must cost less than this share of the full energy
@@ -65,19 +67,6 @@ def _next_centres(centres: Sequence[Array], totals: Sequence[Array]) -> tuple[Ar
     )
 
 
-def freeze(energy: EnergyFn, x: Any) -> EnergyFn:
-    """The same energy with no derivative in what it closes over.
-
-    Loops of unknown length have no reverse-mode derivative; a frozen energy asks for none. The
-    barrier keeps XLA from folding a pattern matrix that a user's `jit` has closed over: it would
-    transpose and check it at compile time, for seconds.
-    """
-    closed = jax.make_jaxpr(energy)(jax.ShapeDtypeStruct(x.shape, x.dtype))
-    constants = [lax.optimization_barrier(lax.stop_gradient(c)) for c in closed.consts]
-    frozen = jcore.jaxpr_as_fun(jcore.ClosedJaxpr(closed.jaxpr, constants))
-    return lambda y: frozen(y)[0]
-
-
 class FlipEvaluator:
     """Evaluates an energy at single-bit flips of a state in {-1,+1}^D.
 
@@ -101,7 +90,7 @@ class FlipEvaluator:
         self.uses_state = True
         self.carried: list[int] = []
         self.full_cost = self.flip_cost = self.row_bytes = 0
-        self._stabilizers: list[Stabilizer] = []
+        self._stabilizers: dict[Stabilizer, Factor] = {}
         self.rows: BitRows = ()  # `(raw, scale)` per carried value, with leading axis `D` or 1
         if path == "generic":
             return
@@ -130,11 +119,11 @@ class FlipEvaluator:
         )
 
     def _ready(
-        self, compact: bool = False, stabilizers: Sequence[Stabilizer] = ()
+        self, compact: bool = False, stabilizers: Mapping[Stabilizer, Factor] | None = None
     ) -> "FlipEvaluator":
         """A copy with its rows made, in the trace that uses them."""
         ready = copy.copy(self)
-        ready._stabilizers = list(stabilizers)
+        ready._stabilizers = dict(stabilizers or {})
         if self.path == "incremental":
             self._analysis.forget()
             tables = (self._analysis.rows(v) for v in self.carried)
@@ -182,6 +171,46 @@ class FlipEvaluator:
         wanted = [program.out, *(t.total for t in self._stabilizers)]
         e, *totals = program.evaluate(head, known, wanted)
         return self._as_out(e), Carry(values, _next_centres(carry.centres, totals))
+
+    def proves_fixed(self, x: Array) -> Array | None:
+        r"""Whether it is certain, without an exponential per flip, that no flip lowers the energy.
+
+        Where the energy depends on the patterns only through $S = \sum_\mu e^{v_\mu - c}$, and
+        bit $i$ moves every exponent by $\pm\ell$, its flip gives
+
+        $$S_i = \cosh(\ell)\, S - s_i \sinh(\ell) \sum_\mu e^{v_\mu - c} \xi_{\mu i}$$
+
+        so one matrix product serves all flips. Rounding is covered by a margin.
+
+        **Returns:** `None` where the energy has no such form.
+        """
+        if len(self._stabilizers) != 1 or len(self.carried) != 1 or self.uses_state:
+            return None
+        ((t, factor),) = self._stabilizers.items()
+        program, (raw, scale) = self._program, self.rows[0]
+        head = scalar_head(program, self._head, {t.total, t.c})
+        if head is None or raw.ndim != 2:
+            return None
+        e, carry = self.start(x)
+        (centre,) = carry.centres
+        values = dict(zip(self.carried, carry.values, strict=True))
+        (v,) = program.evaluate(self._head, values, [t.v])
+        weights = jnp.exp(v - centre).astype(jnp.float32)
+        total = weights.sum()
+        size = jnp.abs(raw[0, 0]).astype(jnp.float32)
+        step = factor.signed * scale.astype(jnp.float32) * size
+        lean = (raw.astype(jnp.float32) @ weights) / size
+        flipped = jnp.cosh(step) * total - x.reshape(-1).astype(jnp.float32) * jnp.sinh(step) * lean
+
+        def energy(s: Array) -> Array:
+            known = {t.total: s.astype(v.dtype), t.c: centre}
+            return program.evaluate(head, known, [program.out])[0]
+
+        at_least = jnp.minimum(
+            jax.vmap(energy)(flipped * (1 - _MARGIN)), jax.vmap(energy)(flipped * (1 + _MARGIN))
+        )
+        exact = factor.uniform & (jnp.abs(raw) == jnp.abs(raw[0, 0])).all()
+        return exact & (jnp.abs(step) <= _LARGEST_PRODUCT_STEP).all() & (at_least > e).all()
 
     def _as_out(self, e: Array) -> Array:
         return lax.convert_element_type(e, self.out.dtype)
@@ -240,7 +269,7 @@ class FlipEvaluator:
         real = all(jnp.issubdtype(self._program.aval[v].dtype, jnp.floating) for v in self.carried)
         return real and max(sizes, default=0) >= _COMPACT_FROM
 
-    def _allows_compact(self) -> tuple[Array, list[Stabilizer]]:
+    def _allows_compact(self) -> tuple[Array, dict[Stabilizer, Factor]]:
         """Whether all rows are small integers, and one flip keeps every exponent in range."""
         self._analysis.forget()
         allowed, largest = jnp.asarray(True), {}
@@ -249,13 +278,12 @@ class FlipEvaluator:
             size = jnp.max(jnp.abs(entries))
             allowed &= (entries == jnp.round(entries)).all() & (size <= 127)
             largest[v] = (size * jnp.max(jnp.abs(scale))).astype(jnp.float32)
-        stabilizers = []
+        stabilizers = {}
         for t in find_stabilizers(self._program, self._head):
-            factor = largest_factor(self._program, self._head, t.v, self.carried)
+            factor = find_factor(self._program, self._head, t.v, self.carried)
             if factor is not None:
-                v, bound = factor
-                allowed &= bound * largest[v] <= _LARGEST_STEP
-                stabilizers.append(t)
+                allowed &= factor.largest * largest[factor.carried] <= _LARGEST_STEP
+                stabilizers[t] = factor
         return allowed, stabilizers
 
 

@@ -125,11 +125,11 @@ class Program:
 
     def _constant(self, value: Any) -> int:
         key: Any = id(value)
-        if np.ndim(value) == 0 and is_concrete(value):
-            weak = bool(getattr(jax.typeof(value), "weak_type", False))
-            key = (np.asarray(value).tobytes(), str(np.asarray(value).dtype), weak)
+        aval: Any = jax.typeof(value)
+        if aval.shape == () and is_concrete(value) and isinstance(aval.dtype, np.dtype):
+            key = (np.asarray(value).tobytes(), aval.dtype, getattr(aval, "weak_type", False))
         if key not in self._numbers:
-            self._numbers[key] = v = self._new(jax.typeof(value))
+            self._numbers[key] = v = self._new(aval)
             self.const[v] = value  # also keeps `value` alive, so that its id stays its own
         return self._numbers[key]
 

@@ -9,7 +9,6 @@ The proof follows `c` through the head. Every value is one of: *free* of `c`; *s
 of the form `k c + free`; *scale* k, of the form `exp(k c) * free`. The energy must come out free.
 """
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -132,14 +131,25 @@ def _is_minus_infinity(program: Program, i: int) -> bool:
     return value is not None and is_concrete(value) and bool((np.asarray(value) == -np.inf).all())
 
 
-def largest_factor(program: Program, head: list[Equation], v: int, carried: list[int]) -> Any:
-    """A bound on how much `v` moves per unit of the carried value that it is made from.
+class Factor(NamedTuple):
+    """How a value follows from one carried value: `v = factor * carried + constant`."""
 
-    **Returns:** `(carried value, bound)`, or `None` if `v` is not one carried value times, over
-    or plus constants.
+    carried: int
+    signed: Any  # of the first element
+    largest: Any
+    uniform: Any  # whether all elements have the same factor
+
+
+def find_factor(
+    program: Program, head: list[Equation], v: int, carried: list[int]
+) -> Factor | None:
+    """The factor between `v` and the carried value it is made from.
+
+    **Returns:** `None` if `v` is not one carried value times, over, plus or minus constants.
     """
     producer = {o: e for e in head for o in e.outs}
-    bound = jnp.ones((), jnp.float32)
+    signed = largest = jnp.ones((), jnp.float32)
+    uniform = jnp.asarray(True)
     while v not in carried:
         e = producer.get(v)
         if e is None or e.name not in _SAME | {"mul", "div", "neg", "add", "sub", "add_any"}:
@@ -147,16 +157,26 @@ def largest_factor(program: Program, head: list[Equation], v: int, carried: list
         deps = program.depends(e)
         if len(deps) != 1 or (e.name == "div" and e.ins[0] != deps[0]):
             return None
-        if e.name in ("mul", "div"):
-            for factor in _constants(program, e):
-                size = jnp.max(jnp.abs(factor)).astype(jnp.float32)
-                low = jnp.min(jnp.abs(factor)).astype(jnp.float32)
-                bound = bound * size if e.name == "mul" else bound / low
+        for i in e.ins if e.name in ("mul", "div") else ():
+            if i in program.const:
+                value = jnp.asarray(program.const[i]).astype(jnp.float32)
+                value = value if e.name == "mul" else 1.0 / value
+                signed = signed * value.reshape(-1)[0]
+                largest = largest * jnp.max(jnp.abs(value))
+                uniform &= (value == value.reshape(-1)[0]).all()
+        if e.name == "neg" or (e.name == "sub" and e.ins[1] == deps[0]):
+            signed = -signed
         v = deps[0]
-    return v, bound
+    return Factor(v, signed, largest, uniform)
 
 
-def _constants(program: Program, e: Equation) -> Iterator[Any]:
-    for i in e.ins:
-        if i in program.const:
-            yield program.const[i]
+def scalar_head(program: Program, head: list[Equation], known: set[int]) -> list[Equation] | None:
+    """The equations from the values `known` to the energy, if they need no other value."""
+    producer = {o: e for e in head for o in e.outs}
+    needed, used = {program.out}, []
+    for e in reversed(head):
+        if needed & set(e.outs) and not set(e.outs) <= known:
+            used.append(e)
+            needed |= set(program.depends(e))
+    enough = needed <= known | {o for e in used for o in e.outs}
+    return used[::-1] if enough and all(v in producer for v in known) else None

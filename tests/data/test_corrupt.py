@@ -13,26 +13,28 @@ corrupt = am.data.corrupt
 KEY = jr.key(0)
 
 
+# Few shapes and NumPy outside the code under test: a new shape costs a compilation.
 def spins(shape, dtype=jnp.float32, seed=1):
-    return jr.rademacher(jr.key(seed), shape).astype(dtype)
+    bits = np.random.default_rng(seed).random(shape) < 0.5
+    return jnp.asarray(np.where(bits, 1, -1).astype(dtype))
 
 
 def hamming(a, b):
-    return int((a != b).sum())
+    return int((np.asarray(a) != np.asarray(b)).sum())
 
 
 # ----------------------------------------------------------------- flips
 
 
 def test_flip_edges():
-    x = spins((40, 50))
-    assert jnp.array_equal(corrupt.flip(KEY, x, 0.0), x)
-    assert jnp.array_equal(corrupt.flip(KEY, x, 1), -x)
+    x = spins((6, 6))
+    assert np.array_equal(corrupt.flip(KEY, x, 0.0), x)
+    assert np.array_equal(corrupt.flip(KEY, x, 1), -x)
 
 
 @pytest.mark.parametrize("p", [0.05, 0.3, 0.5])
 def test_flip_rate_and_independence(p):
-    size = 40_000
+    size = 36_000
     x = spins((size,))
     flipped = np.asarray(corrupt.flip(KEY, x, p) != x)
     assert abs(flipped.mean() - p) < 5 * np.sqrt(p * (1 - p) / size)
@@ -41,7 +43,7 @@ def test_flip_rate_and_independence(p):
 
 
 def test_flip_depends_on_the_key_alone():
-    x = spins((30, 30))
+    x = spins((6, 6))
     assert jnp.array_equal(corrupt.flip(KEY, x, 0.2), corrupt.flip(KEY, x, 0.2))
     assert hamming(corrupt.flip(KEY, x, 0.2), corrupt.flip(jr.key(1), x, 0.2)) > 0
     old = jr.PRNGKey(0)
@@ -49,12 +51,12 @@ def test_flip_depends_on_the_key_alone():
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 60), st.integers(0, 2**31 - 1))
+@given(st.integers(0, 36), st.integers(0, 2**31 - 1))
 def test_flip_exactly_flips_exactly_k(k, seed):
-    x = spins((5, 12), seed=seed)
+    x = spins((6, 6), seed=seed)
     noisy = corrupt.flip_exactly(jr.key(seed), x, k)
     assert hamming(noisy, x) == k
-    assert bool((jnp.abs(noisy) == 1).all())
+    assert set(np.unique(noisy)) <= {-1, 1}
 
 
 def test_flip_exactly_reaches_every_bit_equally():
@@ -66,13 +68,13 @@ def test_flip_exactly_reaches_every_bit_equally():
 
 
 def test_flip_exactly_takes_numpy_and_traced_counts():
-    x = spins((100,))
+    x = spins((6, 6))
     assert hamming(corrupt.flip_exactly(KEY, x, np.int64(9)), x) == 9
     noisy = jax.jit(lambda k: corrupt.flip_exactly(KEY, x, k))(9)
     assert jnp.array_equal(noisy, corrupt.flip_exactly(KEY, x, 9))
-    counts = jnp.arange(0, 101, 10)
-    batch = jax.vmap(lambda k: corrupt.flip_exactly(KEY, x, k))(counts)
-    assert jnp.array_equal((batch != x[None]).sum(1), counts)
+    counts = np.arange(37)
+    batch = jax.vmap(lambda k: corrupt.flip_exactly(KEY, x, k))(jnp.asarray(counts))
+    assert [hamming(noisy, x) for noisy in batch] == counts.tolist()
 
 
 @pytest.mark.parametrize("p", [-0.1, 1.5, float("nan"), 30])
@@ -123,9 +125,9 @@ def test_mask_sides(side, hidden):
 
 
 def test_mask_takes_a_flat_square_number_as_a_square():
-    x = spins((48, 48))
+    x = spins((6, 6))
     flat = corrupt.mask(x.reshape(-1), 0.25, "left")
-    assert jnp.array_equal(flat.reshape(48, 48), corrupt.mask(x, 0.25, "left"))
+    assert jnp.array_equal(flat.reshape(6, 6), corrupt.mask(x, 0.25, "left"))
 
 
 @pytest.mark.parametrize(
@@ -138,22 +140,22 @@ def test_mask_rounds_to_whole_rows(fraction, rows):
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.floats(0, 1, width=32), st.sampled_from([1, 7, 40]))
+@given(st.floats(0, 1, width=32), st.sampled_from([1, 7, 36]))
 def test_random_mask_hides_exactly_its_share(fraction, size):
     hidden = corrupt.region((size,), fraction, "random", key=KEY)
     assert int(hidden.sum()) == int(np.floor(np.float32(fraction) * np.float32(size) + 0.5))
 
 
 def test_mask_value_and_region_agree():
-    x = spins((20, 20))
-    hidden = corrupt.region((20, 20), 0.3, "random", key=KEY)
+    x = spins((6, 6))
+    hidden = corrupt.region((6, 6), 0.3, "random", key=KEY)
     masked = corrupt.mask(x, 0.3, "random", value=0.0, key=KEY)
     assert jnp.array_equal(masked == 0, hidden)
     assert jnp.array_equal(masked, jnp.where(hidden, 0.0, x))
 
 
 def test_mask_fraction_may_be_traced():
-    x = spins((12, 12))
+    x = spins((6, 6))
     masked = jax.jit(lambda f: corrupt.mask(x, f, "top"))(0.5)
     assert jnp.array_equal(masked, corrupt.mask(x, 0.5, "top"))
 
@@ -178,9 +180,9 @@ def test_mask_errors():
 
 
 def test_gaussian_moments():
-    x = spins((50_000,))
+    x = spins((36_000,))
     noise = np.asarray(corrupt.add_gaussian(KEY, x, 0.5) - x)
-    assert abs(noise.mean()) < 5 * 0.5 / np.sqrt(50_000)
+    assert abs(noise.mean()) < 5 * 0.5 / np.sqrt(36_000)
     assert abs(noise.std() - 0.5) < 0.01
     assert jnp.array_equal(corrupt.add_gaussian(KEY, x, 0), x)
 
@@ -204,14 +206,14 @@ every = pytest.mark.parametrize("spoil", EVERY.values(), ids=EVERY)
 
 
 @every
-@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
-@pytest.mark.parametrize("shape", [(36,), (4, 5, 3)])
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.float32])
+@pytest.mark.parametrize("shape", [(6, 6), (4, 5, 3)])
 def test_shape_and_dtype_are_kept(spoil, dtype, shape):
     x = spins(shape, dtype)
     out = spoil(KEY, x)
     assert out.shape == shape
     assert out.dtype == dtype
-    assert bool(jnp.isfinite(out).all())
+    assert np.isfinite(np.asarray(out, np.float32)).all()
     assert hamming(out, x) > 0
 
 
@@ -222,7 +224,7 @@ def test_double_precision(spoil, x64):
 
 
 def test_the_same_bits_with_and_without_x64():
-    x = np.ones((30, 30), np.float32)
+    x = np.ones((6, 6), np.float32)
     short = [np.asarray(EVERY[name](KEY, x)) for name in ["flip", "flip_exactly", "mask"]]
     with jax.enable_x64(True):
         for name, kept in zip(["flip", "flip_exactly", "mask"], short, strict=True):

@@ -1,0 +1,74 @@
+"""What the loops differentiate: nothing while they run, the energy itself where it is asked for."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend import core as jcore
+from jaxtyping import Array
+
+from amlib._types import EnergyFn
+
+
+def freeze(energy: EnergyFn, x: Any) -> EnergyFn:
+    """The same energy with no derivative in what it closes over.
+
+    Loops of unknown length have no reverse-mode derivative; a frozen energy asks for none. The
+    barrier keeps XLA from folding a pattern matrix that a user's `jit` has closed over: it would
+    transpose and check it at compile time, for seconds.
+    """
+    closed = jax.make_jaxpr(energy)(jax.ShapeDtypeStruct(x.shape, x.dtype))
+    constants = [lax.optimization_barrier(lax.stop_gradient(c)) for c in closed.consts]
+    frozen = jcore.jaxpr_as_fun(jcore.ClosedJaxpr(closed.jaxpr, constants))
+    return lambda y: frozen(y)[0]
+
+
+def with_derivative(
+    energy: EnergyFn,
+    energies: Array,
+    x: Array,
+    visits: Any,
+    state_of: Callable[[Array, Any], tuple[Array, Array]],
+) -> Array:
+    """Give evaluated energies their derivative in what `energy` closes over.
+
+    The loops have none. Where it is asked for, the energy is evaluated in full, with its own
+    derivative rules, at each state: `(flat, state) = state_of(flat, visit)` from `flat = x`.
+    """
+    closed = jax.make_jaxpr(energy)(jax.ShapeDtypeStruct(x.shape, x.dtype))
+
+    @jax.custom_jvp
+    def attach(constants, energies, x, visits):
+        del constants, x, visits
+        return energies
+
+    @attach.defjvp
+    def _(primals, tangents):
+        constants, energies, x, visits = primals
+
+        def tangent(flat, visit):
+            flat, state = state_of(flat, visit)
+
+            def at(*c):
+                fn = jcore.jaxpr_as_fun(jcore.ClosedJaxpr(closed.jaxpr, c))
+                return fn(state.reshape(x.shape))[0]
+
+            return flat, jax.jvp(at, constants, tangents[0])[1]
+
+        return energies, lax.scan(tangent, x.reshape(-1), visits)[1]
+
+    return attach(tuple(closed.consts), energies, lax.stop_gradient(x), visits)
+
+
+def visited_state(flat: Array, visit: tuple[Array, Array]) -> tuple[Array, Array]:
+    """`state_of` a descent: the visit is a bit, and whether its flip was kept."""
+    i, kept = visit
+    flat = flat.at[i].set(jnp.where(kept, -flat[i], flat[i]))
+    return flat, flat
+
+
+def flipped_state(flat: Array, i: Array) -> tuple[Array, Array]:
+    """`state_of` single flips: the visit is the bit that differs."""
+    return flat, flat.at[i].set(-flat[i])

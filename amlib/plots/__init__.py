@@ -1,0 +1,21 @@
+"""Pictures of patterns, recalls and energies, and films of a recall.
+
+Every function draws on the axes that it is given, or on a figure of its own, and returns the
+axes; `ax.figure.savefig("picture.png")` writes them. Nothing is shown, and no global state of
+Matplotlib is read or changed. In a notebook, end a cell with `ax.figure`.
+
+The background is white, whatever the theme of the page around it. Colours are those of Okabe and
+Ito, which colour-blind readers tell apart.
+"""
+
+from amlib.plots.film import animate as animate, require_video as require_video
+from amlib.plots.pictures import (
+    BLUE as BLUE,
+    GREEN as GREEN,
+    ORANGE as ORANGE,
+    PURPLE as PURPLE,
+    Picture as Picture,
+    energies as energies,
+    grid as grid,
+    recall as recall,
+)

@@ -1,0 +1,266 @@
+"""Films of a recall, as animated PNG, GIF or MP4."""
+
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import Blend
+from tqdm import tqdm
+
+from amlib.descent.trajectory import Frames, Recall, Trajectory
+from amlib.plots import _pixels as pixels
+from amlib.plots._pixels import Shape
+from amlib.plots.pictures import (
+    BLUE,
+    MARGIN,
+    Array,
+    curves_of,
+    energies,
+    new_figure,
+    painted,
+    place,
+    record_of,
+    settled,
+    show,
+)
+
+CLEAR = 255
+"""The palette's index for a pixel that stays as it is."""
+LARGEST = 2**31
+"""Pixels that PNG and GIF films may have in all; Pillow holds them in memory."""
+
+
+def animate(
+    source: Recall | Trajectory | Frames | Array,
+    *,
+    energy: Array | None = None,
+    every: int | None = None,
+    path: str | Path = "recall.png",
+    fps: int = 25,
+    ncols: int | None = None,
+    titles: Sequence[str] | None = None,
+    shape: Shape | None = None,
+    progress: bool | None = None,
+) -> Path:
+    """Write a film of a recall, or of a batch side by side, with its energy below.
+
+    The film ends where nothing changes any more, and starts again after a pause.
+
+    **Arguments:**
+
+    - `source`: a `Recall`, its trajectory or frames; or frames `(T, H, W)`, `(T, D)` or, for a
+        batch, `(B, T, H, W)`.
+    - `energy`: energies `(T,)` or `(B, T)`; a recall with a trajectory knows them.
+    - `every`: keep each so-manieth state, at least 1; by default a film of about 125 frames.
+    - `path`: `.png` for a lossless animated PNG, `.gif`, or `.mp4`.
+    - `fps`: frames per second, 1 to 50.
+    - `ncols`, `titles`, `shape`: as for `grid`.
+    - `progress`: whether to show a progress bar; by default only on a terminal.
+
+    **Returns:** the path of the file.
+
+    **Raises:** `ValueError` for another kind of file, or frames that are no pictures;
+    `ModuleNotFoundError` for `.mp4` without the extra `amlib[video]`.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in (".png", ".apng", ".gif", ".mp4"):
+        raise ValueError(f"animate: path must end in .png, .gif or .mp4; {path.name!r} came.")
+    if not 1 <= fps <= 50:
+        raise ValueError(f"animate: fps must be from 1 to 50; {fps} came.")
+    if path.suffix.lower() == ".mp4":
+        require_video()
+    states, times = _film_states(source, every, shape)
+    if energy is None and isinstance(source, Recall | Trajectory):
+        energy = record_of(source, "animate").energy
+    curves = None if energy is None else curves_of(energy, "animate: energy")
+    pixels.fit(titles, len(states), "animate: titles")
+    ncols = pixels.columns(ncols, len(states), 2.0, "animate")
+    if curves is not None and curves.shape[1] < times[-1]:
+        raise ValueError(
+            f"animate: energy must have one value per frame, {times[-1]} or more; "
+            f"{curves.shape[1]} came."
+        )
+    unit = "bits visited" if isinstance(source, Recall | Trajectory | Frames) else "step"
+    film = _film(states, times, curves, ncols, titles, unit)
+    if path.suffix.lower() != ".mp4" and len(times) * film.size > LARGEST:
+        raise ValueError(
+            f"animate: a {path.suffix} film may have {LARGEST // film.size:,} frames of this size; "
+            f"{len(times):,} came. Raise every, or write .mp4."
+        )
+    quiet = None if progress is None else not progress
+    frames = tqdm(film.frames, path.name, len(times), leave=False, unit="frame", disable=quiet)
+    _write(path, frames, film.palette, len(times), fps)
+    return path
+
+
+def _film_states(
+    source: Any, every: int | None, shape: Shape | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The states to show, `(B, frames, H, W)`, and how many visits came before each."""
+    if isinstance(source, Recall | Trajectory | Frames):
+        frames = source if isinstance(source, Frames) else record_of(source, "animate").frames
+        ndim = frames.visited.ndim - 1
+        end = settled(pixels.batch(np.asarray(frames.accepted), ndim).cumsum(1))
+        at = _times(end, every)
+        states = pixels.batch(frames[(slice(None),) * ndim + (at,)], ndim)
+        states = np.concatenate([pixels.batch(frames.x0, ndim)[:, None], states], axis=1)
+        times = np.concatenate([[0], at + 1])
+    else:
+        a = np.asarray(source)
+        if not 2 <= a.ndim <= 4 or a.size == 0:
+            raise ValueError(
+                "animate: frames must have shape (T, D), (T, H, W) or (B, T, H, W); "
+                f"{a.shape} came."
+            )
+        a = a if a.ndim == 4 else a[None]
+        at = _times(settled(a), every)
+        states, times = a[:, at], at + 1
+    pictures = pixels.pictures(states.reshape(-1, *states.shape[2:]), "animate: frames", shape)
+    return pictures.reshape(*states.shape[:2], *pictures.shape[1:]), times
+
+
+def _times(end: int, every: int | None) -> np.ndarray:
+    """Which of the first `end` states to show: each so-manieth, and the last."""
+    every = max(1, end // 125) if every is None else every
+    if every < 1:
+        raise ValueError(f"animate: every must be at least 1; {every} came.")
+    return np.unique(np.append(np.arange(every - 1, end, every), end - 1))
+
+
+class _Film(NamedTuple):
+    frames: Iterator[np.ndarray]  # indices into the palette
+    palette: np.ndarray
+    size: int  # pixels of a frame
+
+
+def _film(
+    states: np.ndarray,
+    times: np.ndarray,
+    curves: np.ndarray | None,
+    ncols: int,
+    titles: Sequence[str] | None,
+    unit: str,
+) -> _Film:
+    """Lay the film out and draw all that does not move, once.
+
+    A frame is one byte per pixel: below 128 a shade of the states, from 128 on a colour of the
+    still parts. The curves are drawn faint and strong; a frame shows them strong up to its time.
+    """
+    greys = (pixels.grey(states) * 127).round().astype(np.uint8)
+    below = 0 if titles is None else 24
+    still = pixels.sheet(pixels.shade(states[:, 0]), ncols, pixels.PAPER, pixels.RULE, below=below)
+    height, width = still.image.shape[:2]
+    wide, edge = (width, MARGIN) if curves is None else (max(width, 520), 120)
+    left = edge + (wide - width) // 2
+    tall = 2 * MARGIN + height + (0 if curves is None else 300)
+    drawn, head = [], None
+    for color in ("#d5dae2", BLUE):
+        figure = new_figure((edge + wide + MARGIN + 1) // 2 * 2, (tall + 1) // 2 * 2)
+        show(place(figure, left, MARGIN, width, height), still, titles)
+        if curves is not None:
+            ax = place(figure, edge, MARGIN + height + 30, wide, 200)
+            energies(curves, ax=ax, color=color).set_xlabel(unit)
+            head = ax.transData.transform(np.stack([times, 0 * times], -1))[:, 0].round()
+            head[-1] = edge + wide
+        drawn.append(painted(figure))
+    faint, strong, palette = _indexed(*drawn)
+    rows, columns = np.nonzero(
+        pixels.sheet(np.ones_like(greys[:, 0]), ncols, 0, 0, below=below).image
+    )
+
+    def frames() -> Iterator[np.ndarray]:
+        for k in range(len(times)):
+            frame = faint.copy()
+            if head is not None:
+                split = int(head[k])
+                frame[MARGIN + height :, edge:split] = strong[MARGIN + height :, edge:split]
+            sheet = pixels.sheet(greys[:, k], ncols, 0, 0, below=below).image
+            frame[MARGIN + rows, left + columns] = sheet[rows, columns]
+            yield frame
+
+    return _Film(frames(), palette, faint.size)
+
+
+def _indexed(*images: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Images with a palette in common: 128 shades of ink, then their own 128 best colours."""
+    both = Image.fromarray(np.concatenate(images)).quantize(127, dither=Image.Dither.NONE)
+    colours = np.array(both.getpalette(), np.uint8).reshape(-1, 3)[:127]
+    shades = np.linspace(pixels.PAPER, pixels.INK, 128).round().astype(np.uint8)
+    palette = np.zeros((256, 3), np.uint8)
+    palette[:128], palette[128 : 128 + len(colours)] = shades, colours
+    return (*np.split(np.asarray(both) + np.uint8(128), len(images)), palette)
+
+
+def require_video() -> Any:
+    """Import imageio-ffmpeg, or say how to install it."""
+    try:
+        import imageio_ffmpeg
+    except ModuleNotFoundError as err:
+        raise ModuleNotFoundError(
+            "animate: .mp4 needs imageio-ffmpeg, which is not installed. "
+            "pip install 'amlib[video]', or write .png or .gif."
+        ) from err
+    return imageio_ffmpeg
+
+
+def _write(path: Path, frames: tqdm, palette: np.ndarray, count: int, fps: int) -> None:
+    """Write frames of palette indices; the last one stays for a second and a half."""
+    if path.suffix.lower() == ".mp4":
+        _write_video(path, (palette[f] for f in frames), fps)
+        return
+    durations = [1000 // fps] * (count - 1) + [1500]
+    if path.suffix.lower() == ".gif":
+        images = [_paletted(frame, palette) for frame in frames]
+        images[0].save(path, save_all=True, append_images=images[1:], duration=durations, loop=0)
+        return
+    # Only what changed is drawn over the frame before: a sixth of the bytes.
+    images, last = [], None
+    for frame in frames:
+        new = frame if last is None else np.where(frame == last, np.uint8(CLEAR), frame)
+        images.append(_paletted(new, palette))
+        images[-1].info["transparency"] = CLEAR
+        last = frame
+    blend = [Blend.OP_SOURCE] + [Blend.OP_OVER] * (count - 1)
+    images[0].save(
+        path, "PNG", save_all=True, append_images=images[1:],
+        duration=durations, loop=0, blend=blend,
+    )  # fmt: skip
+
+
+def _paletted(frame: np.ndarray, palette: np.ndarray) -> Image.Image:
+    image = Image.fromarray(frame)
+    image.putpalette(palette.tobytes())
+    return image
+
+
+def _write_video(path: Path, frames: Iterator[np.ndarray], fps: int) -> None:
+    """Send RGB frames to ffmpeg, and the last one again until a second and a half is over."""
+    last = next(frames)
+    height, width = last.shape[:2]
+    # Not imageio_ffmpeg.write_frames: it forks with a preexec_fn, of which JAX warns.
+    command = [
+        require_video().get_ffmpeg_exe(), "-y", "-loglevel", "error",
+        "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps}",
+        "-i", "-", "-c:v", "libx264", "-crf", "18", "-preset", "veryfast", "-pix_fmt", "yuv420p",
+        "-movflags", "+faststart", str(path),
+    ]  # fmt: skip
+    with tempfile.TemporaryFile() as log:
+        ffmpeg = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log)
+        try:
+            with ffmpeg:
+                assert ffmpeg.stdin is not None
+                ffmpeg.stdin.write(last.tobytes())
+                for last in frames:
+                    ffmpeg.stdin.write(last.tobytes())
+                for _ in range(3 * fps // 2):
+                    ffmpeg.stdin.write(last.tobytes())
+        except BrokenPipeError:
+            pass  # ffmpeg gave up, and says why in its log
+        if ffmpeg.returncode:
+            log.seek(0)
+            message = log.read().decode(errors="replace").strip()
+            raise OSError(f"animate: ffmpeg could not write {path}: {message}")
