@@ -1,7 +1,8 @@
 """All continuous memories side by side, on icons and MNIST, under three kinds of noise.
 
 ```
-AMLIB_DATA=../shared/data python benchmarks/compare_memories.py
+AMLIB_DATA=../shared/data python benchmarks/compare_memories.py                  # all
+AMLIB_DATA=../shared/data python benchmarks/compare_memories.py 500 40 Gaussian  # one again
 ```
 
 Writes `results/compare_memories.md`, `.csv` and `.png`. A recall succeeds if the cosine of its end
@@ -16,6 +17,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -97,19 +99,26 @@ def start(model, x, key):
         radius = jnp.sqrt(jnp.asarray(x.size, x.dtype))
         scaled = am.KernelMemory(model.Xi / radius, "dot", "polynomial", n=model.n)
         end = scaled.recall(x / radius, project=am.Sphere(1.0), max_steps=200)
-        return end
+        return eqx.tree_at(lambda r: r.x, end, end.x * radius)
+    if isinstance(model, am.PolynomialMemory):  # the picture is what the units send
+        end = model.recall(x, max_steps=200)
+        return eqx.tree_at(lambda r: r.x, end, model.activation(end.x))
     return model.recall(x, max_steps=200)
 
 
-def main(K_mnist: int, queries: int) -> None:
-    """Measure everything and write the table and its figure."""
-    rows, began = [], time.perf_counter()
+def main(K_mnist: int, queries: int, only: list[str]) -> None:
+    """Measure all memories, or `only` some and keep the rest; write the table and its figure."""
+    rows, began = kept(only), time.perf_counter()
+    order = {}
     sets = {"icons": icons(60), f"MNIST, K={K_mnist}": mnist(K_mnist)}
     for data, patterns in sets.items():
         Xi = jnp.asarray(patterns)
         mean = jnp.mean(Xi, axis=0)
         success = lambda x, xi, mean=mean: cosine(x - mean, xi - mean) > 0.9
         for name, make in models(Xi).items():
+            order[data, name] = len(order)
+            if only and name not in only:
+                continue
             n = min(queries, len(Xi))
             n = min(n, 20) if "binary" in name or "manhattan" in name else n
             for noise, (corrupt, levels) in NOISES.items():
@@ -122,7 +131,17 @@ def main(K_mnist: int, queries: int) -> None:
                     rows.append((data, len(Xi), name, noise, level, float(curve.success[i]),
                                  done, steps, n))  # fmt: skip
             print(data, name, round(time.perf_counter() - began), "s", file=sys.stderr, flush=True)
+    rows.sort(key=lambda row: order[row[0], row[2]])
     write(rows, time.perf_counter() - began)
+
+
+def kept(only: list[str]) -> list:
+    """The rows of an earlier run for all memories but `only` these."""
+    if not only:
+        return []
+    with open(OUT / "compare_memories.csv") as f:
+        old = [row for row in csv.reader(f) if row[2] not in only][1:]
+    return [(a, int(k), m, n, *map(float, rest), int(q)) for a, k, m, n, *rest, q in old]
 
 
 def write(rows: list, seconds: float) -> None:
@@ -133,7 +152,10 @@ def write(rows: list, seconds: float) -> None:
     with open(OUT / "compare_memories.csv", "w", newline="") as f:
         csv.writer(f).writerows([head, *rows])
     lines = ["# Success of recall: all memories, two data sets, three kinds of noise", ""]
-    lines += [f"- {k}: {v}" for k, v in machine().items()] + [f"- seconds: {seconds:.0f}", ""]
+    lines += [f"- {k}: {v}" for k, v in machine().items()] + [
+        f"- seconds of the last run: {seconds:.0f}",
+        "",
+    ]
     lines += [
         "Share of queries that end with a centred cosine above 0.9 to their pattern. Binary",
         "memories start from the signs of the query. Parameters: see the script.",
@@ -189,4 +211,5 @@ def draw(rows: list) -> None:
 
 if __name__ == "__main__":
     OUT.mkdir(exist_ok=True)
-    main(*(map(int, sys.argv[1:3]) if len(sys.argv) > 2 else (1000, 100)))
+    K, number = map(int, sys.argv[1:3]) if len(sys.argv) > 2 else (500, 40)
+    main(K, number, sys.argv[3:])

@@ -31,13 +31,18 @@ def sparsemax(z):
     return np.maximum(z - (s[: last + 1].sum() - 1) / (last + 1), 0)
 
 
+@jax.jit
+def modern_energy(Xi, beta, x):
+    return am.ModernHopfield(Xi, beta).energy(x)
+
+
 # -- modern Hopfield -----------------------------------------------------------------------------
 
 
 @settings(max_examples=8, deadline=None)
 @given(
-    K=st.integers(1, 12),
-    D=st.integers(1, 10),
+    K=st.sampled_from([1, 7]),  # few shapes: each compiles
+    D=st.sampled_from([1, 9]),
     beta=st.floats(0.01, 50),
     scale=st.floats(0.1, 5),
     seed=st.integers(0, 2**31 - 1),
@@ -51,7 +56,7 @@ def test_modern_energy_lies_between_its_bounds(K, D, beta, scale, seed):
     x = x / jnp.linalg.norm(x) * M * jr.uniform(c)
     slack = 1e-5 * (1 + M**2 + jnp.log(K).astype(M.dtype) / beta)
     for state in (x, Xi[0]):
-        energy = am.ModernHopfield(Xi, beta).energy(state)
+        energy = modern_energy(Xi, beta, state)
         assert -slack <= energy <= 2 * M**2 + slack
 
 
