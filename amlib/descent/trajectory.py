@@ -21,6 +21,10 @@ class RESULTS(eqx.Enumeration):
     cycle = "Stopped on a 2-cycle: the last two states follow each other for ever."
     step_limit = "Stopped at the step limit before a fixed point was reached."
     nonfinite = "Stopped because the energy is not finite (it overflowed, or it is NaN)."
+    ascent = (
+        "Stopped because a unit step raised the energy: its convex part is not 0.5*||x||^2. "
+        "Use GradientDescent(backtracking=True)."
+    )
     sampled = "Drew the requested number of Glauber sweeps; there is no fixed point to reach."
 
 
@@ -126,6 +130,28 @@ class Trajectory(eqx.Module):
     def frames(self) -> Frames:
         """The state after each visit, as a lazy array."""
         return Frames(self.x0, self.visited, self.accepted)
+
+
+class ContinuousTrajectory(eqx.Module):
+    """The record of a continuous recall: the states and energies that were asked for.
+
+    Entries after the end of the recall repeat its last state.
+
+    **Arguments:**
+
+    - `x`: the states, beginning with the start.
+    - `energy`: their energies.
+    - `time`: when: the number of steps taken, or for a flow the time, in the unit of `tau`.
+    """
+
+    x: Float[Array, "*batch_T_state"]
+    energy: Float[Array, "*batch T"]
+    time: Float[Array, "*batch T"]
+
+    @property
+    def frames(self) -> Float[Array, "*batch_T_state"]:
+        """The states, by the name that they have in a binary trajectory."""
+        return self.x
 
 
 class Recall(eqx.Module):

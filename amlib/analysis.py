@@ -1,0 +1,253 @@
+"""Measurements on memories: separations, bounds, metastable sizes, retrieval curves.
+
+Everything here takes plain arrays, finished recalls, or a function that makes a model from
+patterns, and serves binary and continuous memories alike.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, ArrayLike, Float, Integer, Shaped
+from tqdm.auto import tqdm
+
+from amlib import _checks as checks
+from amlib._types import Key
+
+
+def _rows(Xi: Any, where: str = "Xi") -> Array:
+    Xi = checks.as_float(Xi, where)
+    if Xi.ndim < 2 or Xi.size == 0:
+        raise ValueError(f"{where}: must have shape (K, D) with K, D at least 1; {Xi.shape} came.")
+    return Xi.reshape(Xi.shape[0], -1)
+
+
+def separation(Xi: Shaped[ArrayLike, "K *shape"]) -> Float[Array, " K"]:
+    r"""How far each pattern's overlap with itself exceeds that with any other.
+
+    $$\Delta_\mu = \xi_\mu \cdot \xi_\mu - \max_{\nu \ne \mu} \xi_\mu \cdot \xi_\nu$$
+
+    **Arguments:**
+
+    - `Xi`: stored patterns, one per row.
+
+    **Returns:** one separation per pattern, in units of a dot product; infinite for a single
+    pattern, not positive for one that another pattern hides.
+
+    **Reference:** Ramsauer et al. 2021, Definition 2.
+    """
+    rows = _rows(Xi)
+
+    def one(k: Array) -> Array:
+        overlaps = rows @ rows[k]
+        others = jnp.where(jnp.arange(rows.shape[0]) == k, -jnp.inf, overlaps)
+        return overlaps[k] - jnp.max(others)
+
+    return lax.map(one, jnp.arange(rows.shape[0]), batch_size=min(256, rows.shape[0]))
+
+
+def retrieval_bound(
+    Xi: Shaped[ArrayLike, "K *shape"], beta: Any, distance: Any = 0.0
+) -> Float[Array, " K"]:
+    r"""The published bound on the error of one retrieval step of a modern Hopfield network.
+
+    $$\|f(x) - \xi_\mu\| \le 2 (K - 1)\, e^{-\beta (\Delta_\mu - 2 d M)} M$$
+
+    **Arguments:**
+
+    - `Xi`: stored patterns.
+    - `beta`: inverse temperature.
+    - `distance`: $d$, the larger of the distances of $x$ and of the fixed point near
+      $\xi_\mu$ from $\xi_\mu$; one number, or one per pattern.
+
+    **Returns:** one bound per pattern. It may exceed $2M$, and then says nothing.
+
+    **Reference:** Ramsauer et al. 2021, Theorem 5, with their $N$ as $K$ and $M$ the largest norm.
+    """
+    rows = _rows(Xi)
+    M = jnp.max(jnp.linalg.norm(rows, axis=1))
+    beta = checks.as_float(beta, "retrieval_bound: beta").astype(rows.dtype)
+    distance = checks.as_float(distance, "retrieval_bound: distance").astype(rows.dtype)
+    gap = separation(rows) - 2 * M * distance
+    return 2 * (rows.shape[0] - 1) * jnp.exp(-beta * gap) * M
+
+
+def metastable_size(
+    Xi: Shaped[ArrayLike, "K *shape"], x: Shaped[ArrayLike, "*shape"], beta: Any, mass: float = 0.9
+) -> Integer[Array, ""]:
+    r"""How many patterns a state of a modern Hopfield network averages over.
+
+    The least number of terms of $\mathrm{softmax}(\beta\, \Xi x)$ that sum to `mass`.
+
+    **Arguments:**
+
+    - `Xi`: stored patterns.
+    - `x`: one state; batches go through `jax.vmap`.
+    - `beta`: inverse temperature.
+    - `mass`: the sum to reach, in (0, 1].
+
+    **Returns:** 1 for a single pattern, about `mass * K` for the global average.
+
+    **Reference:** Ramsauer et al. 2021, section 4 (0.90, classes at K/2, K/8, K/32).
+    """
+    rows, x = _rows(Xi), checks.as_float(x, "metastable_size: x")
+    if not 0 < mass <= 1:
+        raise ValueError(f"metastable_size: mass must lie in (0, 1]; {mass} came.")
+    beta = checks.as_float(beta, "metastable_size: beta").astype(rows.dtype)
+    weights = jax.nn.softmax(beta * (rows @ x.reshape(-1).astype(rows.dtype)))
+    total = jnp.cumsum(jnp.sort(weights)[::-1])
+    size = 1 + jnp.sum(total < mass * total[-1] * (1 - 1e-6))
+    return jnp.minimum(size, rows.shape[0])
+
+
+class CapacityConstants(NamedTuple):
+    """What `capacity_constants` returns: the constants `a`, `b`, `c` and `patterns`."""
+
+    a: float
+    b: float
+    c: float
+    patterns: float
+
+
+def capacity_constants(K: float, d: int, beta: float = 1.0, p: float = 1e-3) -> CapacityConstants:
+    r"""The constants of the exponential capacity of modern Hopfield networks.
+
+    $$N \ge \sqrt{p}\, c^{(d-1)/4}, \quad c = \frac{b}{W_0(e^{a + \ln b})}, \quad
+    a = \frac{2}{d-1}\left(1 + \ln(2 \beta K^2 p (d-1))\right), \quad b = \frac{2 K^2 \beta}{5}$$
+
+    patterns on a sphere of radius $K \sqrt{d-1}$ are stored with probability $1 - p$.
+
+    **Arguments:**
+
+    - `K`: the radius of the sphere, over $\sqrt{d-1}$.
+    - `d`: dimension, at least 2.
+    - `beta`: inverse temperature.
+    - `p`: probability of failure, in (0, 1).
+
+    **Returns:** `a`, `b`, `c`, and the number of patterns (infinite beyond what floats hold).
+
+    **Reference:** Ramsauer et al. 2021, Theorem 3 (their $K$ is not a number of patterns).
+    """
+    checks.at_least(d, 2, "capacity_constants: d")
+    if not (K > 0 and beta > 0 and 0 < p < 1):
+        raise ValueError(
+            f"capacity_constants: K and beta must be above 0 and p in (0, 1); {(K, beta, p)} came."
+        )
+    a = 2 / (d - 1) * (1 + math.log(2 * beta * K**2 * p * (d - 1)))
+    b = 2 * K**2 * beta / 5
+    log = a + math.log(b)
+    w = log - math.log(log) if log > 2 else math.exp(min(log, 0.0)) + max(log, 0.0) / 2
+    for _ in range(60):  # Newton on w + log w = log, which exponentials cannot overflow
+        w = max(w * (1 + log - math.log(w)) / (1 + w), 1e-300)
+    c = b / w
+    log_count = 0.5 * math.log(p) + (d - 1) / 4 * math.log(c)
+    return CapacityConstants(a, b, c, math.exp(log_count) if log_count < 700 else math.inf)
+
+
+class RetrievalCurve(NamedTuple):
+    """A tidy table: one row per number of patterns and noise level, as arrays of one length.
+
+    `K` patterns stored; the noise `level`; the share of `success`; the mean `cosine` of the end
+    and the pattern; the share `converged`; the mean `steps`; and `queries`, the sample size.
+    """
+
+    K: np.ndarray
+    level: np.ndarray
+    success: np.ndarray
+    cosine: np.ndarray
+    converged: np.ndarray
+    steps: np.ndarray
+    queries: np.ndarray
+
+
+def cosine(x: Float[Array, "*shape"], xi: Float[Array, "*shape"]) -> Float[Array, ""]:
+    """The cosine of the angle between two states; 0 where one is zero or not finite."""
+    x = jnp.where(jnp.isfinite(x).all(), x, 0.0)
+    norms = jnp.sqrt(jnp.sum(x * x) * jnp.sum(xi * xi))
+    return jnp.sum(x * xi) / jnp.maximum(norms, jnp.finfo(x.dtype).tiny)
+
+
+def retrieval_curve(
+    model_factory: Callable[[Any], Any],
+    patterns: Shaped[ArrayLike, "K *shape"],
+    corruption: Callable[[Any, Any, Any], Any],
+    levels: Sequence[float] | np.ndarray,
+    key: Key,
+    *,
+    counts: Sequence[int] | None = None,
+    queries: int = 100,
+    recall: Callable[[Any, Any, Any], Any] | None = None,
+    success: Callable[[Any, Any], Any] | None = None,
+    progress: bool = True,
+) -> RetrievalCurve:
+    """Measure how often noisy patterns are recalled, against noise and number of patterns.
+
+    ```python
+    curve = retrieval_curve(am.ModernHopfield, Xi, am.data.corrupt.flip, [0, 0.1, 0.2], key)
+    ```
+
+    **Arguments:**
+
+    - `model_factory`: from stored patterns to a memory, binary or continuous.
+    - `patterns`: the patterns; the first `K` of them are stored.
+    - `corruption`: `corruption(key, x, level)` spoils one pattern.
+    - `levels`: noise levels, in whatever unit `corruption` takes.
+    - `key`: for the queries, their noise, and recalls that need randomness.
+    - `counts`: numbers of patterns to store; `None` means all of them.
+    - `queries`: sample size per row of the table; queries go over the stored patterns in turn.
+    - `recall`: `recall(model, x, key)`; `None` calls `model.recall`, with the key if it takes one.
+    - `success`: `success(x, xi)`, whether the end `x` counts as the pattern `xi`; `None` means a
+      cosine above 0.9.
+    - `progress`: whether to show a progress bar.
+
+    **Returns:** a `RetrievalCurve`, one row per count and level.
+
+    **Raises:** `ValueError` for a count that is not between 1 and the number of patterns, and
+    for `queries < 1`.
+    """
+    patterns = checks.as_float(patterns, "retrieval_curve: patterns")
+    _rows(patterns, "retrieval_curve: patterns")
+    checks.at_least(queries, 1, "retrieval_curve: queries")
+    counts = [patterns.shape[0]] if counts is None else [int(k) for k in counts]
+    for count in counts:
+        if not 1 <= count <= patterns.shape[0]:
+            raise ValueError(
+                f"retrieval_curve: counts must lie in [1, {patterns.shape[0]}]; {count} came."
+            )
+    recall = _default_recall if recall is None else recall
+    success = (lambda x, xi: cosine(x, xi) > 0.9) if success is None else success
+
+    @eqx.filter_jit
+    def measure(model: Any, chosen: Array, level: Array, key: Array) -> tuple[Array, ...]:
+        def one(xi: Array, key: Array) -> tuple[Array, ...]:
+            noise, draw = jax.random.split(key)
+            end = recall(model, corruption(noise, xi, level), draw)
+            x = end.x.astype(xi.dtype)
+            return success(x, xi), cosine(x, xi), end.converged, end.steps
+
+        return jax.vmap(one)(chosen, jax.random.split(key, chosen.shape[0]))
+
+    table = []
+    with tqdm(total=len(counts) * len(levels), disable=not progress, leave=False) as bar:
+        for count in counts:
+            model = model_factory(patterns[:count])
+            chosen = patterns[np.arange(queries) % count]
+            for i, level in enumerate(levels):
+                step = jax.random.fold_in(jax.random.fold_in(key, count), i)
+                out = measure(model, chosen, jnp.asarray(float(level)), step)
+                means = [float(np.mean(np.asarray(a))) for a in out]
+                table.append((count, float(level), *means, queries))
+                bar.update()
+    return RetrievalCurve(*(np.asarray(column) for column in zip(*table, strict=True)))
+
+
+def _default_recall(model: Any, x: Array, key: Array) -> Any:
+    if "key" in inspect.signature(model.recall).parameters:
+        return model.recall(x, key=key)
+    return model.recall(x)

@@ -1,0 +1,75 @@
+"""One tiny instance of every public continuous memory, and of a user's own."""
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import jax.numpy as jnp
+import jax.random as jr
+
+import amlib as am
+from amlib.continuous.kernel import SEPARATIONS, SIMILARITIES
+
+K, D = 4, 6
+
+
+class UserHopfield(am.ContinuousAM):
+    """What a user writes: the energy alone."""
+
+    def energy(self, x):
+        return 0.5 * jnp.sum(x**2) - jnp.log(jnp.sum(jnp.exp(self.Xi @ x)))
+
+
+class UserCCCP(UserHopfield):
+    """The same, saying that unit steps apply."""
+
+    unit_step: ClassVar[bool] = True
+
+
+def patterns(dtype=None, key: int = 0, K: int = K, D: int = D):
+    """Random patterns of norms around one."""
+    return (jr.normal(jr.key(key), (K, D)) / D**0.5).astype(dtype or jnp.result_type(float))
+
+
+def query(dtype=None, key: int = 1, D: int = D):
+    """A random state near the first pattern."""
+    noise = 0.1 * jr.normal(jr.key(key), (D,))
+    return patterns(dtype, D=D)[0] + noise.astype(dtype or jnp.result_type(float))
+
+
+def _named(kind: type, *args, **options) -> Callable[..., am.AbstractContinuousAM]:
+    def make(Xi):
+        # Parameters in the dtype of the patterns, as a user of x64 or bfloat16 would have them.
+        floats = {k: jnp.asarray(v, Xi.dtype) for k, v in options.items() if type(v) is float}
+        return kind(Xi, *args, **(options | floats))
+
+    return make
+
+
+ZOO: dict[str, Callable[..., am.AbstractContinuousAM]] = {
+    "modern": _named(am.ModernHopfield, beta=4.0),
+    "gaussian": _named(am.GaussianMemory, beta=4.0),
+    "epanechnikov": _named(am.EpanechnikovMemory, beta=0.9, eps=0.1),
+    "softmax": _named(am.SparseHopfield, beta=4.0, alpha=1.0),
+    "entmax": _named(am.SparseHopfield, beta=4.0, alpha=1.5),
+    "sparsemax": _named(am.SparseHopfield, beta=4.0, alpha=2.0),
+    "polynomial": _named(am.PolynomialMemory, n=3, beta=4.0),
+    "signed": _named(am.PolynomialMemory, n=4, beta=4.0, rectified=False),
+    "user": UserHopfield,
+    "user-cccp": UserCCCP,
+} | {
+    f"{similarity}-{separation}": _named(am.KernelMemory, similarity, separation, beta=10.0, n=3)
+    for similarity in SIMILARITIES
+    for separation in SEPARATIONS
+    if similarity == "euclidean" or separation == "softmax"
+}
+
+UNIT_STEP = ("modern", "gaussian", "softmax", "entmax", "sparsemax", "user-cccp")
+"""Those whose energy has the convex part 0.5*||x||^2."""
+
+FEW = ("modern", "epanechnikov", "entmax", "polynomial", "user", "euclidean-softmax")
+"""One of each kind, for what is expensive."""
+
+
+def make(name: str, dtype=None, **options) -> am.AbstractContinuousAM:
+    """A fresh instance."""
+    return ZOO[name](patterns(dtype, **options))
