@@ -123,10 +123,6 @@ class AbstractContinuousAM(eqx.Module):
         return _recall(self, x0, method, (max_steps, save_every), tol, project)
 
 
-def _patterns(Xi: Any) -> Array:
-    return checks.as_float(Xi, "Xi")
-
-
 class ContinuousAM(AbstractContinuousAM):
     """A continuous memory with stored patterns. Subclass it and define `energy`.
 
@@ -145,16 +141,10 @@ class ContinuousAM(AbstractContinuousAM):
     fewer than two axes, or holds NaN or infinity.
     """
 
-    Xi: Float[Array, "K *shape"] = eqx.field(converter=_patterns)
+    Xi: Float[Array, "K *shape"] = eqx.field(converter=checks.patterns)
 
     def __check_init__(self):
-        if self.Xi.ndim < 2 or self.Xi.size == 0:
-            raise ValueError(
-                f"Xi: must have shape (K, D) with K and D at least 1; {self.Xi.shape} came. "
-                "A single pattern is Xi[None]."
-            )
-        if checks.is_concrete(self.Xi):
-            checks.finite(self.Xi, "Xi")
+        checks.pattern_matrix(self.Xi)
 
 
 # -- compiled entry points: compiled once per shape and kind of model --------------------------
