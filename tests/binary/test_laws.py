@@ -242,7 +242,7 @@ def test_synchronous_descent_says_how_it_ended(name):
 def test_both_paths_visit_the_same_states(name):
     """State for state, over more visits than the incremental path carries values for."""
     w = world(name)
-    X, idx = w.X[::9], jr.randint(jr.key(4), (300,), 0, w.D)
+    X, idx = w.X[::9], jr.randint(jr.key(4), (301,), 1, w.D)  # bit 0, which pads, stays open
 
     @quick_jit
     def run(X):
@@ -351,15 +351,20 @@ def test_async_update_keeps_a_flip_that_lowers_the_energy(name):
 
 
 @functools.cache
-def stored_frames():
-    """Frames of one recall and of a batch, and the same stored in full by the reference."""
-    w = world("rectified")
-    X, keys = w.X[[5, 22, 40]], jr.split(jr.key(6), 3)
-    _, (batch, _) = jax.vmap(lambda x, k: w.model.async_recall(x, nsteps=14, key=k))(X, keys)
-    energy = eqx.filter_jit(w.model.energy)
-    stored = [reference(energy, np.asarray(x), b)[1] for x, b in zip(X, batch.visited, strict=True)]
-    one = am.Frames(batch.x0[0], batch.visited[0], batch.accepted[0])
-    return {"one": (one, stored[0]), "batch": (batch, np.stack(stored))}
+def stored_frames() -> dict[str, tuple[am.Frames, np.ndarray]]:
+    """Frames of one recall and of a batch, and the same stored in full."""
+    rng = np.random.default_rng(6)
+    x0 = spins(7, 3, 2, 3).astype(np.float32)
+    visited, accepted = rng.integers(0, 6, (3, 14)), rng.random((3, 14)) < 0.8
+    stored = np.zeros((3, 14, 2, 3), np.float32)
+    for lane in range(3):
+        x = x0[lane].copy()
+        for t in range(14):
+            if accepted[lane, t]:
+                x.reshape(-1)[visited[lane, t]] *= -1
+            stored[lane, t] = x
+    batch = am.Frames(*map(jnp.asarray, (x0, visited.astype(np.uint16), accepted)))
+    return {"one": (jax.tree.map(lambda a: a[0], batch), stored[0]), "batch": (batch, stored)}
 
 
 EVEN = np.arange(14) % 2 == 0
@@ -374,6 +379,11 @@ INDICES = {
         np.array([True, False, True]), (..., 0, 1), (slice(None), EVEN), (0, [1, 3]), (2, 5, 1, 0),
     ],
 }  # fmt: skip
+
+
+def test_frames_of_a_bit_that_flips_hundreds_of_times():
+    frames = am.Frames(-jnp.ones(1), jnp.zeros(600, int), jnp.ones(600, bool))
+    np.testing.assert_array_equal(np.asarray(frames)[:, 0], np.tile([1, -1], 300))
 
 
 @pytest.mark.parametrize("which", INDICES)
@@ -545,7 +555,10 @@ def test_the_energies_of_a_recall_have_the_gradient_of_the_energy_there(name):
         for fn in (of_recall, of_async):
             gradient, x = jax.grad(fn, has_aux=True)(params)
             pairs.append((gradient, jax.grad(lambda p, x=x: model(p).energy(x))(params)))
-        return pairs
+        signs = 1 - 2 * jnp.eye(x0.size).reshape(-1, *x0.shape)
+        gradient = jax.grad(lambda p: model(p).flip_energies(x0).sum())(params)
+        apart = jax.grad(lambda p: jax.vmap(model(p).energy)(signs * x0[None]).sum())(params)
+        return [*pairs, (gradient, apart)]
 
     for gradient, expected in gradients(params):
         assert_same(gradient, expected, rtol=1e-12)

@@ -316,6 +316,22 @@ def test_glauber_dynamics_draws_the_boltzmann_law(name, order):
     check_boltzmann(name, order, D=6, chains=10_000, sweeps=20)
 
 
+def test_glauber_dynamics_flips_at_glaubers_rate():
+    """Glauber 1963: a visited spin flips with probability 1 / (1 + exp(beta dE)). (The rates of
+    Metropolis, for one, have the same stationary law.)"""
+    field, beta, chains = jnp.linspace(-1.5, 1.5, 9), 0.8, 20_000
+    model = am.BipolarIsing(jnp.zeros((9, 9)), field)
+
+    @jax.jit
+    def draw(keys):
+        recall = functools.partial(model.recall, jnp.ones(9), order="sequential", max_sweeps=1)
+        return jax.vmap(lambda key: recall(key=key, beta=beta).trajectory.accepted)(keys)
+
+    rate = 1 / (1 + np.exp(beta * 2 * np.asarray(field)))
+    measured = np.asarray(draw(jr.split(jr.key(7), chains))).mean(0)
+    np.testing.assert_allclose(measured, rate, rtol=0, atol=4 * 0.5 / math.sqrt(chains))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("order", ["permutation", "sequential", "random"])
 @pytest.mark.parametrize("name", ["ising", "rectified"])
