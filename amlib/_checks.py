@@ -103,7 +103,9 @@ def state_shape(x: Array, shape: tuple[int, ...], where: str) -> None:
     hint = f"Reshape it to {shape}."
     if x.ndim == len(shape) + 1 and x.shape[1:] == shape:
         hint = "A batch goes through jax.vmap, one example per call."
-    elif x.ndim == 0 or x.size == 0:
+    elif x.ndim == 0:
+        hint = "A single number came: pass the whole state."
+    elif x.size == 0:
         hint = "The state is empty."
     raise ValueError(f"{where}: the state must have shape {shape}; {x.shape} came. {hint}")
 

@@ -51,11 +51,9 @@ class AbstractBinaryAM(eqx.Module):
         range. (Values are checked where they are known, that is, outside `jit`.)
         """
         x = _state(self, x, "async_update", traced=False)
+        if not jnp.issubdtype(getattr(idx, "dtype", type(idx)), jnp.integer) or jnp.ndim(idx):
+            raise TypeError(f"async_update: idx must be one integer; {idx!r} came.")
         idx = jnp.asarray(idx)
-        if not jnp.issubdtype(idx.dtype, jnp.integer) or idx.ndim:
-            raise TypeError(
-                f"async_update: idx must be one integer; {idx.dtype}{list(idx.shape)} came."
-            )
         if checks.is_concrete(idx) and not 0 <= int(idx) < x.size:
             raise ValueError(f"async_update: idx must lie in [0, {x.size}); {int(idx)} came.")
         return _async_update(self, x, idx)
@@ -82,8 +80,7 @@ class AbstractBinaryAM(eqx.Module):
         """
         nsteps = _count(nsteps, 0, "async_recall: nsteps")
         x0 = _state(self, x0, "async_recall")
-        x, trajectory = _async_recall(self, x0, _key(key), nsteps)
-        return x, (trajectory.frames, trajectory.energy)
+        return _async_recall(self, x0, _key(key), nsteps)
 
     def recall(
         self,
@@ -212,8 +209,9 @@ def _async_update(model: AbstractBinaryAM, x: Array, idx: Array) -> tuple[Array,
 
 @eqx.filter_jit
 def _async_recall(model: AbstractBinaryAM, x0: Array, key: Array, nsteps: int) -> Any:
-    bits = jax.random.choice(key, np.arange(x0.size), shape=(nsteps,))
-    return flips.visit(_energy(model, x0), x0, bits)
+    bits = jax.random.choice(key, x0.size, shape=(nsteps,))  # as from np.arange(D), without a table
+    x, trajectory = flips.visit(_energy(model, x0), x0, bits)
+    return x, (trajectory.frames, trajectory.energy)
 
 
 @eqx.filter_jit

@@ -6,6 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from amlib import _checks as checks
@@ -43,6 +44,13 @@ class ClassicalHopfield(BinaryAM):
         return -0.5 * jnp.sum(overlaps(self.Xi, x) ** 2)
 
 
+def _power(n: Any) -> int:
+    if isinstance(n, bool) or not isinstance(n, int | np.integer):
+        raise TypeError(f"PolynomialDenseAM: n must be an integer; {n!r} came.")
+    checks.at_least(int(n), 1, "PolynomialDenseAM: n")
+    return int(n)
+
+
 class PolynomialDenseAM(BinaryAM):
     r"""Dense associative memory with a polynomial energy.
 
@@ -72,13 +80,8 @@ class PolynomialDenseAM(BinaryAM):
     polynomial energies, with no prefactor).
     """
 
-    n: int = eqx.field(static=True)
+    n: int = eqx.field(static=True, converter=_power)
     rectified: bool = eqx.field(static=True, default=True)
-
-    def __check_init__(self):
-        if isinstance(self.n, bool) or not isinstance(self.n, int):
-            raise TypeError(f"PolynomialDenseAM: n must be an integer; {self.n!r} came.")
-        checks.at_least(self.n, 1, "PolynomialDenseAM: n")
 
     @property
     def log_form(self) -> bool:

@@ -51,7 +51,9 @@ def visit(
     # Carried values are evaluated afresh once per chunk of about D visits, which bounds drift.
     chunks = math.ceil(T / max(evaluator.D, 256)) if evaluator.path == "incremental" else 1
     length = math.ceil(T / chunks)
-    bits = jnp.pad(idx, (0, chunks * length - T)).reshape(chunks, length)
+    # The barrier keeps XLA from drawing the bits again inside the loop.
+    bits = lax.optimization_barrier(jnp.pad(idx, (0, chunks * length - T)))
+    bits = bits.reshape(chunks, length)
     valid = (np.arange(chunks * length) < T).reshape(chunks, length)
     padded = not valid.all()
 

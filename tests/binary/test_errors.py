@@ -365,8 +365,14 @@ def test_a_bit_out_of_range(idx):
 
 @pytest.mark.parametrize(
     ("idx", "came"),
-    [(1.0, "float32[]"), (True, "bool[]"), (np.arange(2, dtype=np.int32), "int32[2]")],
-    ids=["float", "bool", "array"],
+    [
+        (1.0, "1.0"),
+        (True, "True"),
+        (np.arange(2, dtype=np.int32), "array([0, 1], dtype=int32)"),
+        (None, "None"),
+        ("a", "'a'"),
+    ],
+    ids=["float", "bool", "array", "none", "text"],
 )
 def test_a_bit_that_is_no_integer(idx, came):
     with raises(TypeError, f"async_update: idx must be one integer; {came} came."):
