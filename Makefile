@@ -27,6 +27,7 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.test
 	$(PY) benchmarks/bench_flips.py
+	$(PY) benchmarks/bench_retrieval.py
 
 $(PY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -79,7 +79,10 @@ def retrieval_bound(
 
 
 def metastable_size(
-    Xi: Shaped[ArrayLike, "K *shape"], x: Shaped[ArrayLike, "*shape"], beta: Any, mass: float = 0.9
+    Xi: Shaped[ArrayLike, "K *shape"],
+    x: Shaped[ArrayLike, "*shape"],
+    beta: Any,
+    mass: float | int = 0.9,
 ) -> Integer[Array, ""]:
     r"""How many patterns a state of a modern Hopfield network averages over.
 
@@ -115,7 +118,9 @@ class CapacityConstants(NamedTuple):
     patterns: float
 
 
-def capacity_constants(K: float, d: int, beta: float = 1.0, p: float = 1e-3) -> CapacityConstants:
+def capacity_constants(
+    K: float | int, d: int, beta: float | int = 1.0, p: float = 1e-3
+) -> CapacityConstants:
     r"""The constants of the exponential capacity of modern Hopfield networks.
 
     $$N \ge \sqrt{p}\, c^{(d-1)/4}, \quad c = \frac{b}{W_0(e^{a + \ln b})}, \quad

@@ -182,6 +182,18 @@ def test_polynomial_memory_stores_spin_patterns(n):
         assert_allclose(m, jnp.tanh(3 * m ** (n - 1)), atol=1e-3)
 
 
+def test_polynomial_memory_recalls_noisy_random_patterns_but_merges_correlated_ones():
+    # Others pull by the sum of their squared overlaps: 0.1 here, more than 1 of many icons.
+    Xi = jnp.sign(jr.normal(jr.key(0), (20, 200)))
+    flips = jnp.where(jr.uniform(jr.key(1), Xi.shape) < 0.2, -1.0, 1.0)
+    end = jax.vmap(am.PolynomialMemory(Xi).recall)(Xi * flips)
+    assert end.converged.all()
+    assert (jnp.sign(end.x) == Xi).all()
+    alike = jnp.where(jr.uniform(jr.key(2), Xi.shape) < 0.2, -1.0, 1.0)  # overlaps of 0.36
+    end = jax.vmap(am.PolynomialMemory(alike).recall)(alike)
+    assert (jnp.sign(end.x) == jnp.sign(end.x[:1])).all()
+
+
 # -- sparse --------------------------------------------------------------------------------------
 
 
