@@ -226,18 +226,7 @@ def retrieval_curve(
                 f"retrieval_curve: counts must lie in [1, {patterns.shape[0]}]; {count} came."
             )
     recall = _default_recall if recall is None else recall
-    success = (lambda x, xi: cosine(x, xi) > 0.9) if success is None else success
-
-    @eqx.filter_jit
-    def measure(model: Any, chosen: Array, level: Array, key: Array) -> tuple[Array, ...]:
-        def one(xi: Array, key: Array) -> tuple[Array, ...]:
-            noise, draw = jax.random.split(key)
-            end = recall(model, corruption(noise, xi, level), draw)
-            x = end.x.astype(xi.dtype)
-            return success(x, xi), cosine(x, xi), end.converged, end.steps
-
-        return jax.vmap(one)(chosen, jax.random.split(key, chosen.shape[0]))
-
+    rules = corruption, recall, _close if success is None else success
     table = []
     with tqdm(total=len(counts) * len(levels), disable=not progress, leave=False) as bar:
         for count in counts:
@@ -245,11 +234,31 @@ def retrieval_curve(
             chosen = patterns[np.arange(queries) % count]
             for i, level in enumerate(levels):
                 step = jax.random.fold_in(jax.random.fold_in(key, count), i)
-                out = measure(model, chosen, jnp.asarray(float(level)), step)
+                out = _measure(model, chosen, jnp.asarray(float(level)), step, rules)
                 means = [float(np.mean(np.asarray(a))) for a in out]
                 table.append((count, float(level), *means, queries))
                 bar.update()
     return RetrievalCurve(*(np.asarray(column) for column in zip(*table, strict=True)))
+
+
+@eqx.filter_jit
+def _measure(
+    model: Any, chosen: Array, level: Array, key: Array, rules: tuple[Callable[..., Any], ...]
+) -> tuple[Array, ...]:
+    """One row of the table, query by query; compiled once for each kind of model and rules."""
+    corruption, recall, success = rules
+
+    def one(xi: Array, key: Array) -> tuple[Array, ...]:
+        noise, draw = jax.random.split(key)
+        end = recall(model, corruption(noise, xi, level), draw)
+        x = end.x.astype(xi.dtype)
+        return success(x, xi), cosine(x, xi), end.converged, end.steps
+
+    return jax.vmap(one)(chosen, jax.random.split(key, chosen.shape[0]))
+
+
+def _close(x: Array, xi: Array) -> Array:
+    return cosine(x, xi) > 0.9
 
 
 def _default_recall(model: Any, x: Array, key: Array) -> Any:

@@ -176,6 +176,7 @@ def against_counts(queries: int = 20) -> None:
         "queries go over the first pictures in turn. Parameters are set anew for every K, by the",
         "rule of `compare_memories.py`. Binary memories start from the signs of the query and hold",
         "grey pictures, which they can only approach.",
+        "Why polynomial n=3 recalls none: see `compare_memories.md`.",
         "",
     ]
     tables = {}
