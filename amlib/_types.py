@@ -21,7 +21,6 @@ from typing import TypeAlias
 
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
-State: TypeAlias = Float[Array, "*shape"]
 Scalar: TypeAlias = Float[Array, ""]
 EnergyFn: TypeAlias = Callable[[Array], Array]
 Key: TypeAlias = PRNGKeyArray | Shaped[Array, "2"]
