@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -136,3 +137,13 @@ def positive(x: Array, where: str) -> Array:
         ~((x > 0) & _lib(x).isfinite(x)).all(),
         f"{where}: must be finite and greater than 0; another value came.",
     )
+
+
+def widen(tree: Any) -> Any:
+    """Return the same tree with its half-precision arrays in float32."""
+
+    def wide(leaf: Any) -> Any:
+        half = eqx.is_inexact_array(leaf) and jnp.finfo(leaf.dtype).bits < 32
+        return leaf.astype(jnp.float32) if half else leaf
+
+    return jax.tree.map(wide, tree)

@@ -5,7 +5,6 @@ from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from amlib import _checks as checks
@@ -152,7 +151,7 @@ class ContinuousAM(AbstractContinuousAM):
 
 @eqx.filter_jit
 def _update(model: AbstractContinuousAM, x: Array) -> Array:
-    wide, x_wide = _widen((model, x))
+    wide, x_wide = checks.widen((model, x))
     scalar_output(wide.energy, x_wide)
     return -jax.grad(wide.energy)(x_wide).astype(x.dtype)
 
@@ -166,7 +165,7 @@ def _recall(
     tol: Any,
     project: Projection | None,
 ) -> Recall:
-    wide, x, project = _widen((model, x0, project))
+    wide, x, project = checks.widen((model, x0, project))
     end = flows.descend(
         wide.energy,
         x,
@@ -177,16 +176,6 @@ def _recall(
         save_every=limits[1],
     )
     return eqx.tree_at(lambda r: r.x, end, end.x.astype(x0.dtype))
-
-
-def _widen(tree: Any) -> Any:
-    """The same tree with half-precision arrays in float32."""
-
-    def wide(leaf: Any) -> Any:
-        half = eqx.is_inexact_array(leaf) and jnp.finfo(leaf.dtype).bits < 32
-        return leaf.astype(jnp.float32) if half else leaf
-
-    return jax.tree.map(wide, tree)
 
 
 def _state(model: AbstractContinuousAM, x: Any, where: str) -> Array:

@@ -9,7 +9,7 @@ from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from amlib import _checks as checks
 from amlib._types import Scalar
-from amlib.continuous.base import ContinuousAM, _state, _widen
+from amlib.continuous.base import ContinuousAM, _state
 from amlib.continuous.models import check_values, values_field
 from amlib.descent.stationary import positive_field
 from amlib.descent.streaming import flat_rows, row_norms
@@ -134,6 +134,6 @@ class KernelMemory(ContinuousAM):
 @eqx.filter_jit
 def _readout(model: Any, x: Array) -> Array:
     values = model.Xi if model.values is None else model.values
-    wide, state, rows = _widen((model, x, flat_rows(values)))
+    wide, state, rows = checks.widen((model, x, flat_rows(values)))
     separated = jax.grad(wide._potential)(wide.similarities(state))
     return (separated @ rows.astype(state.dtype)).reshape(values.shape[1:]).astype(values.dtype)

@@ -9,7 +9,7 @@ from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from amlib import _checks as checks
 from amlib._types import Scalar
-from amlib.continuous.base import ContinuousAM, _state, _widen
+from amlib.continuous.base import ContinuousAM, _state
 from amlib.descent.stationary import positive_field
 from amlib.descent.streaming import flat_rows, logsumexp, row_norms
 
@@ -104,7 +104,7 @@ class ModernHopfield(ContinuousAM):
 @eqx.filter_jit
 def _readout(model: ModernHopfield, x: Array) -> Array:
     values = model.Xi if model.values is None else model.values
-    wide, state, rows = _widen((model, x, flat_rows(values)))
+    wide, state, rows = checks.widen((model, x, flat_rows(values)))
 
     def sourced(u: Array) -> Array:
         theta = (state.reshape(-1), wide.beta.astype(state.dtype), u)

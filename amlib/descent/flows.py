@@ -30,6 +30,7 @@ from amlib.descent.incremental import scalar_output
 from amlib.descent.stationary import (
     AbstractMethod,
     Box,
+    Field,
     Problem,
     Projection,
     Sphere,
@@ -60,6 +61,7 @@ def descend(
     tol: Any = None,
     project: Projection | None = None,
     save_every: int | None = None,
+    field: Field | None = None,
 ) -> Recall:
     r"""Lower a scalar function from `x0` until the projected unit step leaves the state alone.
 
@@ -76,6 +78,10 @@ def descend(
     - `project`: a function from a state to the nearest allowed state, such as `Box()` or
       `Sphere()`; `None` leaves the state free.
     - `save_every`: keep the state and the energy every so many steps; `None` keeps nothing.
+    - `field`: from a state to its energy and the direction to move against, where that is not
+      the gradient (it must vanish in the same states, and going against it must lower the
+      energy); it takes the gradient's place everywhere. `GradientDescent` with backtracking then
+      asks only that the energy does not rise.
 
     **Returns:** a `Recall`. Where `save_every` was given its `trajectory` is a
     `ContinuousTrajectory` that begins with the start.
@@ -96,7 +102,7 @@ def descend(
         tol = float(jnp.finfo(x0.dtype).eps) ** 0.5
     tol = checks.as_float(tol, "recall: tol").astype(x0.dtype)
     scalar_output(energy, x0)
-    problem = Problem(energy, project)
+    problem = Problem(energy, project, field)
     return method.run(problem, problem.put(x0), int(max_steps), tol, save_every)
 
 
@@ -158,12 +164,7 @@ class GradientDescent(AbstractMethod):
             result = _judge(problem, x, energy, grad, tol)
             if not self.backtracking:
                 return _Carry(x, energy, grad, s.step_size, s.steps + 1, result)
-            fall = 1e-4 * jnp.sum((x - s.x) ** 2) / s.step_size
-            kept = energy <= s.energy - fall.astype(energy.dtype)
-            # A fall within rounding proves nothing: then the step must not pass the minimum.
-            rounding = 4 * jnp.finfo(energy.dtype).eps * jnp.abs(s.energy)
-            short = jnp.sum(grad * (x - s.x)) <= 0
-            kept = kept & ((s.energy - energy > rounding) | short)
+            kept = _fell(problem, s, x, energy, grad)
             stuck = (x == s.x).all()
             result = RESULTS.where(kept, result, RESULTS.step_limit)
             result = RESULTS.where(stuck, RESULTS.converged, result)
@@ -178,6 +179,18 @@ class GradientDescent(AbstractMethod):
         start = _start(problem, x0, tol, largest)
         end, kept = iterate(step, start, max_steps, save_every, differentiable=True)
         return Recall(end.x, end.energy, end.steps, end.result, kept)
+
+
+def _fell(problem: Problem, s: _Carry, x: Array, energy: Array, grad: Array) -> Array:
+    """Whether the step from `s` to `x` is kept by the search for a step size."""
+    fall = 1e-4 * jnp.sum((x - s.x) ** 2) / s.step_size
+    if problem.field is not None:  # its slope is not known: any fall will do
+        fall = jnp.zeros_like(fall)
+    kept = energy <= s.energy - fall.astype(energy.dtype)
+    # A fall within rounding proves nothing: then the step must not pass the minimum.
+    rounding = 4 * jnp.finfo(energy.dtype).eps * jnp.abs(s.energy)
+    short = jnp.sum(grad * (x - s.x)) <= 0
+    return kept & ((s.energy - energy > rounding) | short)
 
 
 class CCCP(AbstractMethod):

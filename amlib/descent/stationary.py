@@ -7,6 +7,10 @@ $$x = P(x - \\nabla E(x))$$
 with $P$ the projection on the constraint set (the identity without one). This is the condition
 for a stationary point of $E$ on the set. The largest entry of $P(x - \\nabla E(x)) - x$ is the
 residual: one stop rule for every method.
+
+Where the state moves against another direction than the gradient, which vanishes in the same
+states (a layer's state moves against the energy's gradient in its activation), that direction
+takes the gradient's place.
 """
 
 import abc
@@ -27,6 +31,7 @@ from amlib._types import EnergyFn
 from amlib.descent.trajectory import RESULTS, ContinuousTrajectory, Recall
 
 Projection: TypeAlias = Callable[[Array], Array]
+Field: TypeAlias = Callable[[Array], tuple[Array, Array]]
 
 
 class Box(eqx.Module):
@@ -86,10 +91,15 @@ class Sphere(eqx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """A scalar function to lower, and the set that the state must stay in."""
+    """A scalar function to lower, the set that the state must stay in, and where it moves.
+
+    `field`, from a state to the energy and the direction to move against, is the energy and its
+    gradient unless another is given.
+    """
 
     energy: EnergyFn
     project: Projection | None
+    field: Field | None = None
 
     def put(self, x: Array) -> Array:
         """The state, moved onto the constraint set."""
@@ -101,8 +111,12 @@ class Problem:
         return y.astype(x.dtype)
 
     def value_and_grad(self, x: Array) -> tuple[Array, Array]:
-        """The energy and its gradient."""
-        return jax.value_and_grad(self.energy)(x)
+        """The energy, and its gradient or the direction that takes its place."""
+        return (self.field or jax.value_and_grad(self.energy))(x)
+
+    def grad(self, x: Array) -> Array:
+        """The gradient, or the direction that takes its place."""
+        return jax.grad(self.energy)(x) if self.field is None else self.field(x)[1]
 
     def move(self, x: Array, g: Array, step: Array | float = 1.0) -> Array:
         """The projected step against `g`."""
@@ -110,7 +124,7 @@ class Problem:
 
     def residual(self, x: Array) -> Array:
         """What the projected unit step changes: zero at a stationary state."""
-        return self.move(x, jax.grad(self.energy)(x)) - x
+        return self.move(x, self.grad(x)) - x
 
     def still(self, x: Array, g: Array, tol: Array) -> Bool[Array, ""]:
         """Whether the unit step from `x`, whose gradient is `g`, moves no unit beyond `tol`."""

@@ -60,7 +60,7 @@ class Flow(AbstractMethod):
 
         def field(t: Array, x: Array, args: None) -> Array:
             y = problem.put(x)
-            grad = jax.grad(problem.energy)(y)
+            grad = problem.grad(y)
             return -grad if problem.project is None else problem.move(y, grad) - x
 
         end = diffrax.SubSaveAt(t1=True)
@@ -162,7 +162,7 @@ class FixedPoint(AbstractMethod):
         roots = isinstance(solver, optx.AbstractRootFinder)
 
         def fn(x: Array, args: None) -> tuple[Array, None]:
-            moved = problem.move(x, jax.grad(problem.energy)(x), size)
+            moved = problem.move(x, problem.grad(x), size)
             return (moved - x if roots else moved), None
 
         tags = frozenset()

@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Integer
+from jaxtyping import Array, Bool, Float, Integer, PyTree
 
 from amlib._checks import is_concrete
 
@@ -159,14 +159,14 @@ class Recall(eqx.Module):
 
     **Arguments:**
 
-    - `x`: the final state.
+    - `x`: the final state; of a hierarchical memory a list or a dict, with a state per layer.
     - `energy`: its energy.
     - `steps`: how many steps were taken; for a binary memory a step is a sweep.
     - `result`: how it ended, one of `RESULTS`.
     - `trajectory`: the record of the way, or `None` if it was not asked for.
     """
 
-    x: Float[Array, "*state"]
+    x: PyTree[Float[Array, "..."]]
     energy: Float[Array, "*batch"]
     steps: Integer[Array, "*batch"]
     result: RESULTS

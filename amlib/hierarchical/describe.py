@@ -1,0 +1,63 @@
+"""A hierarchical memory as text."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from amlib.hierarchical import graph
+
+
+def n_params(tree: Any) -> int:
+    """The number of entries in all float arrays of a tree."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree) if eqx.is_inexact_array(leaf))
+
+
+def describe(ham: Any) -> str:
+    """The hypergraph as text, see `HAM.describe`."""
+    synapses = graph.items(ham.hypersynapses)
+    total = n_params(ham)
+    lines = [
+        f"HAM: {ham.n_neurons} layers, {ham.n_hypersynapses} synapses, {ham.n_connections} "
+        f"connections, {total:,} parameters"
+    ]
+    rows = []
+    for name, layer in graph.items(ham.neurons):
+        tau = np.asarray(layer.tau).item() if eqx.is_array(layer.tau) and _known(layer.tau) else "?"
+        shape = " x ".join(map(str, layer.shape)) or "scalar"
+        tau = f"{tau:.4g}" if isinstance(tau, float) else str(tau)
+        rows.append((f"  {name}", layer.name, shape, f"tau {tau}"))
+    lines += ["layers", *_table(rows)]
+    rows = []
+    for name, synapse in synapses:
+        made = getattr(synapse, "is_init", True)
+        size = f"{n_params(synapse):,} parameters" if made else "no weights yet"
+        rows.append((f"  {name}", kind(synapse), size))
+    lines += ["synapses", *_table(rows)]
+    rows = []
+    for c in ham.connections:
+        ends = " -- ".join(f"{n}{' (no feedback)' if n in c.no_feedback else ''}" for n in c.layers)
+        rows.append((f"  {ends}", f"by {c.synapse}"))
+    lines += ["connections", *_table(rows)]
+    return "\n".join(lines)
+
+
+def kind(synapse: Any) -> str:
+    """What a synapse is, in a word."""
+    name = getattr(synapse, "__name__", type(synapse).__name__)
+    return "function" if name == "<lambda>" else name
+
+
+def _known(x: Any) -> bool:
+    return not isinstance(x, jax.core.Tracer)
+
+
+def _table(rows: list[tuple[str, ...]]) -> list[str]:
+    """Lines with aligned columns."""
+    if not rows:
+        return ["  none"]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "   ".join(f"{c:{w}}" for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]

@@ -1,0 +1,348 @@
+r"""Hierarchical associative memories: layers, synapses, and one energy.
+
+$$E = \sum_{\text{layers}} \left( x \cdot \hat x - L(x) \right)
++ \sum_{\text{connections}} E_{\text{syn}}(\hat x, \dots), \qquad \hat x = \nabla L(x),$$
+
+$$\tau \frac{dx}{dt} = -\frac{\partial E}{\partial \hat x}
+= -x - \frac{\partial E_{\text{syn}}}{\partial \hat x}$$
+
+The gradient of a layer's own term in its activation is its state (Legendre), so the dynamics
+needs no derivative of an activation. The energy falls along the flow where the Lagrangians are
+convex.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from amlib.hierarchical.layers import NeuronLayer
+from jaxtyping import Array, Float, PyTree
+
+from amlib._types import Key, Scalar
+from amlib.descent.trajectory import Recall
+from amlib.hierarchical import dynamics, energies, graph
+from amlib.hierarchical.describe import describe
+from amlib.hierarchical.graph import Connection, Name
+from amlib.hierarchical.vectorized import VectorizedHAM
+
+States = PyTree[Float[Array, "..."]]
+
+
+class HAM(eqx.Module):
+    r"""A hierarchical associative memory: a hypergraph of layers and synapses with one energy.
+
+    ```python
+    ham = am.HAM(
+        {"image": am.TanhLayer(784), "label": am.SoftmaxLayer(10), "hidden": am.ReluLayer(500)},
+        {"see": am.DenseSynapse(), "name": am.DenseSynapse()},
+        [(("image", "hidden"), "see"), (("label", "hidden"), "name")],
+    )
+    xs, ham = ham.init_states_and_params(jax.random.key(0))
+    xs["image"] = image
+    end = ham.recall(xs, steps=20, dt=0.2, clamp="image")
+    ```
+
+    States and activations come and go in a container like that of the layers: a list or a dict.
+
+    **Arguments:**
+
+    - `neurons`: the layers, `NeuronLayer`s in a list or in a dict by name.
+    - `hypersynapses`: the synapses, in a list or a dict: any callable from activations to a
+      scalar energy. Those of this library may come without weights (`DenseSynapse()`);
+      `init_states_and_params` then makes them to the shapes of the layers.
+    - `connections`: pairs of layers and a synapse, or `Connection`s. A synapse may serve several
+      connections and a layer may be connected to itself.
+
+    **Raises:** `ValueError` for an unknown name (with the nearest one), a synapse that does not
+    take the shapes of its layers, and an energy that is no scalar; `TypeError` for other kinds.
+
+    **Reference:** Krotov 2021 (arXiv 2107.06446); Hoover et al. 2022, "A universal abstraction
+    for hierarchical Hopfield networks"; the energy is eq. 2 of Krotov and Hopfield 2021 (arXiv
+    2008.06996).
+    """
+
+    neurons: Any
+    hypersynapses: Any
+    connections: tuple[Connection, ...] = eqx.field(converter=graph.as_connections, static=True)
+
+    def __check_init__(self):
+        graph.check_container(self.neurons, "HAM: neurons")
+        graph.check_container(self.hypersynapses, "HAM: hypersynapses")
+        for name, layer in graph.items(self.neurons):
+            if not isinstance(layer, NeuronLayer):
+                raise TypeError(
+                    f"HAM: layer {name!r} must be a NeuronLayer; {type(layer).__name__} came. "
+                    "Wrap its Lagrangian: NeuronLayer(lagrangian, shape)."
+                )
+        for name, synapse in graph.items(self.hypersynapses):
+            if not callable(synapse):
+                raise TypeError(
+                    f"HAM: synapse {name!r} must be callable, from activations to a scalar; "
+                    f"{type(synapse).__name__} came."
+                )
+        for connection in self.connections:
+            where = f"HAM: connection {connection!r}"
+            graph.check_name(connection.synapse, self.hypersynapses, where, "synapse")
+            for name in connection.layers:
+                graph.check_name(name, self.neurons, where, "layer")
+        energies.initialised(self, None)  # the shapes fit together
+
+    # -- the hypergraph --------------------------------------------------------------------------
+
+    @property
+    def layers(self) -> Any:
+        """The layers: `neurons` by its other name."""
+        return self.neurons
+
+    @property
+    def synapses(self) -> Any:
+        """The synapses: `hypersynapses` by its other name."""
+        return self.hypersynapses
+
+    @property
+    def n_neurons(self) -> int:
+        """Number of layers."""
+        return len(self.neurons)
+
+    @property
+    def n_hypersynapses(self) -> int:
+        """Number of synapses."""
+        return len(self.hypersynapses)
+
+    @property
+    def n_connections(self) -> int:
+        """Number of connections."""
+        return len(self.connections)
+
+    def describe(self) -> None:
+        """Print the hypergraph: layers, synapses and connections, with shapes and parameters."""
+        print(describe(self))
+
+    # -- states ----------------------------------------------------------------------------------
+
+    def init_states(self, bs: int | None = None, key: Key | None = None) -> States:
+        """Make a state for every layer.
+
+        **Arguments:**
+
+        - `bs`: how many examples, for `vectorize()`; `None` makes one, without a batch axis.
+        - `key`: draws states from a standard normal distribution; without it they are zero.
+
+        **Returns:** a list or dict as the layers are.
+        """
+        xs = [layer.init(bs) for _, layer in graph.items(self.neurons)]
+        if key is not None:
+            keys = jax.random.split(key, len(xs))
+            xs = [jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, xs, strict=True)]
+        return graph.rebuild(self.neurons, xs)
+
+    def init_states_and_params(
+        self, param_key: Key, bs: int | None = None, state_key: Key | None = None
+    ) -> tuple[States, "HAM"]:
+        """Make the weights of every synapse that has none, and a state for every layer.
+
+        **Arguments:**
+
+        - `param_key`: for the weights.
+        - `bs`, `state_key`: see `init_states`.
+
+        **Returns:** the states, and a new HAM with weights.
+        """
+        synapses = energies.initialised(self, param_key)
+        ham = eqx.tree_at(lambda h: h.hypersynapses, self, synapses)
+        return ham.init_states(bs, state_key), ham
+
+    def activations(self, xs: States) -> States:
+        """The activation of every layer: the gradient of its Lagrangian in its state.
+
+        **Arguments:**
+
+        - `xs`: a state per layer.
+
+        **Returns:** an activation per layer, of the same shapes.
+
+        **Raises:** `ValueError` for a missing or unknown layer, and a state of another shape.
+        """
+        xs = _checked(self, xs, "HAM.activations: xs")
+        return energies.activations(self, xs)
+
+    # -- the energy ------------------------------------------------------------------------------
+
+    def neuron_energies(self, xhats: States, xs: States) -> PyTree[Scalar]:
+        r"""The energy of every layer, $x \cdot \hat x - L(x)$, in a container like the layers."""
+        xhats, xs = _both(self, xhats, xs, "HAM.neuron_energies")
+        return energies.neuron_energies(self, xhats, xs)
+
+    def connection_energies(self, xhats: States) -> list[Scalar]:
+        """The energy of every connection, in their order."""
+        xhats = _checked(self, xhats, "HAM.connection_energies: xhats")
+        return energies.connection_energies(self, xhats)
+
+    def energy_tree(self, xhats: States, xs: States) -> dict[str, PyTree[Scalar]]:
+        """The energy in parts.
+
+        **Arguments:**
+
+        - `xhats`: an activation per layer.
+        - `xs`: a state per layer.
+
+        **Returns:** `{"neurons": as the layers, "connections": a list}`, scalars; `energy` is
+        their sum.
+
+        **Raises:** `ValueError` for a missing or unknown layer, and other shapes.
+        """
+        xhats, xs = _both(self, xhats, xs, "HAM.energy_tree")
+        return energies.energy_tree(self, xhats, xs)
+
+    def energy(self, xhats: States, xs: States | None = None) -> Scalar:
+        """The energy of the whole memory: the sum of `energy_tree`.
+
+        **Arguments:**
+
+        - `xhats`: an activation per layer.
+        - `xs`: a state per layer. With one argument only, it is the states, and the activations
+          follow from them (the first published interface).
+
+        **Returns:** a scalar.
+
+        **Raises:** `ValueError` for a missing or unknown layer, and other shapes.
+        """
+        if xs is None:
+            xs = xhats
+            xhats = self.activations(xs)
+        xhats, xs = _both(self, xhats, xs, "HAM.energy")
+        return energies.energy(self, xhats, xs)
+
+    def dEdact(self, xhats: States, xs: States, return_energy: bool = False) -> Any:
+        r"""The gradient of the energy in every activation.
+
+        $$\frac{\partial E}{\partial \hat x} = x + \frac{\partial E_{\text{syn}}}{\partial \hat x}$$
+
+        No activation is differentiated: the layers' part of it is the state.
+
+        **Arguments:**
+
+        - `xhats`: an activation per layer.
+        - `xs`: a state per layer.
+        - `return_energy`: whether to return the energy too.
+
+        **Returns:** a gradient per layer; with `return_energy` the pair of energy and gradients.
+
+        **Raises:** `ValueError` for a missing or unknown layer, and other shapes.
+        """
+        xhats, xs = _both(self, xhats, xs, "HAM.dEdact")
+        names = tuple(name for name, _ in graph.items(self.neurons))
+        made = energies.forces(self, xhats, xs, names)
+        gradient = graph.rebuild(self.neurons, [made[name] for name in names])
+        return (energies.energy(self, xhats, xs), gradient) if return_energy else gradient
+
+    def dEdg(self, xs: States) -> States:
+        """The gradient of the energy in every activation, at given states; see `dEdact`."""
+        return self.dEdact(self.activations(xs), xs)
+
+    def updates(self, xs: States) -> States:
+        """The direction in which every state moves: minus `dEdg`."""
+        return jax.tree.map(jnp.negative, self.dEdg(xs))
+
+    # -- dynamics --------------------------------------------------------------------------------
+
+    def step(
+        self, xs: States, updates: States, dt: Any = 0.1, masks: PyTree | None = None
+    ) -> States:
+        r"""One step of Euler's method.
+
+        $$x \leftarrow x + \frac{\Delta t}{\tau} \, m \, u$$
+
+        **Arguments:**
+
+        - `xs`: a state per layer, with or without batch axes.
+        - `updates`: the direction $u$ per layer, see `updates`.
+        - `dt`: the step size, in units of `tau`.
+        - `masks`: $m$ per layer, 1 where the state may move and 0 where it is clamped; `None`
+          lets everything move.
+
+        **Returns:** the next states.
+        """
+        return dynamics.euler_step(self, xs, updates, dt, masks)
+
+    def recall(
+        self,
+        xs: States,
+        steps: int = 100,
+        dt: Any = 0.1,
+        *,
+        clamp: Name | Iterable[Name] = (),
+        method: Any = None,
+        tol: Any = None,
+        save_every: int | None = None,
+    ) -> Recall:
+        r"""Let the states follow the energy down.
+
+        $$\tau \frac{dx}{dt} = -\frac{\partial E}{\partial \hat x}$$
+
+        **Arguments:**
+
+        - `xs`: a state per layer: the start, and the values of the clamped layers.
+        - `steps`: how many steps; the step limit of a `method`.
+        - `dt`: the step size of Euler's method, > 0, in units of `tau`. A `method` has its own.
+        - `clamp`: layers that do not move. No gradient is taken in them.
+        - `method`: `None` takes exactly `steps` steps of Euler's method, and derivatives go
+          through them (unrolled). Otherwise one of `amlib.descent.flows`, over all states
+          together: `GradientDescent(dt)` ends at rest, and with backtracking never raises the
+          energy; `Flow()` is the adaptive flow with every layer's `tau`; `FixedPoint(...)` solves
+          for the rest. The last two have the implicit derivative.
+        - `tol`: at rest once no state would move by more in a unit step; `None` means the square
+          root of the precision, 3.5e-4 in float32.
+        - `save_every`: keep the states every so many steps; `None` keeps none.
+
+        **Returns:** a `Recall`: `x` has a state per layer, `trajectory` is a `HAMTrajectory` with
+        the energies in parts (of every step of Euler's method, otherwise of the start, of the
+        states that were kept, and of the end).
+
+        **Raises:** `ValueError` for unknown or missing layers, other shapes, `steps` below 1 and
+        when every layer is clamped.
+        """
+        xs = _checked(self, xs, "HAM.recall: xs")
+        clamp = graph.as_names(clamp, "HAM.recall: clamp")
+        for name in clamp:
+            graph.check_name(name, self.neurons, "HAM.recall: clamp", "layer")
+        return dynamics.recall(self, xs, steps, dt, clamp, method, tol, save_every)
+
+    # -- batches ---------------------------------------------------------------------------------
+
+    def vectorize(self) -> "VectorizedHAM":
+        """The same memory over batches: every state gains a leading axis."""
+        return VectorizedHAM(self)
+
+    def unvectorize(self) -> "HAM":
+        """This memory: it takes one example."""
+        return self
+
+    def vactivations(self, xs: States) -> States:
+        """`activations` of a batch (the first published interface)."""
+        return self.vectorize().activations(xs)
+
+    def venergy(self, xs: States) -> Float[Array, " batch"]:
+        """`energy` of a batch of states (the first published interface)."""
+        return jax.vmap(lambda x: self.energy(x))(xs)
+
+    def vdEdg(self, xs: States) -> States:
+        """`dEdg` of a batch (the first published interface)."""
+        return jax.vmap(self.dEdg)(xs)
+
+    def vupdates(self, xs: States) -> States:
+        """`updates` of a batch (the first published interface)."""
+        return jax.vmap(self.updates)(xs)
+
+
+def _checked(ham: HAM, values: Any, where: str) -> Any:
+    """An array per layer, of its shape."""
+    shapes = [layer.shape for _, layer in graph.items(ham.neurons)]
+    return graph.check_states(ham.neurons, values, shapes, where)
+
+
+def _both(ham: HAM, xhats: Any, xs: Any, where: str) -> tuple[Any, Any]:
+    """Activations and states, both checked."""
+    return _checked(ham, xhats, f"{where}: xhats"), _checked(ham, xs, f"{where}: xs")
