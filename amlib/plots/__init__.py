@@ -9,6 +9,7 @@ Ito, which colour-blind readers tell apart.
 """
 
 from amlib.plots.film import animate as animate, require_video as require_video
+from amlib.plots.hypergraph import ham as ham
 from amlib.plots.pictures import (
     BLUE as BLUE,
     GREEN as GREEN,
