@@ -1,6 +1,12 @@
 """Energy-based associative memories in JAX: write the energy, get the memory."""
 
-from amlib import analysis as analysis, data as data, descent as descent, plots as plots
+from amlib import (
+    analysis as analysis,
+    data as data,
+    descent as descent,
+    hierarchical as hierarchical,
+    plots as plots,
+)
 from amlib.binary import (
     AbstractBinaryAM as AbstractBinaryAM,
     BinaryAM as BinaryAM,
@@ -32,6 +38,39 @@ from amlib.descent import (
     Recall as Recall,
     Sphere as Sphere,
     Trajectory as Trajectory,
+)
+from amlib.hierarchical import (
+    HAM as HAM,
+    AbstractSynapse as AbstractSynapse,
+    Connection as Connection,
+    DenseSynapse as DenseSynapse,
+    ExpLayer as ExpLayer,
+    GhostmaxLayer as GhostmaxLayer,
+    HAMTrajectory as HAMTrajectory,
+    IdentityLayer as IdentityLayer,
+    Lagrangian as Lagrangian,
+    LayerNormLayer as LayerNormLayer,
+    LinearSynapse as LinearSynapse,
+    NeuronLayer as NeuronLayer,
+    ReluLayer as ReluLayer,
+    RepuLayer as RepuLayer,
+    RexpLayer as RexpLayer,
+    SigmoidLayer as SigmoidLayer,
+    SoftmaxLayer as SoftmaxLayer,
+    SphericalNormLayer as SphericalNormLayer,
+    TanhLayer as TanhLayer,
+    VectorizedHAM as VectorizedHAM,
+    lagr_exp as lagr_exp,
+    lagr_ghostmax as lagr_ghostmax,
+    lagr_identity as lagr_identity,
+    lagr_layernorm as lagr_layernorm,
+    lagr_relu as lagr_relu,
+    lagr_repu as lagr_repu,
+    lagr_rexp as lagr_rexp,
+    lagr_sigmoid as lagr_sigmoid,
+    lagr_softmax as lagr_softmax,
+    lagr_spherical_norm as lagr_spherical_norm,
+    lagr_tanh as lagr_tanh,
 )
 
 __version__ = "0.1.0"

@@ -122,7 +122,7 @@ def choice(value: object, options: Iterable[str], where: str) -> None:
     raise ValueError(f"{where}: must be one of {names}; {value!r} came.{hint}")
 
 
-def at_least(value: int | float, low: int | float, where: str) -> None:
+def at_least(value: object, low: int | float, where: str) -> None:
     """Raise unless the Python number `value` is at least `low`."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise TypeError(f"{where}: must be a number; {type(value).__name__} came.")
@@ -147,3 +147,21 @@ def widen(tree: Any) -> Any:
         return leaf.astype(jnp.float32) if half else leaf
 
     return jax.tree.map(wide, tree)
+
+
+def integer(value: object, low: int, where: str) -> int:
+    """Return `value` as an int; raise unless it is a whole number of at least `low`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{where}: must be an integer; {value!r} came.")
+    if value < low:
+        raise ValueError(f"{where}: must be at least {low}; {value} came.")
+    return int(value)
+
+
+def shape(value: Any, where: str) -> tuple[int, ...]:
+    """Return `value`, an int or a sequence of ints, as a shape; raise unless all are positive."""
+    if isinstance(value, int | np.integer):
+        value = (value,)
+    if not isinstance(value, tuple | list):
+        raise TypeError(f"{where}: must be an int or a tuple of ints; {value!r} came.")
+    return tuple(integer(n, 1, where) for n in value)

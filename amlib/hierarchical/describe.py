@@ -4,8 +4,8 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import numpy as np
 
+from amlib._checks import is_concrete
 from amlib.hierarchical import graph
 
 
@@ -24,9 +24,8 @@ def describe(ham: Any) -> str:
     ]
     rows = []
     for name, layer in graph.items(ham.neurons):
-        tau = np.asarray(layer.tau).item() if eqx.is_array(layer.tau) and _known(layer.tau) else "?"
+        tau = f"{float(layer.tau):.4g}" if is_concrete(layer.tau) else "?"
         shape = " x ".join(map(str, layer.shape)) or "scalar"
-        tau = f"{tau:.4g}" if isinstance(tau, float) else str(tau)
         rows.append((f"  {name}", layer.name, shape, f"tau {tau}"))
     lines += ["layers", *_table(rows)]
     rows = []
@@ -47,10 +46,6 @@ def kind(synapse: Any) -> str:
     """What a synapse is, in a word."""
     name = getattr(synapse, "__name__", type(synapse).__name__)
     return "function" if name == "<lambda>" else name
-
-
-def _known(x: Any) -> bool:
-    return not isinstance(x, jax.core.Tracer)
 
 
 def _table(rows: list[tuple[str, ...]]) -> list[str]:

@@ -81,10 +81,9 @@ def recall(
         raise ValueError(
             "HAM.recall: clamp must leave a layer free to move; every layer is clamped."
         )
-    xs = graph.rebuild(
-        ham.neurons,
-        [checks.finite(xs[n], f"HAM.recall: layer {n!r}") for n, _ in graph.items(ham.neurons)],
-    )
+    for name, x in graph.items(xs):
+        if checks.is_concrete(x):  # while tracing, the result says it: no check in a trained step
+            checks.finite(x, f"HAM.recall: layer {name!r}")
     return _recall(ham, xs, dt, free, method, tol, (int(steps), save_every))
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from amlib.hierarchical.synapses import AbstractSynapse
 from jaxtyping import Array
 
 from amlib.hierarchical import graph
 from amlib.hierarchical.graph import Name
+from amlib.hierarchical.synapses import AbstractSynapse
 
 
 def initialised(ham: Any, key: Array | None) -> Any:

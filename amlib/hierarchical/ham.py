@@ -17,7 +17,6 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from amlib.hierarchical.layers import NeuronLayer
 from jaxtyping import Array, Float, PyTree
 
 from amlib._types import Key, Scalar
@@ -25,6 +24,7 @@ from amlib.descent.trajectory import Recall
 from amlib.hierarchical import dynamics, energies, graph
 from amlib.hierarchical.describe import describe
 from amlib.hierarchical.graph import Connection, Name
+from amlib.hierarchical.layers import NeuronLayer
 from amlib.hierarchical.vectorized import VectorizedHAM
 
 States = PyTree[Float[Array, "..."]]
