@@ -35,9 +35,9 @@ class Connection(tuple):
 
     def __new__(
         cls,
-        layers: Name | Iterable[Name],
-        synapse: Name,
-        no_feedback: Name | Iterable[Name] = (),
+        layers: Any,
+        synapse: Any,
+        no_feedback: Any = (),
     ):
         names = as_names(layers, "Connection: layers")
         blocked = as_names(no_feedback, "Connection: no_feedback")
@@ -71,6 +71,9 @@ class Connection(tuple):
         blocked = getattr(other, "no_feedback", ())
         return tuple.__eq__(self, other) is True and blocked == self.no_feedback
 
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
     def __hash__(self) -> int:
         return hash(tuple(self))
 
@@ -79,7 +82,7 @@ class Connection(tuple):
         return f"Connection({self[0]!r}, {self[1]!r}{blocked})"
 
 
-def as_names(names: Name | Iterable[Name], where: str) -> tuple[Name, ...]:
+def as_names(names: Any, where: str) -> tuple[Name, ...]:
     """One name or several, as a tuple."""
     if isinstance(names, str | int):
         names = (names,)
@@ -92,7 +95,7 @@ def as_names(names: Name | Iterable[Name], where: str) -> tuple[Name, ...]:
     return names
 
 
-def as_connections(connections: Iterable[Any]) -> tuple[Connection, ...]:
+def as_connections(connections: Any) -> tuple[Connection, ...]:
     """Pairs as `Connection`s; raise for anything else."""
     made = []
     for pair in connections:

@@ -11,23 +11,23 @@ needs no derivative of an activation. The energy falls along the flow where the 
 convex.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from amlib._types import Key, Scalar
 from amlib.descent.trajectory import Recall
 from amlib.hierarchical import dynamics, energies, graph
 from amlib.hierarchical.describe import describe
-from amlib.hierarchical.graph import Connection, Name
+from amlib.hierarchical.graph import Connection
 from amlib.hierarchical.layers import NeuronLayer
 from amlib.hierarchical.vectorized import VectorizedHAM
 
 States = PyTree[Float[Array, "..."]]
+Given = PyTree[Any]
+"""States as users have them: arrays of floats, integers or bools, in a list or a dict."""
 
 
 class HAM(eqx.Module):
@@ -154,7 +154,7 @@ class HAM(eqx.Module):
         ham = eqx.tree_at(lambda h: h.hypersynapses, self, synapses)
         return ham.init_states(bs, state_key), ham
 
-    def activations(self, xs: States) -> States:
+    def activations(self, xs: Given) -> States:
         """The activation of every layer: the gradient of its Lagrangian in its state.
 
         **Arguments:**
@@ -166,21 +166,21 @@ class HAM(eqx.Module):
         **Raises:** `ValueError` for a missing or unknown layer, and a state of another shape.
         """
         xs = _checked(self, xs, "HAM.activations: xs")
-        return energies.activations(self, xs)
+        return _activations(self, xs)
 
     # -- the energy ------------------------------------------------------------------------------
 
-    def neuron_energies(self, xhats: States, xs: States) -> PyTree[Scalar]:
+    def neuron_energies(self, xhats: Given, xs: Given) -> PyTree[Scalar]:
         r"""The energy of every layer, $x \cdot \hat x - L(x)$, in a container like the layers."""
         xhats, xs = _both(self, xhats, xs, "HAM.neuron_energies")
-        return energies.neuron_energies(self, xhats, xs)
+        return _energy_tree(self, xhats, xs)["neurons"]
 
-    def connection_energies(self, xhats: States) -> list[Scalar]:
+    def connection_energies(self, xhats: Given) -> list[Scalar]:
         """The energy of every connection, in their order."""
         xhats = _checked(self, xhats, "HAM.connection_energies: xhats")
-        return energies.connection_energies(self, xhats)
+        return _connection_energies(self, xhats)
 
-    def energy_tree(self, xhats: States, xs: States) -> dict[str, PyTree[Scalar]]:
+    def energy_tree(self, xhats: Given, xs: Given) -> dict[str, PyTree[Scalar]]:
         """The energy in parts.
 
         **Arguments:**
@@ -194,9 +194,9 @@ class HAM(eqx.Module):
         **Raises:** `ValueError` for a missing or unknown layer, and other shapes.
         """
         xhats, xs = _both(self, xhats, xs, "HAM.energy_tree")
-        return energies.energy_tree(self, xhats, xs)
+        return _energy_tree(self, xhats, xs)
 
-    def energy(self, xhats: States, xs: States | None = None) -> Scalar:
+    def energy(self, xhats: Given, xs: Given | None = None) -> Scalar:
         """The energy of the whole memory: the sum of `energy_tree`.
 
         **Arguments:**
@@ -213,9 +213,9 @@ class HAM(eqx.Module):
             xs = xhats
             xhats = self.activations(xs)
         xhats, xs = _both(self, xhats, xs, "HAM.energy")
-        return energies.energy(self, xhats, xs)
+        return _energy(self, xhats, xs)
 
-    def dEdact(self, xhats: States, xs: States, return_energy: bool = False) -> Any:
+    def dEdact(self, xhats: Given, xs: Given, return_energy: bool = False) -> Any:
         r"""The gradient of the energy in every activation.
 
         $$\frac{\partial E}{\partial \hat x} = x + \frac{\partial E_{\text{syn}}}{\partial \hat x}$$
@@ -233,23 +233,21 @@ class HAM(eqx.Module):
         **Raises:** `ValueError` for a missing or unknown layer, and other shapes.
         """
         xhats, xs = _both(self, xhats, xs, "HAM.dEdact")
-        names = tuple(name for name, _ in graph.items(self.neurons))
-        made = energies.forces(self, xhats, xs, names)
-        gradient = graph.rebuild(self.neurons, [made[name] for name in names])
-        return (energies.energy(self, xhats, xs), gradient) if return_energy else gradient
+        gradient = _forces(self, xhats, xs)
+        return (_energy(self, xhats, xs), gradient) if return_energy else gradient
 
-    def dEdg(self, xs: States) -> States:
+    def dEdg(self, xs: Given) -> States:
         """The gradient of the energy in every activation, at given states; see `dEdact`."""
         return self.dEdact(self.activations(xs), xs)
 
-    def updates(self, xs: States) -> States:
+    def updates(self, xs: Given) -> States:
         """The direction in which every state moves: minus `dEdg`."""
-        return jax.tree.map(jnp.negative, self.dEdg(xs))
+        return jax.tree.map(lambda g: -g, self.dEdg(xs))
 
     # -- dynamics --------------------------------------------------------------------------------
 
     def step(
-        self, xs: States, updates: States, dt: Any = 0.1, masks: PyTree | None = None
+        self, xs: Given, updates: Given, dt: Any = 0.1, masks: PyTree | None = None
     ) -> States:
         r"""One step of Euler's method.
 
@@ -269,11 +267,11 @@ class HAM(eqx.Module):
 
     def recall(
         self,
-        xs: States,
+        xs: Given,
         steps: int = 100,
         dt: Any = 0.1,
         *,
-        clamp: Name | Iterable[Name] = (),
+        clamp: Any = (),
         method: Any = None,
         tol: Any = None,
         save_every: int | None = None,
@@ -287,7 +285,7 @@ class HAM(eqx.Module):
         - `xs`: a state per layer: the start, and the values of the clamped layers.
         - `steps`: how many steps; the step limit of a `method`.
         - `dt`: the step size of Euler's method, > 0, in units of `tau`. A `method` has its own.
-        - `clamp`: layers that do not move. No gradient is taken in them.
+        - `clamp`: a layer's name (or place), or several, that do not move. No gradient is taken in them.
         - `method`: `None` takes exactly `steps` steps of Euler's method, and derivatives go
           through them (unrolled). Otherwise one of `amlib.descent.flows`, over all states
           together: `GradientDescent(dt)` ends at rest, and with backtracking never raises the
@@ -320,19 +318,19 @@ class HAM(eqx.Module):
         """This memory: it takes one example."""
         return self
 
-    def vactivations(self, xs: States) -> States:
+    def vactivations(self, xs: Given) -> States:
         """`activations` of a batch (the first published interface)."""
         return self.vectorize().activations(xs)
 
-    def venergy(self, xs: States) -> Float[Array, " batch"]:
+    def venergy(self, xs: Given) -> Float[Array, " batch"]:
         """`energy` of a batch of states (the first published interface)."""
         return jax.vmap(lambda x: self.energy(x))(xs)
 
-    def vdEdg(self, xs: States) -> States:
+    def vdEdg(self, xs: Given) -> States:
         """`dEdg` of a batch (the first published interface)."""
         return jax.vmap(self.dEdg)(xs)
 
-    def vupdates(self, xs: States) -> States:
+    def vupdates(self, xs: Given) -> States:
         """`updates` of a batch (the first published interface)."""
         return jax.vmap(self.updates)(xs)
 
@@ -346,3 +344,19 @@ def _checked(ham: HAM, values: Any, where: str) -> Any:
 def _both(ham: HAM, xhats: Any, xs: Any, where: str) -> tuple[Any, Any]:
     """Activations and states, both checked."""
     return _checked(ham, xhats, f"{where}: xhats"), _checked(ham, xs, f"{where}: xs")
+
+
+# -- compiled once per shape and kind of memory ---------------------------------------------------
+
+_activations = eqx.filter_jit(energies.activations)
+_connection_energies = eqx.filter_jit(energies.connection_energies)
+_energy_tree = eqx.filter_jit(energies.energy_tree)
+_energy = eqx.filter_jit(energies.energy)
+
+
+@eqx.filter_jit
+def _forces(ham: HAM, xhats: Any, xs: Any) -> Any:
+    """The gradient in every activation."""
+    names = tuple(name for name, _ in graph.items(ham.neurons))
+    made = energies.forces(ham, xhats, xs, names)
+    return graph.rebuild(ham.neurons, [made[name] for name in names])

@@ -34,7 +34,7 @@ class AbstractSynapse(eqx.Module):
         return all(getattr(self, name) is not None for name in self.lazy)
 
     @abc.abstractmethod
-    def init(self, key: Key, *shapes: Any) -> Self:
+    def init(self, key: Key, *shapes: Any) -> "AbstractSynapse":
         """Draw the weights.
 
         **Arguments:**

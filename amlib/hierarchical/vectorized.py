@@ -10,7 +10,7 @@ from amlib._types import Key
 from amlib.descent.trajectory import Recall
 from amlib.hierarchical import graph
 
-States = PyTree[Float[Array, "batch ..."]]
+States = PyTree[Float[Array, "..."]]
 
 
 class VectorizedHAM(eqx.Module):
@@ -62,45 +62,45 @@ class VectorizedHAM(eqx.Module):
             )
         return self._ham.init_states(bs, key)
 
-    def activations(self, xs: States) -> States:
+    def activations(self, xs: PyTree[Any]) -> States:
         """See `HAM.activations`."""
         return jax.vmap(self._ham.activations)(self._batch(xs, "activations"))
 
-    def neuron_energies(self, xhats: States, xs: States) -> PyTree[Float[Array, " batch"]]:
+    def neuron_energies(self, xhats: PyTree[Any], xs: PyTree[Any]) -> PyTree[Float[Array, " batch"]]:
         """See `HAM.neuron_energies`."""
         return jax.vmap(self._ham.neuron_energies)(xhats, self._batch(xs, "neuron_energies"))
 
-    def connection_energies(self, xhats: States) -> list[Float[Array, " batch"]]:
+    def connection_energies(self, xhats: PyTree[Any]) -> list[Float[Array, " batch"]]:
         """See `HAM.connection_energies`."""
         return jax.vmap(self._ham.connection_energies)(self._batch(xhats, "connection_energies"))
 
-    def energy_tree(self, xhats: States, xs: States) -> dict[str, Any]:
+    def energy_tree(self, xhats: PyTree[Any], xs: PyTree[Any]) -> dict[str, Any]:
         """See `HAM.energy_tree`."""
         return jax.vmap(self._ham.energy_tree)(xhats, self._batch(xs, "energy_tree"))
 
-    def energy(self, xhats: States, xs: States | None = None) -> Float[Array, " batch"]:
+    def energy(self, xhats: PyTree[Any], xs: PyTree[Any] | None = None) -> Float[Array, " batch"]:
         """See `HAM.energy`."""
         xhats = self._batch(xhats, "energy")
         if xs is None:
             return jax.vmap(lambda x: self._ham.energy(x))(xhats)
         return jax.vmap(self._ham.energy)(xhats, xs)
 
-    def dEdact(self, xhats: States, xs: States, return_energy: bool = False) -> Any:
+    def dEdact(self, xhats: PyTree[Any], xs: PyTree[Any], return_energy: bool = False) -> Any:
         """See `HAM.dEdact`."""
         gradient = lambda g, x: self._ham.dEdact(g, x, return_energy)
         return jax.vmap(gradient)(xhats, self._batch(xs, "dEdact"))
 
-    def updates(self, xs: States) -> States:
+    def updates(self, xs: PyTree[Any]) -> States:
         """See `HAM.updates`."""
         return jax.vmap(self._ham.updates)(self._batch(xs, "updates"))
 
     def step(
-        self, xs: States, updates: States, dt: Any = 0.1, masks: PyTree | None = None
+        self, xs: PyTree[Any], updates: States, dt: Any = 0.1, masks: PyTree | None = None
     ) -> States:
         """See `HAM.step`."""
         return self._ham.step(xs, updates, dt, masks)
 
-    def recall(self, xs: States, steps: int = 100, dt: Any = 0.1, **kwargs: Any) -> Recall:
+    def recall(self, xs: PyTree[Any], steps: int = 100, dt: Any = 0.1, **kwargs: Any) -> Recall:
         """See `HAM.recall`; every field of the `Recall` has the batch axis."""
         xs = self._batch(xs, "recall")
         return jax.vmap(lambda x: self._ham.recall(x, steps, dt, **kwargs))(xs)

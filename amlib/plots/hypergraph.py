@@ -133,4 +133,4 @@ def _fit(text: str, length: int = 27) -> str:
 
 
 def _shape(shape: tuple[int, ...]) -> str:
-    return " × ".join(map(str, shape)) or "scalar"
+    return " x ".join(map(str, shape)) or "scalar"
