@@ -7,7 +7,7 @@ Everything is computed in the dtype of the activations, in single precision at l
 
 import abc
 import math
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ class AbstractSynapse(eqx.Module):
         return all(getattr(self, name) is not None for name in self.lazy)
 
     @abc.abstractmethod
-    def init(self, key: Key, *shapes: Any) -> Self:
+    def init(self, key: Key, *shapes: Any) -> "AbstractSynapse":
         """Draw the weights.
 
         **Arguments:**
