@@ -1,5 +1,11 @@
 """Hierarchies of layers and synapses under one energy."""
 
+from amlib.hierarchical.attention import AttentionSynapse as AttentionSynapse
+from amlib.hierarchical.hidden import (
+    DenseMatrixSynapse as DenseMatrixSynapse,
+    DenseTensorSynapse as DenseTensorSynapse,
+    MixerSynapse as MixerSynapse,
+)
 from amlib.hierarchical.lagrangians import (
     lagr_exp as lagr_exp,
     lagr_ghostmax as lagr_ghostmax,
@@ -28,8 +34,14 @@ from amlib.hierarchical.layers import (
     SphericalNormLayer as SphericalNormLayer,
     TanhLayer as TanhLayer,
 )
+from amlib.hierarchical.spatial import (
+    ConvPoolSynapse as ConvPoolSynapse,
+    ConvSynapse as ConvSynapse,
+)
 from amlib.hierarchical.synapses import (
     AbstractSynapse as AbstractSynapse,
+    BiasSynapse as BiasSynapse,
     DenseSynapse as DenseSynapse,
     LinearSynapse as LinearSynapse,
+    LinearSynapseWithBias as LinearSynapseWithBias,
 )
