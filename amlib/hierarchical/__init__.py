@@ -1,8 +1,14 @@
 """Hierarchies of layers and synapses under one energy."""
 
+from amlib.hierarchical.attention import AttentionSynapse as AttentionSynapse
 from amlib.hierarchical.dynamics import HAMTrajectory as HAMTrajectory
 from amlib.hierarchical.graph import Connection as Connection
 from amlib.hierarchical.ham import HAM as HAM
+from amlib.hierarchical.hidden import (
+    DenseMatrixSynapse as DenseMatrixSynapse,
+    DenseTensorSynapse as DenseTensorSynapse,
+    MixerSynapse as MixerSynapse,
+)
 from amlib.hierarchical.lagrangians import (
     lagr_exp as lagr_exp,
     lagr_ghostmax as lagr_ghostmax,
@@ -31,9 +37,15 @@ from amlib.hierarchical.layers import (
     SphericalNormLayer as SphericalNormLayer,
     TanhLayer as TanhLayer,
 )
+from amlib.hierarchical.spatial import (
+    ConvPoolSynapse as ConvPoolSynapse,
+    ConvSynapse as ConvSynapse,
+)
 from amlib.hierarchical.synapses import (
     AbstractSynapse as AbstractSynapse,
+    BiasSynapse as BiasSynapse,
     DenseSynapse as DenseSynapse,
     LinearSynapse as LinearSynapse,
+    LinearSynapseWithBias as LinearSynapseWithBias,
 )
 from amlib.hierarchical.vectorized import VectorizedHAM as VectorizedHAM

@@ -246,9 +246,7 @@ class HAM(eqx.Module):
 
     # -- dynamics --------------------------------------------------------------------------------
 
-    def step(
-        self, xs: Given, updates: Given, dt: Any = 0.1, masks: PyTree | None = None
-    ) -> States:
+    def step(self, xs: Given, updates: Given, dt: Any = 0.1, masks: PyTree | None = None) -> States:
         r"""One step of Euler's method.
 
         $$x \leftarrow x + \frac{\Delta t}{\tau} \, m \, u$$

@@ -148,7 +148,7 @@ def lagr_repu(x: Shaped[ArrayLike, "..."], n: Any = 2) -> Scalar:
     if checks.is_concrete(power):
         checks.require(power, ~(power >= 1), f"lagr_repu: n must be at least 1; {n} came.")
     # At 0 the power rule would meet log(0).
-    inside = x > 0
+    inside = x != 0
     return jnp.sum(jnp.where(inside, jnp.where(inside, x, 1.0) ** power, 0.0)) / power
 
 

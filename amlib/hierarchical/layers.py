@@ -19,6 +19,12 @@ CHECK_BELOW = 4096
 """Layers of more units than this are not probed for convexity."""
 
 
+def _parameter(value: Any, where: str) -> Array:
+    """A trainable array: with a dtype of its own, which a Python number would not give it."""
+    value = checks.as_float(value, where)
+    return value.astype(value.dtype)
+
+
 class Lagrangian(eqx.Module):
     r"""A Lagrangian with its parameters: the ones given as numbers or arrays can be trained.
 
@@ -37,7 +43,7 @@ class Lagrangian(eqx.Module):
 
     function: Callable[..., Any] = eqx.field(static=True)
     parameters: dict[str, Array] = eqx.field(
-        converter=lambda p: {k: checks.as_float(v, k) for k, v in dict(p).items()},
+        converter=lambda p: {k: _parameter(v, k) for k, v in dict(p).items()},
         default_factory=dict,
     )
     options: tuple[tuple[str, Any], ...] = eqx.field(
@@ -163,7 +169,9 @@ class NeuronLayer(eqx.Module):
 
     lagrangian: Callable[..., Any] = eqx.field(converter=lagrangian_field)
     shape: tuple[int, ...] = eqx.field(static=True, converter=shape_field)
-    tau: Scalar = eqx.field(converter=positive_field("tau"), default=1.0)
+    tau: Scalar = eqx.field(
+        converter=lambda t: _parameter(positive_field("tau")(t), "tau"), default=1.0
+    )
 
     def __check_init__(self):
         check_lagrangian(self.lagrangian, self.shape, "NeuronLayer")

@@ -265,7 +265,9 @@ def synapse_weights(network: Any) -> Any:
     for name, synapse in graph.items(network.ham.hypersynapses):
         if isinstance(synapse, DenseMatrixSynapse):
             frozen = jax.tree.map(lambda _: False, synapse.lagrangian)
-            chosen = eqx.tree_at(lambda n, k=name: n.ham.hypersynapses[k].lagrangian, chosen, frozen)
+            chosen = eqx.tree_at(
+                lambda n, k=name: n.ham.hypersynapses[k].lagrangian, chosen, frozen
+            )
     return chosen
 
 

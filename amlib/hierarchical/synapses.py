@@ -7,7 +7,8 @@ Everything is computed in the dtype of the activations, in single precision at l
 
 import abc
 import math
-from typing import Any, ClassVar, Self
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -75,21 +76,24 @@ def weights(W: Array | None) -> Array:
     return W
 
 
-def shapes_of(shapes: tuple[Any, ...], where: str, low: int = 1, high: float = math.inf) -> list:
+def count(items: Sequence[Any], where: str, low: int, high: float = math.inf) -> None:
+    """Raise unless the number of connected layers is in range."""
+    if low <= len(items) <= high:
+        return
+    many = f"{low} to {high}" if low < high < math.inf else f"{low}"
+    least = "at least " if high == math.inf else ""
+    raise ValueError(f"{where}: must connect {least}{many} layer(s); {len(items)} came.")
+
+
+def shapes_of(
+    shapes: tuple[Any, ...], where: str, low: int = 1, high: float = math.inf
+) -> list[tuple[int, ...]]:
     """The shapes of the connected layers; raise unless their number is in range."""
-    if not low <= len(shapes) <= high:
-        many = (
-            f"{low}"
-            if low == high
-            else f"at least {low}"
-            if high == math.inf
-            else f"{low} to {high}"
-        )
-        raise ValueError(f"{where}: must connect {many} layer(s); {len(shapes)} came.")
+    count(shapes, where, low, high)
     return [checks.shape(s, f"{where}: shape") for s in shapes]
 
 
-def weights_field(name: str):
+def weights_field(name: str) -> Callable[[Any], Array | None]:
     """The converter of weights that may be missing."""
     return lambda W: None if W is None else checks.as_float(W, name)
 
@@ -161,7 +165,8 @@ class DenseSynapse(AbstractSynapse):
         gs, W = activations_of(self, xhats), weights(self.W)
         sizes = tuple(g.size for g in gs)
         full = sum((g.shape for g in gs), ())
-        if len(gs) < 2 or W.shape not in (sizes, full):
+        count(gs, "DenseSynapse", 2)
+        if W.shape not in (sizes, full):
             raise ValueError(
                 f"DenseSynapse: weights of shape {W.shape} must have an axis for each layer; "
                 f"activations of shapes {[g.shape for g in gs]} came. "
@@ -177,16 +182,83 @@ def multilinear(W: Array, gs: list[Array]) -> Array:
     return W
 
 
-def bias_term(b: Array | None, g: Array) -> Array | float:
-    """`sum(b * g)`, 0.0 without a bias; raise unless the bias has the size of the layer."""
+def bias_term(b: Array | None, g: Array) -> Array:
+    """`sum(b * g)`, 0 without a bias; raise unless the bias has the size of the layer."""
     if b is None:
-        return 0.0
+        return jnp.zeros((), g.dtype)
     if b.size != g.size:
         raise ValueError(
             f"bias: must have one entry for each unit of the layer; {b.shape} came for "
             f"activations of shape {g.shape}."
         )
     return jnp.sum(b.reshape(-1).astype(g.dtype) * g.reshape(-1))
+
+
+class LinearSynapseWithBias(AbstractSynapse):
+    r"""Connect two layers by a matrix and a bias on the second: see `DenseSynapse`.
+
+    $$E = -\hat x^{1 \top} W \hat x^2 - b \cdot \hat x^2$$
+
+    The name of the package `hamux` for `DenseSynapse(W, b)`.
+
+    **Arguments:**
+
+    - `W`: weights of shape `(d1, d2)`; `None` waits for `init`.
+    - `b`: bias of shape `(d2,)`.
+
+    **Raises:** `ValueError` in a call if the weights do not fit the layers.
+    """
+
+    lazy: ClassVar[tuple[str, ...]] = ("W", "b")
+
+    W: Float[Array, "..."] | None = eqx.field(converter=weights_field("W"), default=None)
+    b: Float[Array, "..."] | None = eqx.field(converter=weights_field("b"), default=None)
+
+    @classmethod
+    def rand_init(cls, key: Key, x1_dim: int, x2_dim: int) -> "LinearSynapseWithBias":
+        """Normal weights and biases with spread 0.02, the bias from a key of its own."""
+        rows, columns = checks.shape((x1_dim, x2_dim), "rand_init")
+        bias = normal(jr.fold_in(key, 1), (columns,), 0.02)
+        return cls(normal(key, (rows, columns), 0.02), bias)
+
+    def init(self, key: Key, *shapes: Any) -> "LinearSynapseWithBias":
+        """Draw the weights as `DenseSynapse` does, with a bias of 0. Two layers."""
+        dense = DenseSynapse(bias=True).init(key, *shapes_of(shapes, "LinearSynapseWithBias", 2, 2))
+        return LinearSynapseWithBias(dense.W, dense.b)
+
+    def __call__(self, *xhats: Shaped[ArrayLike, "..."]) -> Scalar:
+        """The energy of the activations of the two layers: a scalar."""
+        return DenseSynapse(self.W, self.b)(*activations_of(self, xhats))
+
+
+class BiasSynapse(AbstractSynapse):
+    r"""A constant input to one layer.
+
+    $$E = -\sum_i b_i \hat x_i$$
+
+    **Arguments:**
+
+    - `b`: the input, of the layer's shape or size; `None` waits for `init`.
+    - `std`: spread of the initial values; 0 by default.
+
+    **Raises:** `ValueError` in a call if `b` does not fit the layer.
+    """
+
+    lazy: ClassVar[tuple[str, ...]] = ("b",)
+
+    b: Float[Array, "..."] | None = eqx.field(converter=weights_field("b"), default=None)
+    std: float | None = eqx.field(static=True, converter=std_field, default=None, kw_only=True)
+
+    def init(self, key: Key, *shapes: Any) -> "BiasSynapse":
+        """Draw the bias: see `AbstractSynapse.init`. One layer."""
+        (shape,) = shapes_of(shapes, "BiasSynapse", 1, 1)
+        return BiasSynapse(normal(key, shape, self.std or 0.0), std=self.std)
+
+    def __call__(self, *xhats: Shaped[ArrayLike, "..."]) -> Scalar:
+        """The energy of the activations of the layer: a scalar."""
+        gs = activations_of(self, xhats)
+        count(gs, "BiasSynapse", 1, 1)
+        return -bias_term(self.b, gs[0])
 
 
 LinearSynapse = DenseSynapse

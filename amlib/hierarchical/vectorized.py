@@ -66,7 +66,9 @@ class VectorizedHAM(eqx.Module):
         """See `HAM.activations`."""
         return jax.vmap(self._ham.activations)(self._batch(xs, "activations"))
 
-    def neuron_energies(self, xhats: PyTree[Any], xs: PyTree[Any]) -> PyTree[Float[Array, " batch"]]:
+    def neuron_energies(
+        self, xhats: PyTree[Any], xs: PyTree[Any]
+    ) -> PyTree[Float[Array, " batch"]]:
         """See `HAM.neuron_energies`."""
         return jax.vmap(self._ham.neuron_energies)(xhats, self._batch(xs, "neuron_energies"))
 
