@@ -163,7 +163,7 @@ def _euler(way: _Way, dt: Array, tol: Array, steps: int, save_every: int | None)
         v, _ = lax.scan(step, v, None, length=every, unroll=every <= 8)
         return v, v
 
-    short = steps <= 16  # the depth of a trained network: no loop, no copies of the carry
+    short = steps <= 8  # the depth of a trained network: no loop, no copies of the carry
     v, frames = lax.scan(segment, way.start, None, length=steps // every, unroll=short)
     frames = jnp.concatenate([way.start[None], frames])
     v, _ = lax.scan(step, v, None, length=steps % every)

@@ -283,7 +283,8 @@ class HAM(eqx.Module):
         - `xs`: a state per layer: the start, and the values of the clamped layers.
         - `steps`: how many steps; the step limit of a `method`.
         - `dt`: the step size of Euler's method, > 0, in units of `tau`. A `method` has its own.
-        - `clamp`: a layer's name (or place), or several, that do not move. No gradient is taken in them.
+        - `clamp`: layers that do not move, a name (or place) or several. No gradient is taken in
+          them.
         - `method`: `None` takes exactly `steps` steps of Euler's method, and derivatives go
           through them (unrolled). Otherwise one of `amlib.descent.flows`, over all states
           together: `GradientDescent(dt)` ends at rest, and with backtracking never raises the
