@@ -7,6 +7,10 @@ from amlib import (
     hierarchical as hierarchical,
     plots as plots,
 )
+    learning as learning,
+    plots as plots,
+)
+from amlib._files import load as load, save as save
 from amlib.binary import (
     AbstractBinaryAM as AbstractBinaryAM,
     BinaryAM as BinaryAM,
@@ -80,5 +84,6 @@ from amlib.hierarchical import (
     lagr_spherical_norm as lagr_spherical_norm,
     lagr_tanh as lagr_tanh,
 )
+from amlib.learning import FitResult as FitResult, fit as fit
 
 __version__ = "0.1.0"

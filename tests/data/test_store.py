@@ -1,5 +1,6 @@
 """The store of data files: folder first, then cache, then download. Loopback only."""
 
+import gzip
 import hashlib
 import http.server
 import socket
@@ -7,7 +8,7 @@ import threading
 
 import pytest
 
-from amlib.data._store import cache_folder, fetch
+from amlib.data._store import cache_folder, fetch, fetch_unpacked
 
 CONTENT = b"patterns"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -116,3 +117,27 @@ def test_without_a_network_the_error_says_what_to_do(dead):
         fetch("x.npz", dead, SHA256)
     for part in ["'x.npz'", SHA256, str(cache_folder()), dead]:
         assert part in str(err.value)
+
+
+def test_packed_files_are_downloaded_verified_by_content_and_kept(server, dead, tmp_path):
+    base, asked = server
+    (tmp_path / "www" / "y.gz").write_bytes(gzip.compress(CONTENT, mtime=7))
+    (tmp_path / "www" / "forged.gz").write_bytes(gzip.compress(b"forged"))
+    (tmp_path / "www" / "half.gz").write_bytes(gzip.compress(CONTENT)[:-3])
+    urls = [dead, f"{base}/gone.gz", f"{base}/forged.gz", f"{base}/half.gz", f"{base}/y.gz"]
+    assert fetch_unpacked("set/y", urls, SHA256) == CONTENT
+    assert asked[-1] == "/y.gz"
+    before = len(asked)
+    assert fetch_unpacked("set/y", urls, SHA256) == CONTENT
+    assert len(asked) == before
+    (cache_folder() / "set" / "y.gz").write_bytes(b"half a downl")
+    assert fetch_unpacked("set/y", urls[-1], SHA256) == CONTENT
+    assert [p.name for p in (cache_folder() / "set").iterdir()] == ["y.gz"]
+
+
+def test_a_forged_packed_download_is_refused_and_not_kept(server, tmp_path):
+    base, _ = server
+    (tmp_path / "www" / "y.gz").write_bytes(gzip.compress(b"forged"))
+    with pytest.raises(ConnectionError, match="SHA-256 of its unpacked content must be"):
+        fetch_unpacked("y", f"{base}/y.gz", SHA256)
+    assert not list(cache_folder().iterdir())
