@@ -76,7 +76,7 @@ def weights(W: Array | None) -> Array:
     return W
 
 
-def count(items: Sequence[Any], where: str, low: int, high: float = math.inf) -> None:
+def count(items: Sequence[Any], where: str, low: int, high: int | float = math.inf) -> None:
     """Raise unless the number of connected layers is in range."""
     if low <= len(items) <= high:
         return
@@ -86,7 +86,7 @@ def count(items: Sequence[Any], where: str, low: int, high: float = math.inf) ->
 
 
 def shapes_of(
-    shapes: tuple[Any, ...], where: str, low: int = 1, high: float = math.inf
+    shapes: tuple[Any, ...], where: str, low: int = 1, high: int | float = math.inf
 ) -> list[tuple[int, ...]]:
     """The shapes of the connected layers; raise unless their number is in range."""
     count(shapes, where, low, high)
