@@ -68,8 +68,8 @@ class Lagrangian(eqx.Module):
         return name.removeprefix("lagr_") + (f"({listed})" if listed else "")
 
 
-def _short(value: Array) -> str:
-    if value.ndim or not checks.is_concrete(value):
+def _short(value: Any) -> str:
+    if value.ndim or not checks.is_concrete(value) or isinstance(value, jax.ShapeDtypeStruct):
         return f"{value.dtype}{list(value.shape)}"
     return f"{float(value):.4g}"
 
