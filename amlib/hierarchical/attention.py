@@ -81,15 +81,15 @@ class AttentionSynapse(AbstractSynapse):
 
     def __init__(
         self,
-        heads: int = 1,
-        zdim: int = 64,
+        heads: Any = 1,
+        zdim: Any = 64,
         beta: Any = None,
         Wq: Any = None,
         Wk: Any = None,
         *,
         mask: Any = None,
         attend_self: bool = True,
-        std: float | None = None,
+        std: Any = None,
     ):
         self.Wq, self.Wk = weights_field("Wq")(Wq), weights_field("Wk")(Wk)
         if (self.Wq is None) != (self.Wk is None):

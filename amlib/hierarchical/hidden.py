@@ -258,16 +258,18 @@ class MixerSynapse(AbstractSynapse):
 
     lazy: ClassVar[tuple[str, ...]] = ("Wt", "Wc")
 
-    tokens: int = eqx.field(static=True)
-    channels: int = eqx.field(static=True)
+    tokens: int = eqx.field(
+        static=True, converter=lambda n: checks.integer(n, 1, "MixerSynapse: tokens")
+    )
+    channels: int = eqx.field(
+        static=True, converter=lambda n: checks.integer(n, 1, "MixerSynapse: channels")
+    )
     lagrangian: Callable[..., Any] = eqx.field(converter=lagrangian_field, default=lagr_relu)
     Wt: Float[Array, "tokens T"] | None = eqx.field(converter=weights_field("Wt"), default=None)
     Wc: Float[Array, "channels C"] | None = eqx.field(converter=weights_field("Wc"), default=None)
     std: float | None = eqx.field(static=True, converter=std_field, default=None, kw_only=True)
 
     def __check_init__(self):
-        checks.integer(self.tokens, 1, "MixerSynapse: tokens")
-        checks.integer(self.channels, 1, "MixerSynapse: channels")
         check_lagrangian(self.lagrangian, (self.tokens,), "MixerSynapse")
 
     def init(self, key: Key, *shapes: Any) -> "MixerSynapse":

@@ -55,7 +55,11 @@ def _scale(value: Any, x: Array, where: str) -> Array:
     if value.ndim:
         raise ValueError(f"{where}: must be a scalar; shape {value.shape} came.")
     if checks.is_concrete(value):
-        checks.positive(value, where)
+        known = np.asarray(value, float)  # in NumPy: under jit JAX would trace the comparison
+        good = bool(np.isfinite(known) and known > 0)
+        checks.require(
+            value, not good, f"{where}: must be finite and greater than 0; {known:.4g} came."
+        )
     return value.astype(x.dtype)
 
 
@@ -145,8 +149,8 @@ def lagr_repu(x: Shaped[ArrayLike, "..."], n: Any = 2) -> Scalar:
         checks.at_least(n, 1, "lagr_repu: n")
         return jnp.sum(x ** int(n)) / int(n)
     power = _scale(n, x, "lagr_repu: n")
-    if checks.is_concrete(power):
-        checks.require(power, ~(power >= 1), f"lagr_repu: n must be at least 1; {n} came.")
+    if checks.is_concrete(n) and not np.asarray(n) >= 1:
+        raise ValueError(f"lagr_repu: n: must be at least 1; {n} came.")
     # At 0 the power rule would meet log(0).
     inside = x != 0
     return jnp.sum(jnp.where(inside, jnp.where(inside, x, 1.0) ** power, 0.0)) / power

@@ -41,7 +41,7 @@ class Lagrangian(eqx.Module):
     **Raises:** `TypeError` if `function` cannot be called.
     """
 
-    function: Callable[..., Any] = eqx.field(static=True)
+    function: Any = eqx.field(static=True)
     parameters: dict[str, Array] = eqx.field(
         converter=lambda p: {k: _parameter(v, k) for k, v in dict(p).items()},
         default_factory=dict,
@@ -68,8 +68,8 @@ class Lagrangian(eqx.Module):
         return name.removeprefix("lagr_") + (f"({listed})" if listed else "")
 
 
-def _short(value: Array) -> str:
-    if value.ndim or not checks.is_concrete(value):
+def _short(value: Any) -> str:
+    if value.ndim or not checks.is_concrete(value) or isinstance(value, jax.ShapeDtypeStruct):
         return f"{value.dtype}{list(value.shape)}"
     return f"{float(value):.4g}"
 
@@ -225,7 +225,7 @@ class NeuronLayer(eqx.Module):
         """Another name for `energy`."""
         return self.energy(xhat, x)
 
-    def init(self, bs: int | None = None) -> Float[Array, "..."]:
+    def init(self, bs: Any = None) -> Float[Array, "..."]:
         """The zero state.
 
         **Arguments:**
@@ -265,7 +265,7 @@ def ReluLayer(shape: Any, tau: Any = 1.0) -> NeuronLayer:
     return NeuronLayer(Lagrangian(lagr.lagr_relu), shape, tau)
 
 
-def RepuLayer(shape: Any, n: int = 2, tau: Any = 1.0) -> NeuronLayer:
+def RepuLayer(shape: Any, n: Any = 2, tau: Any = 1.0) -> NeuronLayer:
     """A layer of rectified powers; `n` is the power of the Lagrangian: see `lagr_repu`."""
     return NeuronLayer(Lagrangian(lagr.lagr_repu, {}, {"n": n}), shape, tau)
 

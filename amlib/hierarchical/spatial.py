@@ -282,7 +282,7 @@ class ConvSynapse(AbstractSynapse):
         steps = size if self.pool_strides is None else self.pool_strides
         return pool(y, size, _per_axis(steps, axes, "pool_strides"), self.pool)
 
-    def example_output(self, x: Shaped[ArrayLike, "..."], channels: int = 1) -> Float[Array, "..."]:
+    def example_output(self, x: Shaped[ArrayLike, "..."], channels: Any = 1) -> Float[Array, "..."]:
         """What the second layer would receive, to learn its shape.
 
         **Arguments:**
@@ -336,11 +336,11 @@ def ConvPoolSynapse(
     kernel_size: Any,
     strides: Any = 1,
     padding: Any = "SAME",
-    pool: str = "avg",
+    pool: Any = "avg",
     pool_size: Any = 2,
     pool_strides: Any = None,
     bias: bool = False,
-    std: float | None = None,
+    std: Any = None,
 ) -> ConvSynapse:
     """A `ConvSynapse` whose images are pooled: by the mean, or `pool="max"`."""
     return ConvSynapse(

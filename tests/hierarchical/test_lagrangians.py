@@ -276,7 +276,7 @@ def test_values_are_those_of_the_published_package(name):
         (lambda x: am.lagr_sigmoid(x, np.ones(3)), ValueError, r"must be a scalar; shape \(3,\)"),
         (lambda x: am.lagr_rexp(x, 1j), TypeError, "lagr_rexp: beta: must hold real numbers"),
         (lambda x: am.lagr_repu(x, 0), ValueError, "lagr_repu: n: must be at least 1; 0 came"),
-        (lambda x: am.lagr_repu(x, 0.5), ValueError, "lagr_repu: n must be at least 1; 0.5 came"),
+        (lambda x: am.lagr_repu(x, 0.5), ValueError, "lagr_repu: n: must be at least 1; 0.5 came"),
         (lambda x: am.lagr_softmax(x, axis=2), ValueError, r"state of shape \(2, 3\); 2 came"),
         (lambda x: am.lagr_softmax(x, axis=(0, -2)), ValueError, "axis must name different axes"),
         (lambda x: am.lagr_softmax(x, axis=()), ValueError, "axis must name different axes"),
