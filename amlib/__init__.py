@@ -5,8 +5,6 @@ from amlib import (
     data as data,
     descent as descent,
     hierarchical as hierarchical,
-    plots as plots,
-)
     learning as learning,
     plots as plots,
 )
