@@ -166,15 +166,6 @@ def widen(tree: Any) -> Any:
     return jax.tree.map(wide, tree)
 
 
-def integer(value: object, low: int, where: str) -> int:
-    """Return `value` as an int; raise unless it is a whole number of at least `low`."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{where}: must be an integer; {value!r} came.")
-    if value < low:
-        raise ValueError(f"{where}: must be at least {low}; {value} came.")
-    return int(value)
-
-
 def shape(value: Any, where: str) -> tuple[int, ...]:
     """Return `value`, an int or a sequence of ints, as a shape; raise unless all are positive."""
     if isinstance(value, int | np.integer):

@@ -91,7 +91,8 @@ def classify(name: str, seed: int, args: Any) -> dict[str, Any]:
         trainable=models.synapse_weights(net),
         progress=args.progress,
     )
-    test = in_batches(eqx.filter_jit(lambda b: accuracy(fitted.model, b)), (Xt, yt))
+    measure = eqx.filter_jit(accuracy)
+    test = in_batches(lambda batch: measure(fitted.model, batch), (Xt, yt))
     return {
         "test_accuracy": test,
         "validation_accuracy": [float(a) for a in fitted.history["accuracy"]],
@@ -121,9 +122,9 @@ def denoise(seed: int, args: Any) -> dict[str, Any]:
         trainable=models.synapse_weights(net),
         progress=args.progress,
     )
-    error = eqx.filter_jit(lambda b: denoising(fitted.model, b, jr.key(1)))
+    error = eqx.filter_jit(denoising)
     return {
-        "test_mse": in_batches(error, Xt),
+        "test_mse": in_batches(lambda batch: error(fitted.model, batch, jr.key(1)), Xt),
         "train_mse": [float(a) for a in fitted.history["loss"]],
         "seconds_per_epoch": float(np.median(fitted.history["seconds"])),
     }
