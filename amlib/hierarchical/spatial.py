@@ -238,12 +238,16 @@ class ConvSynapse(AbstractSynapse):
         steps = math.prod(_per_axis(self.strides, axes, "strides"))
         fans = first[-1] * math.prod(window), second[-1] * math.prod(window) / steps
         std = max(fans) ** -0.5 if self.std is None else self.std
-        W = normal(key, (second[-1], first[-1], *window), std)
-        b = jnp.zeros(second[-1]) if self.bias else None
-        out = eqx.tree_at(lambda s: (s.W, s.b), self, (W, b), is_leaf=lambda x: x is None)
-        made = jax.eval_shape(out.forward, jax.ShapeDtypeStruct(first, jnp.float32)).shape
-        _same_image(out, first, made, second)
-        return out
+        sizes = (second[-1], first[-1], *window)
+
+        def lay(W: Array) -> ConvSynapse:
+            b = jnp.zeros(second[-1]) if self.bias else None
+            return eqx.tree_at(lambda s: (s.W, s.b), self, (W, b), is_leaf=lambda x: x is None)
+
+        examples = (jax.ShapeDtypeStruct(s, jnp.float32) for s in (sizes, first))
+        made = jax.eval_shape(lambda W, x: lay(W).forward(x), *examples).shape
+        _same_image(self, first, made, second)
+        return lay(normal(key, sizes, std))
 
     def forward(self, x: Shaped[ArrayLike, "..."]) -> Float[Array, "..."]:
         """What the second layer receives, without the bias: the convolution, then the pool.

@@ -31,10 +31,15 @@ def received(syn, *gs):
     return energy, [-np.asarray(s) for s in slopes]
 
 
+FEW = ("dense-three", "matrix-patches", "conv-max", "masked-attention")
+ALL = [n if n in FEW else pytest.param(n, marks=pytest.mark.slow) for n in SYNAPSES]
+"""One of each kind always, the rest by name: each compiles programs of its own."""
+
+
 # -- laws ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", SYNAPSES)
+@pytest.mark.parametrize("name", ALL)
 def test_batches_equal_loops(name):
     syn, gs = synapse(name), activations(name, batch=3)
     energy, slopes = batched(syn, gs)
@@ -48,7 +53,7 @@ def test_batches_equal_loops(name):
             assert_allclose(a, -b[k], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", SYNAPSES)
+@pytest.mark.parametrize("name", ALL)
 def test_weights_and_activations_have_true_derivatives(name, x64):
     syn = jax.tree.map(
         lambda a: a.astype(jnp.float64) if eqx.is_inexact_array(a) else a, synapse(name)
@@ -81,7 +86,7 @@ def test_weights_and_activations_have_true_derivatives(name, x64):
         assert np.abs(leaf).max() > 1e-6  # every weight is trained
 
 
-@pytest.mark.parametrize("name", ["dense-three", "matrix-patches", "conv-max", "masked-attention"])
+@pytest.mark.parametrize("name", FEW)
 def test_half_precision_is_computed_in_single(name):
     syn, gs = synapse(name), activations(name, batch=3)
     half = [g.astype(jnp.float16) for g in gs]
