@@ -97,7 +97,7 @@ def test_half_precision_is_computed_in_single(name):
     assert_allclose(energy, expected, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", [n for n in SYNAPSES if n != "dense-bias"])
+@pytest.mark.parametrize("name", FEW)
 def test_init_is_a_copy_with_weights_drawn_from_the_key(name):
     a, b, c = synapse(name, 0), synapse(name, 0), synapse(name, 1)
     assert a.is_init
