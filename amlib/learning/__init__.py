@@ -1,5 +1,6 @@
 """Learning: storage rules, losses, and one loop that trains any model."""
 
+from amlib.learning import rules as rules
 from amlib.learning.contrastive import (
     ContrastiveDivergence as ContrastiveDivergence,
     EquilibriumPropagation as EquilibriumPropagation,
