@@ -14,14 +14,21 @@ def n_params(tree: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree) if eqx.is_inexact_array(leaf))
 
 
+def counted(n: int, noun: str) -> str:
+    """A number and its noun: `1 layer`, `2 layers`."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
 def describe(ham: Any) -> str:
     """The hypergraph as text, see `HAM.describe`."""
     synapses = graph.items(ham.hypersynapses)
-    total = n_params(ham)
-    lines = [
-        f"HAM: {ham.n_neurons} layers, {ham.n_hypersynapses} synapses, {ham.n_connections} "
-        f"connections, {total:,} parameters"
-    ]
+    sizes = (
+        counted(ham.n_neurons, "layer"),
+        counted(ham.n_hypersynapses, "synapse"),
+        counted(ham.n_connections, "connection"),
+        counted(n_params(ham), "parameter"),
+    )
+    lines = [f"HAM: {', '.join(sizes)}"]
     rows = []
     for name, layer in graph.items(ham.neurons):
         tau = f"{float(layer.tau):.4g}" if is_concrete(layer.tau) else "?"
@@ -31,7 +38,7 @@ def describe(ham: Any) -> str:
     rows = []
     for name, synapse in synapses:
         made = getattr(synapse, "is_init", True)
-        size = f"{n_params(synapse):,} parameters" if made else "no weights yet"
+        size = counted(n_params(synapse), "parameter") if made else "no weights yet"
         rows.append((f"  {name}", kind(synapse), size))
     lines += ["synapses", *_table(rows)]
     rows = []

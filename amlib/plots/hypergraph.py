@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch, PathPatch
 from matplotlib.path import Path
 
-from amlib.hierarchical.describe import kind, n_params
+from amlib.hierarchical.describe import counted, kind, n_params
 from amlib.hierarchical.graph import Name, items
 from amlib.hierarchical.ham import HAM
 from amlib.hierarchical.vectorized import VectorizedHAM
@@ -26,7 +26,7 @@ class Spot(NamedTuple):
 
 
 def ham(ham: HAM | VectorizedHAM, *, ax: Axes | None = None) -> Axes:
-    """Draw the hypergraph: layers as boxes in a row, each connection as a node above them.
+    """Draw the hypergraph: layers as boxes in a row, each connection as a box above or below.
 
     A layer shows its name, its activation and its shape; a connection its synapse, with the
     number of parameters. A dashed line is a layer that the connection sends no signal to.
@@ -46,14 +46,15 @@ def ham(ham: HAM | VectorizedHAM, *, ax: Axes | None = None) -> Axes:
         raise ValueError("ham: must have at least one layer; none came.")
     column = {name: float(i) for i, name in enumerate(_order(ham))}
     spots = _spots(ham, column)
-    levels = max((s.level for s in spots), default=0)
-    width, height = WIDTH * max(2, len(column)), HEIGHT + STEP * levels
+    levels = max((s.level for s in spots if s.level > 0), default=0)
+    depth = -min((s.level for s in spots if s.level < 0), default=0)
+    width, height = WIDTH * max(2, len(column)), HEIGHT + STEP * (levels + depth)
     if ax is None:
         ax = new_figure(width, height).add_axes((0.0, 0.0, 1.0, 1.0))
     middle = 0.5 * (max(column.values()) + min(column.values()))
     half = 0.5 * max(2, len(column))
     ax.set_xlim(middle - half, middle + half)
-    ax.set_ylim(-0.55, 0.35 + levels)
+    ax.set_ylim(-0.4 - depth, 0.4 + levels)
     ax.axis("off")
     for spot, connection in zip(spots, ham.connections, strict=True):
         _lines(ax, spot, connection.no_feedback, column)
@@ -61,7 +62,7 @@ def ham(ham: HAM | VectorizedHAM, *, ax: Axes | None = None) -> Axes:
         _box(ax, column[name], 0.0, BLUE, str(name), f"{layer.name}\n{_shape(layer.shape)}")
     for spot, connection in zip(spots, ham.connections, strict=True):
         synapse = ham.hypersynapses[connection.synapse]
-        weights = f"{n_params(synapse):,} weights"
+        weights = counted(n_params(synapse), "weight")
         if not getattr(synapse, "is_init", True):
             weights = "no weights yet"
         _box(ax, spot.x, spot.level, ORANGE, str(connection.synapse), f"{kind(synapse)}\n{weights}")
@@ -85,14 +86,19 @@ def _order(ham: Any) -> list[Name]:
 
 
 def _spots(ham: Any, column: dict[Name, float]) -> list[Spot]:
-    """A place for every connection: above the middle of its layers, short ones lowest."""
+    """A place for every connection: above the middle of its layers, short ones lowest.
+
+    One that has a single layer goes below it, out of the way of the others' lines.
+    """
     taken: list[tuple[int, float]] = []
     placed: dict[int, Spot] = {}
     spans = [[column[n] for n in c.layers] for c in ham.connections]
     for k in sorted(range(len(spans)), key=lambda k: max(spans[k]) - min(spans[k])):
-        x, level = float(np.mean([min(spans[k]), max(spans[k])])), 1
+        x = float(np.mean([min(spans[k]), max(spans[k])]))
+        step = 1 if max(spans[k]) > min(spans[k]) else -1
+        level = step
         while any(at == level and abs(x - other) < 0.95 for at, other in taken):
-            level += 1
+            level += step
         taken.append((level, x))
         placed[k] = Spot(x, level, ham.connections[k].layers)
     return [placed[k] for k in range(len(spans))]
@@ -103,7 +109,8 @@ def _lines(ax: Axes, spot: Spot, blocked: tuple[Name, ...], column: dict[Name, f
     for k, name in enumerate(spot.ends):
         x, times = column[name], spot.ends.count(name)
         bow = 0.5 * (spot.ends[:k].count(name) - (times - 1) / 2) / max(1, times - 1)
-        points = [(spot.x, float(spot.level)), (x + bow, spot.level - 0.1 - abs(bow)), (x, 0.0)]
+        near = spot.level - np.sign(spot.level) * (0.1 + abs(bow))
+        points = [(spot.x, float(spot.level)), (x + bow, near), (x, 0.0)]
         path = Path(points, [Path.MOVETO, Path.CURVE3, Path.CURVE3])
         style = "--" if name in blocked else "-"
         ax.add_patch(PathPatch(path, fc="none", ec=FAINT, lw=1.6, ls=style, zorder=1))

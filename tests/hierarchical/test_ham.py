@@ -9,6 +9,7 @@ import pytest
 
 import amlib as am
 import amlib as hmx
+from amlib.hierarchical import models
 
 KEY = jr.key(0)
 
@@ -56,9 +57,8 @@ def test_the_first_published_interface_runs_as_written():
 
 
 def test_the_first_interface_moves_batches_of_lists():
-    layers = [hmx.TanhLayer((5, 5, 1)), hmx.SigmoidLayer((2, 2, 3)), hmx.SoftmaxLayer((4,))]
-    synapses = [hmx.ConvSynapse((3, 3), strides=3), hmx.DenseSynapse()]
-    ham = hmx.HAM(layers, synapses, [([0, 1], 0), ([1, 2], 1)])
+    layers = [hmx.TanhLayer((5,)), hmx.SigmoidLayer((2, 3)), hmx.SoftmaxLayer((4,))]
+    ham = hmx.HAM(layers, [hmx.DenseSynapse(), hmx.DenseSynapse()], [([0, 1], 0), ([1, 2], 1)])
     states, ham = ham.init_states_and_params(jax.random.PRNGKey(0), bs=3, state_key=KEY)
     assert isinstance(states, list)
     masks = jax.tree.map(lambda x: jnp.ones_like(x, dtype=jnp.int8), states)
@@ -375,7 +375,7 @@ def test_describe_prints_the_hypergraph(capsys):
     )
     ham.describe()
     text = capsys.readouterr().out
-    assert "2 layers, 1 synapses, 1 connections" in text
+    assert "2 layers, 1 synapse, 1 connection, 4 parameters" in text
     assert "no weights yet" in text
     assert "image (no feedback) -- label" in text
     _, made = ham.init_states_and_params(KEY)
@@ -383,3 +383,90 @@ def test_describe_prints_the_hypergraph(capsys):
     text = capsys.readouterr().out
     assert "48 parameters" in text
     assert "4 x 4 x 1" in text
+
+
+# -- the picture ---------------------------------------------------------------------------------
+
+
+def labels(ax):
+    return [text.get_text() for text in ax.texts]
+
+
+def test_the_picture_names_every_part_and_dashes_what_gets_no_signal():
+    layers = {"a": am.TanhLayer(3), "b": am.IdentityLayer((2, 2)), "c": am.SoftmaxLayer(4)}
+    synapses = {
+        "ab": am.DenseSynapse(),
+        "bias": am.BiasSynapse(jnp.ones(3)),
+        "abc": am.DenseSynapse(),
+    }
+    ham = am.HAM(
+        layers,
+        synapses,
+        [(("a", "b"), "ab"), ("a", "bias"), am.Connection(("a", "b", "c"), "abc", "c")],
+    )
+    ax = am.plots.ham(ham)
+    shown = labels(ax)
+    for text in ("a", "b", "c", "ab", "abc", "bias", "tanh(beta=1)\n3", "identity\n2 x 2"):
+        assert text in shown, text
+    assert "BiasSynapse\n3 weights" in shown
+    assert "DenseSynapse\nno weights yet" in shown
+    styles = [p.get_linestyle() for p in ax.patches if not p.get_fill()]
+    assert len(styles) == 6  # a line for each end of each connection
+    assert styles.count("--") == 1
+    assert am.plots.ham(ham.vectorize(), ax=ax) is ax
+
+
+def test_the_picture_refuses_what_is_no_hierarchy():
+    with pytest.raises(TypeError, match="ham: must be a HAM; dict came"):
+        am.plots.ham({})
+    with pytest.raises(ValueError, match="at least one layer"):
+        am.plots.ham(am.HAM([], [], []))
+
+
+# -- reference hierarchies -----------------------------------------------------------------------
+
+
+SIZES = {
+    "relu": (lambda k: models.hopfield_classifier(k, "relu"), 794_000),
+    "repu": (lambda k: models.hopfield_classifier(k, "repu"), 794_000),
+    "softmax": (lambda k: models.hopfield_classifier(k, "softmax"), 794_000),
+    "conv": (models.conv_ham, 596_752 + 64 + 128),
+    "attention": (models.attention_ham, 85_248 + 7 * 7 * 128),
+    "denoiser": (models.mnist_denoiser, 705_600),
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_reference_hierarchies_have_the_published_number_of_weights(name):
+    make, expected = SIZES[name]
+    net = eqx.filter_eval_shape(make, jr.key(0))
+    weights = eqx.filter(net, models.synapse_weights(net))
+    betas = [s.beta for s in net.ham.hypersynapses.values() if hasattr(s, "beta")]
+    assert sum(a.size for a in jax.tree.leaves(weights)) - len(betas) == expected
+
+
+def test_a_network_reads_what_a_recall_leaves():
+    net = models.hopfield_classifier(KEY, "relu", image=(2, 3), classes=4, n_hidden=5)
+    x = jr.normal(KEY, (2, 3))
+    p = net(x)
+    xs = net.ham.init_states() | {"image": x}
+    end = net.ham.recall(xs, 4, 0.4, clamp="image")
+    np.testing.assert_allclose(p, jax.nn.softmax(end.x["label"]), rtol=1e-5)
+    assert jax.vmap(net)(jnp.stack([x, -x]))[0] == pytest.approx(p, rel=1e-4)
+    with pytest.raises(ValueError, match=r"layer 'image' must have shape \(2, 3\)"):
+        net(jnp.ones(6))
+    with pytest.raises(ValueError, match="no layer 'lable'"):
+        models.HAMNetwork(net.ham, "image", "lable")
+    with pytest.raises(ValueError, match="hidden: must be one of"):
+        models.hopfield_classifier(KEY, "tanh")
+
+
+def test_one_step_of_the_denoiser_is_the_published_readout():
+    net = models.mnist_denoiser(KEY, image=6, memories=5)
+    x = jr.normal(KEY, (6,))
+    W = np.asarray(net.ham.hypersynapses["memory"].W[0], float)
+    W = W / np.linalg.norm(W, axis=1, keepdims=True)
+    unit = np.asarray(x) / np.linalg.norm(x)
+    p = np.exp(10 * W @ unit)
+    made = (p / p.sum()) @ W
+    np.testing.assert_allclose(net(x), made / np.linalg.norm(made), rtol=1e-4)
