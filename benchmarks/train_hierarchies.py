@@ -198,7 +198,7 @@ def main() -> None:
             run["seconds"] = time.perf_counter() - start
             runs = json.loads(file.read_text()) if file.exists() else {}
             make = models.mnist_denoiser if name == "denoiser" else CLASSIFIERS[name]
-            net = eqx.filter_eval_shape(make, jr.key(0))
+            net = make(jr.key(0))
             sizes = eqx.filter(net, models.synapse_weights(net))
             entry = {
                 "weights": sum(a.size for a in jax.tree.leaves(sizes)),

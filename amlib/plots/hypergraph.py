@@ -25,7 +25,7 @@ class Spot(NamedTuple):
     ends: tuple[Name, ...]
 
 
-def ham(ham: HAM | VectorizedHAM, *, ax: Axes | None = None) -> Axes:
+def ham(ham: Any, *, ax: Axes | None = None) -> Axes:
     """Draw the hypergraph: layers as boxes in a row, each connection as a box above or below.
 
     A layer shows its name, its activation and its shape; a connection its synapse, with the
@@ -65,7 +65,14 @@ def ham(ham: HAM | VectorizedHAM, *, ax: Axes | None = None) -> Axes:
         weights = counted(n_params(synapse), "weight")
         if not getattr(synapse, "is_init", True):
             weights = "no weights yet"
-        _box(ax, spot.x, spot.level, ORANGE, str(connection.synapse), f"{kind(synapse)}\n{weights}")
+        _box(
+            ax,
+            spot.x,
+            float(spot.level),
+            ORANGE,
+            str(connection.synapse),
+            f"{kind(synapse)}\n{weights}",
+        )
     return ax
 
 
