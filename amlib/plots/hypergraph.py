@@ -1,5 +1,6 @@
 """The hypergraph of a hierarchical memory as a picture."""
 
+import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,12 +49,13 @@ def ham(ham: Any, *, ax: Axes | None = None) -> Axes:
     spots = _spots(ham, column)
     levels = max((s.level for s in spots if s.level > 0), default=0)
     depth = -min((s.level for s in spots if s.level < 0), default=0)
-    width, height = WIDTH * max(2, len(column)), HEIGHT + STEP * (levels + depth)
+    spread = [*column.values(), *(s.x for s in spots)]
+    columns = max(2.0, max(spread) - min(spread) + 1.0)
+    width, height = round(WIDTH * columns), HEIGHT + STEP * (levels + depth)
     if ax is None:
         ax = new_figure(width, height).add_axes((0.0, 0.0, 1.0, 1.0))
-    middle = 0.5 * (max(column.values()) + min(column.values()))
-    half = 0.5 * max(2, len(column))
-    ax.set_xlim(middle - half, middle + half)
+    middle = 0.5 * (max(spread) + min(spread))
+    ax.set_xlim(middle - columns / 2, middle + columns / 2)
     ax.set_ylim(-0.4 - depth, 0.4 + levels)
     ax.axis("off")
     for spot, connection in zip(spots, ham.connections, strict=True):
@@ -100,14 +102,18 @@ def _spots(ham: Any, column: dict[Name, float]) -> list[Spot]:
     taken: list[tuple[int, float]] = []
     placed: dict[int, Spot] = {}
     spans = [[column[n] for n in c.layers] for c in ham.connections]
+    alone = [s[0] for s in spans if max(s) == min(s)]
     for k in sorted(range(len(spans)), key=lambda k: max(spans[k]) - min(spans[k])):
         x = float(np.mean([min(spans[k]), max(spans[k])]))
         step = 1 if max(spans[k]) > min(spans[k]) else -1
-        level = step
-        while any(at == level and abs(x - other) < 0.95 for at, other in taken):
-            level += step
-        taken.append((level, x))
-        placed[k] = Spot(x, level, ham.connections[k].layers)
+        # Several below one layer stand side by side, so that no line runs behind another's box.
+        aside = (-0.5, 0.5, 0.0) if step < 0 and alone.count(x) > 1 else (0.0,)
+        places = ((at, d) for at in itertools.count(step, step) for d in aside)
+        level, shift = next(
+            (at, d) for at, d in places if all(a != at or abs(x + d - o) > 0.9 for a, o in taken)
+        )
+        taken.append((level, x + shift))
+        placed[k] = Spot(x + shift, level, ham.connections[k].layers)
     return [placed[k] for k in range(len(spans))]
 
 
