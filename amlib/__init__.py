@@ -1,6 +1,13 @@
 """Energy-based associative memories in JAX: write the energy, get the memory."""
 
-from amlib import analysis as analysis, data as data, descent as descent, plots as plots
+from amlib import (
+    analysis as analysis,
+    data as data,
+    descent as descent,
+    learning as learning,
+    plots as plots,
+)
+from amlib._files import load as load, save as save
 from amlib.binary import (
     AbstractBinaryAM as AbstractBinaryAM,
     BinaryAM as BinaryAM,
@@ -33,5 +40,6 @@ from amlib.descent import (
     Sphere as Sphere,
     Trajectory as Trajectory,
 )
+from amlib.learning import FitResult as FitResult, fit as fit
 
 __version__ = "0.1.0"

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -127,6 +128,23 @@ def at_least(value: int | float, low: int | float, where: str) -> None:
         raise TypeError(f"{where}: must be a number; {type(value).__name__} came.")
     if not value >= low:
         raise ValueError(f"{where}: must be at least {low}; {value} came.")
+
+
+def integer(value: object, low: int, where: str) -> int:
+    """Return a Python integer; raise unless `value` is an integer of at least `low`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{where}: must be an integer; {value!r} came.")
+    at_least(int(value), low, where)
+    return int(value)
+
+
+def key(value: object, where: str) -> None:
+    """Raise unless `value` is one random key, of the new style or the old."""
+    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+    new = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ()
+    if not new and not (dtype == jnp.uint32 and shape == (2,)):
+        came = type(value).__name__ if dtype is None else f"{dtype}{list(shape or ())}"
+        raise TypeError(f"{where}: must be one random key; {came} came. Write jax.random.key(0).")
 
 
 def positive(x: Array, where: str) -> Array:

@@ -1,4 +1,4 @@
-"""Pictures of patterns, recalls and energies, and films of a recall.
+"""Pictures of patterns, recalls, energies and trainings, and films of a recall.
 
 Every function draws on the axes that it is given, or on a figure of its own, and returns the
 axes; `ax.figure.savefig("picture.png")` writes them. Nothing is shown, and no global state of
@@ -8,6 +8,7 @@ The background is white, whatever the theme of the page around it. Colours are t
 Ito, which colour-blind readers tell apart.
 """
 
+from amlib.plots.curves import history as history
 from amlib.plots.film import animate as animate, require_video as require_video
 from amlib.plots.pictures import (
     BLUE as BLUE,

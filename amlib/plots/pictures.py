@@ -179,7 +179,7 @@ def energies(
     ax.set_xlim(0, ax.dataLim.x1)
     ax.set_xlabel("bits visited" if isinstance(source, Recall | Trajectory) else "step")
     ax.set_ylabel("energy")
-    _style(ax)
+    style(ax)
     if label is not None:
         ax.legend(frameon=False, labelcolor=TEXT, fontsize=8)
     return ax
@@ -223,7 +223,7 @@ def _short(title: str, length: int = 18) -> str:
     return title if len(title) <= length else title[: length - 1] + "…"
 
 
-def _style(ax: Axes) -> None:
+def style(ax: Axes) -> None:
     """Quiet axes: two spines, faint lines, dark text on white."""
     ax.set_facecolor("white")
     ax.spines[["top", "right"]].set_visible(False)

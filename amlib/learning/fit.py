@@ -1,0 +1,318 @@
+"""One training loop for every model: a jitted epoch, checkpoints, early stopping.
+
+```python
+def loss(model, batch, key):
+    clean, noisy = batch
+    return jnp.mean((jax.vmap(model.retrieve)(noisy) - clean) ** 2)
+
+result = am.fit(model, (clean, noisy), loss, optax.adam(1e-3), 10, 100, jax.random.key(0))
+result.model, result.history["loss"]
+```
+
+**Frozen parts.** `trainable=lambda model: model.Xi` trains this part and leaves the rest alone.
+
+**Constraints by parametrisation.** What must hold for a parameter is best computed from a free
+one, in the model: positive numbers as `jax.nn.softplus(self.raw_beta)`, symmetric couplings without
+self-coupling as `J = A + A.T; J - jnp.diag(jnp.diag(J))`, patterns in [-1, 1] as
+`jnp.tanh(self.raw_Xi)`. Then every step of every optimiser keeps the constraint, and no projection
+fights its momentum.
+
+**Losses that are not differentiated.** `loss` may be an object with a method
+`value_and_grad(model, batch, key)` that returns the loss and what stands for its gradient, in the
+structure of `equinox.filter(model, equinox.is_inexact_array)`; `fit` then uses it as it is. That is
+how contrastive divergence, Hebbian updates and equilibrium propagation are trained. Two more
+methods are used where they exist: `check(model, data)` is called once before the training, to raise
+on bad data; and `initial_state(model, data, key)` returns arrays that `value_and_grad(model, batch,
+key, state)` gets and returns changed, `((loss, gradient), state)`, from batch to batch.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.random as jr
+import numpy as np
+import optax
+from tqdm import tqdm
+
+from amlib import _checks as checks
+from amlib._types import Key
+from amlib.learning import _epochs as epochs_
+from amlib.learning._checkpoint import Checkpoint, State
+
+
+class OUTCOMES(eqx.Enumeration):
+    """How a training ended. `str(outcome)` is the message; compare with `==`."""
+
+    completed = "Completed: all epochs ran."
+    early_stopped = "Stopped early: the validation loss did not improve for `patience` epochs."
+    nonfinite = (
+        "Stopped because the loss, the validation loss or a parameter is not finite; the model is "
+        "the last good one. Lower the learning rate, or clip gradients "
+        "(optax.clip_by_global_norm)."
+    )
+
+
+class FitResult(NamedTuple):
+    """What `fit` returns.
+
+    **Arguments:**
+
+    - `model`: the best model by validation loss where validation data were given, else the last.
+    - `history`: per epoch, one-dimensional NumPy arrays of one length: `"loss"`, the mean over the
+      batches during the epoch; `"validation_loss"` where there are validation data; one entry per
+      metric; `"seconds"`.
+    - `last`: the model after the last epoch in which everything was finite.
+    - `result`: how it ended, one of `OUTCOMES`.
+    - `epoch`: the last epoch that ran, counted from 1. If `result` is `nonfinite`, the one in
+      which that showed.
+    - `best_epoch`: the epoch after which `model` was taken; 0 is the model as it was given.
+    """
+
+    model: Any
+    history: dict[str, np.ndarray]
+    last: Any
+    result: OUTCOMES
+    epoch: int
+    best_epoch: int
+
+
+def fit(
+    model: Any,
+    data: Any,
+    loss: Any,
+    optimizer: Any,
+    epochs: Any,
+    batch_size: Any,
+    key: Key,
+    *,
+    validation: Any = None,
+    metrics: Mapping[str, Any] | None = None,
+    checkpoint: Any = None,
+    progress: bool = True,
+    trainable: Any = None,
+    patience: Any = None,
+) -> FitResult:
+    """Train a model by gradient steps on batches of data.
+
+    An epoch is one compiled program: it shuffles the data and scans over the batches on the
+    device. The `N % batch_size` examples left over at the end of an epoch are dropped; they are
+    others in the next one. The same arguments give the same weights, bit for bit, on one machine,
+    whether or not the training was interrupted.
+
+    **Arguments:**
+
+    - `model`: any Equinox module.
+    - `data`: arrays, or a tree of arrays, with the same length N of the first axis.
+    - `loss`: `loss(model, batch, key) -> scalar`, a mean over the batch; a batch is like `data`,
+      with `batch_size` in place of N. Or an object with its own gradient, see the top of this
+      module.
+    - `optimizer`: any Optax optimiser. Schedules count steps, `N // batch_size` in an epoch.
+    - `epochs`: how many, at least 1.
+    - `batch_size`: examples per step, 1 to N.
+    - `key`: for the shuffling, the loss and the validation.
+    - `validation`: data like `data`, or a fraction in (0, 1) of them to set aside at random. The
+      loss over them is exact, the last batch counted by its size, and with the same key each epoch.
+    - `metrics`: further means over the validation data by name, each `metric(model, batch) ->
+      scalar`.
+    - `checkpoint`: a file written after every epoch, atomically. If it is there, training goes on
+      from it, so that the same call runs to the end whenever it was killed. A larger `epochs` goes
+      on with a finished run. A checkpoint of other arguments (model, data, loss, optimiser, batch
+      size, key) is refused.
+    - `progress`: whether to show a bar with the loss.
+    - `trainable`: which floating-point arrays to train; `None` means all. `lambda model: model.Xi`
+      picks parts (or a list of parts) of the model; an Equinox filter (a function from a leaf to a
+      bool, or a tree of bools) also does.
+    - `patience`: stop when the validation loss has not improved for so many epochs.
+
+    **Returns:** a `FitResult`.
+
+    **Raises:** `ValueError` for data that are empty, not finite or of different lengths, a batch
+    size out of range, `epochs < 1`, a loss that is no scalar, nothing to train, or a checkpoint
+    that is damaged or of another run (which is kept); `TypeError` for an optimiser or loss of
+    another kind.
+    """
+    if not callable(loss) and not hasattr(loss, "value_and_grad"):
+        raise TypeError(
+            f"fit: loss must be a function loss(model, batch, key), or an object with "
+            f"value_and_grad; {type(loss).__name__} came."
+        )
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(
+            f"fit: optimizer must be an Optax optimiser; {type(optimizer).__name__} came. "
+            "Write optax.adam(1e-3)."
+        )
+    epochs = checks.integer(epochs, 1, "fit: epochs")
+    checks.key(key, "fit: key")
+    if patience is not None:
+        patience = checks.integer(patience, 1, "fit: patience")
+    data = epochs_.arrays(data, "fit: data")
+    keys = _Keys(*jr.split(key, 4))
+    data, validation = epochs_.split(data, validation, keys.split)
+    metrics = _checked_metrics(metrics, validation, patience, loss)
+    batch_size = checks.integer(batch_size, 1, "fit: batch_size")
+    if batch_size > epochs_.length(data):
+        raise ValueError(
+            f"fit: batch_size must be at most the number of training examples, "
+            f"{epochs_.length(data)}; {batch_size} came. Every batch is full."
+        )
+    check = getattr(loss, "check", None)
+    for part in (data, validation):
+        if check is not None and part is not None:
+            check(model, part)
+    run = _Run(loss, optimizer, metrics, data, validation, batch_size, keys)
+    state, rest = _start(run, model, trainable)
+    store = None if checkpoint is None else Checkpoint(checkpoint, run, state, rest, key)
+    if store is not None:
+        state = store.resume(state)
+    return _loop(run, state, rest, epochs, patience, store, progress)
+
+
+class _Keys(NamedTuple):
+    epochs: Key
+    split: Key
+    validation: Key
+    state: Key
+
+
+class _Run(NamedTuple):
+    """What stays the same from epoch to epoch."""
+
+    loss: Any
+    optimizer: optax.GradientTransformation
+    metrics: dict[str, Callable[..., Any]]
+    data: Any
+    validation: Any
+    batch_size: int
+    keys: _Keys
+
+
+def _start(run: _Run, model: Any, trainable: Any) -> tuple[State, Any]:
+    """The state before the first epoch, and the part of the model that is not trained."""
+    params, rest = epochs_.partition(model, trainable)
+    loss_state = None
+    if hasattr(run.loss, "initial_state"):
+        loss_state = epochs_.strong(run.loss.initial_state(model, run.data, run.keys.state))
+    state = State(
+        params=params,
+        best=params,
+        optimizer=_optimizer_state(run.optimizer, params),
+        loss=loss_state,
+        epoch=0,
+        best_epoch=0,
+        best_loss=float("inf"),
+        history={},
+    )
+    return state, rest
+
+
+def _optimizer_state(optimizer: optax.GradientTransformation, params: Any) -> Any:
+    # Optax itself does not hold to strict promotion.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        return epochs_.strong(optimizer.init(params))
+
+
+def _loop(
+    run: _Run,
+    state: State,
+    rest: Any,
+    epochs: int,
+    patience: int | None,
+    store: Checkpoint | None,
+    progress: bool,
+) -> FitResult:
+    """Run epochs until one of the outcomes."""
+    outcome, bad_row = OUTCOMES.completed, None
+    with tqdm(
+        total=epochs, initial=min(state.epoch, epochs), desc="fit", disable=not progress
+    ) as bar:
+        while state.epoch < epochs:
+            if patience is not None and state.epoch - state.best_epoch >= patience:
+                outcome = OUTCOMES.early_stopped
+                break
+            new, row = _epoch(run, state, rest)
+            bar.set_postfix({name: f"{row[name]:.4g}" for name in row if name != "seconds"})
+            if new is None:
+                outcome, bad_row = OUTCOMES.nonfinite, row
+                break
+            state = new
+            if store is not None:
+                store.write(state)
+            bar.update()
+    rows = {name: list(column) for name, column in state.history.items()}
+    for name, value in (bad_row or {}).items():
+        rows.setdefault(name, []).append(value)
+    last = eqx.combine(state.params, rest)
+    best = last if run.validation is None else eqx.combine(state.best, rest)
+    return FitResult(
+        model=best,
+        history={name: np.asarray(column, np.float64) for name, column in rows.items()},
+        last=last,
+        result=outcome,
+        epoch=state.epoch + (bad_row is not None),
+        best_epoch=state.epoch if run.validation is None else state.best_epoch,
+    )
+
+
+def _epoch(run: _Run, state: State, rest: Any) -> tuple[State | None, dict[str, float]]:
+    """One epoch: the state after it, or `None` if that is not finite; and a row of history."""
+    start = time.perf_counter()
+    key = jr.fold_in(run.keys.epochs, state.epoch)
+    trained, losses, finite = epochs_.train(
+        (state.params, state.optimizer, state.loss), rest, run.data, key,
+        run.loss, run.optimizer, run.batch_size,
+    )  # fmt: skip
+    values = {"loss": losses}
+    if run.validation is not None:
+        functions = {"validation_loss": run.loss, **run.metrics}
+        values |= epochs_.evaluate(
+            trained[0], rest, run.validation, run.keys.validation, functions, run.batch_size
+        )
+    values, finite = jax.device_get((values, finite))  # waits for the epoch to end
+    row = {name: float(value) for name, value in values.items()}
+    finite = bool(finite) and all(
+        np.isfinite(row[name]) for name in ("loss", "validation_loss") if name in row
+    )
+    row["seconds"] = time.perf_counter() - start
+    if not finite:
+        return None, row
+    better = run.validation is not None and row["validation_loss"] < state.best_loss
+    epoch = state.epoch + 1
+    new = State(
+        params=trained[0],
+        best=trained[0] if better else state.best,
+        optimizer=trained[1],
+        loss=trained[2],
+        epoch=epoch,
+        best_epoch=epoch if better else state.best_epoch,
+        best_loss=row["validation_loss"] if better else state.best_loss,
+        history={name: [*state.history.get(name, []), value] for name, value in row.items()},
+    )
+    return new, row
+
+
+def _checked_metrics(metrics: Any, validation: Any, patience: int | None, loss: Any) -> dict:
+    """The metrics as a dict; raise for what needs validation data and has none."""
+    if validation is None and (metrics or patience is not None):
+        name = "metrics" if metrics else "patience"
+        raise ValueError(
+            f"fit: {name} needs validation data; none came. Pass validation=data like the training "
+            "data, or validation=0.1 to set a tenth of them aside."
+        )
+    if validation is not None and not callable(loss):
+        raise TypeError(
+            f"fit: with validation, loss must be callable, loss(model, batch, key); "
+            f"{type(loss).__name__} is not. Give it a __call__."
+        )
+    metrics = dict(metrics or {})
+    for name, metric in metrics.items():
+        if name in ("loss", "validation_loss", "seconds"):
+            raise ValueError(f"fit: metrics: the name {name!r} is taken. Use another.")
+        if not callable(metric):
+            raise TypeError(
+                f"fit: metrics: {name!r} must be a function metric(model, batch); "
+                f"{type(metric).__name__} came."
+            )
+    return metrics
