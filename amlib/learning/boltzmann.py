@@ -15,7 +15,6 @@ from amlib._types import Key, Scalar
 from amlib.learning.reconstructors import (
     STATES,
     AbstractOverlapReconstructor,
-    _size,
     cut,
     squash,
 )
@@ -144,7 +143,7 @@ def _weights(
     size: Any, hidden: Any, states: str, width: Any, key: Key, where: str
 ) -> tuple[Array, Array, Array]:
     """Small random weights, and biases of 0."""
-    D, L = _size(size, f"{where}: size"), _size(hidden, f"{where}: hidden")
+    D, L = checks.integer(size, 1, f"{where}: size"), checks.integer(hidden, 1, f"{where}: hidden")
     checks.choice(states, STATES, f"{where}: states")
     checks.at_least(width, 0, f"{where}: width")
     if width == 0:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from amlib import _checks as checks
 from amlib._types import Key
-from amlib.learning.reconstructors import STATES, AbstractReconstructor, _size, squash
+from amlib.learning.reconstructors import STATES, AbstractReconstructor, squash
 
 
 class Conv2dReconstructor(AbstractReconstructor):
@@ -66,9 +66,12 @@ class Conv2dReconstructor(AbstractReconstructor):
                 f"{where}: shape must be (height, width) or (channels, height, width); {shape} "
                 "came. A flat picture is reshaped first: x.reshape(28, 28)."
             )
-        self.shape = tuple(_size(n, f"{where}: shape") for n in shape)
-        F, k = _size(filters, f"{where}: filters"), _size(kernel_size, f"{where}: kernel_size")
-        depth = _size(depth, f"{where}: depth")
+        self.shape = tuple(checks.integer(n, 1, f"{where}: shape") for n in shape)
+        F, k = (
+            checks.integer(filters, 1, f"{where}: filters"),
+            checks.integer(kernel1, f"{where}: kernel_size"),
+        )
+        depth = checks.integer(depth, 1, f"{where}: depth")
         if k % 2 == 0 or k < 3:
             raise ValueError(
                 f"{where}: kernel_size must be odd and at least 3, to have a centre and "
@@ -84,7 +87,7 @@ class Conv2dReconstructor(AbstractReconstructor):
         self.biases = tuple(jnp.zeros((F,), dtype) for _ in range(depth))
         self.out = math.sqrt(1 / F) * jr.normal(keys[-1], (C, F), dtype)
         self.out_bias = jnp.zeros((C,), dtype)
-        self.kernel_size, self.states = k, states
+        self.kernelself.states = k, states
 
     def field(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """What its neighbourhood says about each pixel."""

@@ -149,14 +149,6 @@ def count_parameters(model: eqx.Module) -> int:
     return sum(a.size for a in jax.tree.leaves(model) if eqx.is_inexact_array(a))
 
 
-def _size(value: Any, where: str) -> int:
-    """A Python integer of at least 1."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{where}: must be an integer; {value!r} came.")
-    checks.at_least(int(value), 1, where)
-    return int(value)
-
-
 class DenseReconstructor(AbstractOverlapReconstructor):
     r"""All units see all others: the couplings of a Hopfield network, learned.
 
@@ -189,7 +181,7 @@ class DenseReconstructor(AbstractOverlapReconstructor):
     def __init__(
         self, size: Any, *, bias: bool = True, states: str = "spins", key: Key | None = None
     ):
-        D = _size(size, "DenseReconstructor: size")
+        D = checks.integer(size, 1, "DenseReconstructor: size")
         checks.choice(states, STATES, "DenseReconstructor: states")
         dtype = jnp.result_type(float)
         scale = math.sqrt(3 / D)
@@ -283,7 +275,10 @@ class ModernDenseReconstructor(AbstractOverlapReconstructor):
                     f"{where}: needs a memory, or count, size and key for one to be learned; "
                     "some are missing. Pass patterns, or count=100, size=784, key=jr.key(0)."
                 )
-            K, D = _size(count, f"{where}: count"), _size(size, f"{where}: size")
+            K, D = (
+                checks.integer(count, 1, f"{where}: count"),
+                checks.integer(size, 1, f"{where}: size"),
+            )
             self.memory = 0.1 * jr.normal(key, (K, D), jnp.result_type(float))
             if states == "bits":
                 self.memory = self.memory + 0.5

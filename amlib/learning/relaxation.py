@@ -27,7 +27,6 @@ from amlib.descent.trajectory import RESULTS
 from amlib.learning.reconstructors import (
     AbstractOverlapReconstructor,
     AbstractReconstructor,
-    _size,
     as_state,
     cut,
 )
@@ -182,7 +181,7 @@ def _check(model: Any, where: str) -> None:
             f"{where}: reconstructor must be such as DenseReconstructor(784); "
             f"{type(model.reconstructor).__name__} came."
         )
-    _size(model.max_steps, f"{where}: max_steps")
+    checks.integer(model.max_steps, 1, f"{where}: max_steps")
     checks.at_least(model.tol, 0, f"{where}: tol")
 
 
@@ -336,7 +335,7 @@ class ReconstructionLoss(eqx.Module):
 
     def __check_init__(self):
         check_noise(self.noise, "ReconstructionLoss: noise")
-        _size(self.steps, "ReconstructionLoss: steps")
+        checks.integer(self.steps, 1, "ReconstructionLoss: steps")
 
     def __call__(self, model: AbstractReconstructor, batch: Array, key: Key) -> Scalar:
         """The mean error over a batch.
