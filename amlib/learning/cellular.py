@@ -67,10 +67,8 @@ class Conv2dReconstructor(AbstractReconstructor):
                 "came. A flat picture is reshaped first: x.reshape(28, 28)."
             )
         self.shape = tuple(checks.integer(n, 1, f"{where}: shape") for n in shape)
-        F, k = (
-            checks.integer(filters, 1, f"{where}: filters"),
-            checks.integer(kernel1, f"{where}: kernel_size"),
-        )
+        F = checks.integer(filters, 1, f"{where}: filters")
+        k = checks.integer(kernel_size, 1, f"{where}: kernel_size")
         depth = checks.integer(depth, 1, f"{where}: depth")
         if k % 2 == 0 or k < 3:
             raise ValueError(
@@ -87,7 +85,7 @@ class Conv2dReconstructor(AbstractReconstructor):
         self.biases = tuple(jnp.zeros((F,), dtype) for _ in range(depth))
         self.out = math.sqrt(1 / F) * jr.normal(keys[-1], (C, F), dtype)
         self.out_bias = jnp.zeros((C,), dtype)
-        self.kernelself.states = k, states
+        self.kernel_size, self.states = k, states
 
     def field(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """What its neighbourhood says about each pixel."""
