@@ -7,7 +7,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jax import lax
 from jaxtyping import Array, Float
 
 from amlib import _checks as checks
@@ -39,7 +38,7 @@ class Conv2dReconstructor(AbstractReconstructor):
     **Reference:** Gilpin 2019 (arXiv 1809.02942), with the centre left out.
     """
 
-    kernel: Float[Array, "F C N"]
+    kernel: Float[Array, "C N F"]
     biases: tuple[Float[Array, " F"], ...]
     mixers: tuple[Float[Array, "F F"], ...]
     out: Float[Array, "C F"]
@@ -78,7 +77,7 @@ class Conv2dReconstructor(AbstractReconstructor):
         C = 1 if len(shape) == 2 else self.shape[0]
         dtype, N = jnp.result_type(float), k * k - 1
         keys = jr.split(key, depth + 1)
-        self.kernel = math.sqrt(2 / (C * N)) * jr.normal(keys[0], (F, C, N), dtype)
+        self.kernel = math.sqrt(2 / (C * N)) * jr.normal(keys[0], (C, N, F), dtype)
         self.mixers = tuple(
             math.sqrt(2 / F) * jr.normal(keys[i], (F, F), dtype) for i in range(1, depth)
         )
@@ -89,18 +88,18 @@ class Conv2dReconstructor(AbstractReconstructor):
 
     def field(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """What its neighbourhood says about each pixel."""
-        F, C, N = self.kernel.shape
-        k = self.kernel_size
-        centre = jnp.zeros((F, C, 1), self.kernel.dtype)
-        kernel = jnp.concatenate(
-            [self.kernel[..., : N // 2], centre, self.kernel[..., N // 2 :]], 2
-        )
-        image = x.reshape(1, C, *self.shape[-2:])
-        y = lax.conv_general_dilated(image, kernel.reshape(F, C, k, k), (1, 1), "SAME")[0]
-        y = jax.nn.relu(y + self.biases[0][:, None, None])
+        C, k = self.out.shape[0], self.kernel_size
+        height, width = self.shape[-2:]
+        image = jnp.moveaxis(x.reshape(C, height, width), 0, -1)
+        image = jnp.pad(image, ((k // 2, k // 2), (k // 2, k // 2), (0, 0)))
+        around = [(i, j) for i in range(k) for j in range(k) if (i, j) != (k // 2, k // 2)]
+        views = jnp.stack([image[i : i + height, j : j + width] for i, j in around], axis=-1)
+        # One matrix product: convolutions of few channels are slow on a CPU, above all to train.
+        y = views.reshape(height * width, -1) @ self.kernel.reshape(-1, self.kernel.shape[-1])
+        y = jax.nn.relu(y + self.biases[0][None])
         for mix, bias in zip(self.mixers, self.biases[1:], strict=True):
-            y = jax.nn.relu(jnp.einsum("gf,fhw->ghw", mix, y) + bias[:, None, None])
-        h = jnp.einsum("cf,fhw->chw", self.out, y) + self.out_bias[:, None, None]
+            y = jax.nn.relu(y @ mix + bias[None])
+        h = jnp.moveaxis((y @ self.out.T + self.out_bias[None]).reshape(height, width, C), -1, 0)
         return h.reshape(self.shape)
 
     def soft(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
