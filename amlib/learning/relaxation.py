@@ -23,6 +23,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Integer, Shaped
 from amlib import _checks as checks
 from amlib._types import Key, Scalar
 from amlib.continuous.base import _widen
+from amlib.descent.stationary import Problem, implicit
 from amlib.descent.trajectory import RESULTS
 from amlib.learning.reconstructors import (
     AbstractOverlapReconstructor,
@@ -282,26 +283,31 @@ def _flow(model: ContinuousTimeHopfield, x0: Array) -> Relaxation:
     wide, start = _widen((model.reconstructor, x0))
     fine = model.tol / 30  # with errors as large as `tol` the end would never be below it
     steady = diffrax.steady_state_event(rtol=0.0, atol=model.tol, norm=optx.max_norm)  # pyright: ignore[reportArgumentType]
-    solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(lambda t, x, m: m.soft(x) - x),  # pyright: ignore[reportArgumentType]
-        model.solver or diffrax.Tsit5(),
-        t0=jnp.zeros((), start.dtype),
-        t1=jnp.asarray(jnp.inf, start.dtype),
-        dt0=None,
-        y0=start,
-        args=wide,
-        stepsize_controller=diffrax.PIDController(rtol=fine, atol=fine),
-        event=diffrax.Event(steady),
-        max_steps=model.max_steps,
-        adjoint=diffrax.ImplicitAdjoint(),
-        throw=False,
-    )
-    x = solution.ys[0]  # pyright: ignore[reportOptionalSubscript]
-    settled = solution.result == diffrax.RESULTS.event_occurred
+
+    def solve(x: Array) -> tuple[Array, Any]:
+        solution = diffrax.diffeqsolve(
+            diffrax.ODETerm(lambda t, x, args: wide.soft(x) - x),  # pyright: ignore[reportArgumentType]
+            model.solver or diffrax.Tsit5(),
+            t0=jnp.zeros((), start.dtype),
+            t1=jnp.asarray(jnp.inf, start.dtype),
+            dt0=None,
+            y0=x,
+            stepsize_controller=diffrax.PIDController(rtol=fine, atol=fine),
+            event=diffrax.Event(steady),
+            max_steps=model.max_steps,
+            adjoint=diffrax.ForwardMode(),
+            throw=False,
+        )
+        settled = solution.result == diffrax.RESULTS.event_occurred
+        steps = solution.stats["num_accepted_steps"]
+        return solution.ys[0], (settled, steps, solution.ts[0])  # pyright: ignore[reportOptionalSubscript]
+
+    # Of no energy and the map as the projection, the residual is f(x) - x.
+    rest = Problem(lambda x: jnp.zeros((), x.dtype), wide.soft)
+    x, (settled, steps, time) = implicit(rest, start, solve, None)
     result = RESULTS.where(settled, RESULTS.converged, RESULTS.step_limit)
     result = RESULTS.where(jnp.isfinite(x).all(), result, RESULTS.nonfinite)
-    steps = solution.stats["num_accepted_steps"].astype(jnp.int32)
-    return Relaxation(x.astype(x0.dtype), steps, result, solution.ts[0])  # pyright: ignore[reportOptionalSubscript]
+    return Relaxation(x.astype(x0.dtype), steps.astype(jnp.int32), result, time)
 
 
 # -- training ----------------------------------------------------------------------------------
