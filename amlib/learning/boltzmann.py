@@ -215,9 +215,9 @@ class HebbianLoss(eqx.Module):
         x = batch_of(model, batch, "HebbianLoss")
 
         def means(x: Array) -> Array:
-            return squash((x @ model.W.T + model.hidden_bias) / model.width, model.states)
+            return squash((x @ model.W.T + model.hidden_bias[None]) / model.width, model.states)
 
-        rebuilt = means(flip(key, x, self.noise, model.states)) @ model.W + model.bias
+        rebuilt = means(flip(key, x, self.noise, model.states)) @ model.W + model.bias[None]
         rebuilt = squash(rebuilt, model.states)
         z, z_rebuilt = means(x), means(rebuilt)
         grads = eqx.tree_at(
