@@ -548,7 +548,7 @@ def test_given_memories_are_recalled_without_training():
 def test_one_unit_one_memory_one_pixel():
     models = (
         am.DenseReconstructor(1),
-        am.ModernDenseReconstructor([[1.0]]),
+        am.ModernDenseReconstructor(jnp.ones((1, 1))),
         am.RBMReconstructor(1, 1, key=jr.key(0)),
         am.Conv2dReconstructor((1, 1), filters=1, kernel_size=3, key=jr.key(0)),
     )
