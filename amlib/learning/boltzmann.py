@@ -42,10 +42,6 @@ class AbstractRBM(AbstractOverlapReconstructor):
         z = hidden(self.W @ x + self.hidden_bias, self.states, self.width)
         return z @ self.W + self.bias
 
-    def weights(self) -> Float[Array, "L D"]:
-        """What each hidden unit looks for."""
-        return self.W
-
     def read(self, overlaps: Float[Array, " L"], i: Any) -> Scalar:
         """The field of one unit."""
         z = hidden(overlaps + self.hidden_bias, self.states, self.width)
@@ -102,6 +98,10 @@ class RBMReconstructor(AbstractRBM):
         self.W, self.hidden_bias, self.bias = _weights(size, hidden, states, width, key, where)
         self.shape, self.states, self.width = self.bias.shape, states, float(width)
 
+    def weights(self) -> Float[Array, "L D"]:
+        """What each hidden unit looks for."""
+        return self.W
+
 
 class HebbianRBMReconstructor(AbstractRBM):
     r"""The same machine as `RBMReconstructor`, learned by local rules: see `HebbianLoss`.
@@ -137,6 +137,10 @@ class HebbianRBMReconstructor(AbstractRBM):
         where = "HebbianRBMReconstructor"
         self.W, self.hidden_bias, self.bias = _weights(size, hidden, states, width, key, where)
         self.shape, self.states, self.width = self.bias.shape, states, float(width)
+
+    def weights(self) -> Float[Array, "L D"]:
+        """What each hidden unit looks for."""
+        return self.W
 
 
 def _weights(
