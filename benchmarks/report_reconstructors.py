@@ -117,7 +117,9 @@ def experiment(entry: dict) -> list[str]:
 def figure(entries: list[dict], path: Path) -> None:
     """Exact recalls against flips, one panel per size and number of patterns."""
     panels = sorted({(e["side"], e["K"]) for e in entries if e["side"] != 8 and e["K"] != 200})
-    fig = Figure(figsize=(3.1 * len(panels), 3.4), dpi=130, facecolor="white", layout="constrained")
+    fig = Figure(
+        figsize=(max(4.6, 3.1 * len(panels)), 3.8), dpi=130, facecolor="white", layout="constrained"
+    )
     axes = np.atleast_1d(fig.subplots(1, len(panels), sharey=True))
     for ax, (side, K) in zip(axes, panels, strict=True):
         for e in entries:
@@ -134,7 +136,14 @@ def figure(entries: list[dict], path: Path) -> None:
         ax.set_ylim(-0.03, 1.03)
     axes[0].set_ylabel("pictures recalled exactly", fontsize=9)
     handles, labels = axes[0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
+    fig.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=5 if len(panels) > 1 else 3,
+        fontsize=8,
+        frameon=False,
+    )
     fig.savefig(path)
 
 
