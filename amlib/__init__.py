@@ -82,6 +82,19 @@ from amlib.hierarchical import (
     lagr_spherical_norm as lagr_spherical_norm,
     lagr_tanh as lagr_tanh,
 )
-from amlib.learning import FitResult as FitResult, fit as fit
+from amlib.learning import (
+    ContinuousTimeHopfield as ContinuousTimeHopfield,
+    Conv2dReconstructor as Conv2dReconstructor,
+    DenseReconstructor as DenseReconstructor,
+    DiscreteTimeHopfield as DiscreteTimeHopfield,
+    FitResult as FitResult,
+    HebbianLoss as HebbianLoss,
+    HebbianRBMReconstructor as HebbianRBMReconstructor,
+    ModernDenseReconstructor as ModernDenseReconstructor,
+    RBMReconstructor as RBMReconstructor,
+    ReconstructionLoss as ReconstructionLoss,
+    Relaxation as Relaxation,
+    fit as fit,
+)
 
 __version__ = "0.1.0"

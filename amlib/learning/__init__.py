@@ -1,6 +1,12 @@
-"""Learning: storage rules, losses, and one loop that trains any model."""
+"""Learning: storage rules, reconstructors, losses, and one loop that trains any model."""
 
 from amlib.learning import rules as rules
+from amlib.learning.boltzmann import (
+    HebbianLoss as HebbianLoss,
+    HebbianRBMReconstructor as HebbianRBMReconstructor,
+    RBMReconstructor as RBMReconstructor,
+)
+from amlib.learning.cellular import Conv2dReconstructor as Conv2dReconstructor
 from amlib.learning.contrastive import (
     ContrastiveDivergence as ContrastiveDivergence,
     EquilibriumPropagation as EquilibriumPropagation,
@@ -13,4 +19,18 @@ from amlib.learning.losses import (
     Reconstruction as Reconstruction,
     accuracy as accuracy,
     cross_entropy as cross_entropy,
+)
+from amlib.learning.reconstructors import (
+    AbstractEnergyReconstructor as AbstractEnergyReconstructor,
+    AbstractOverlapReconstructor as AbstractOverlapReconstructor,
+    AbstractReconstructor as AbstractReconstructor,
+    DenseReconstructor as DenseReconstructor,
+    ModernDenseReconstructor as ModernDenseReconstructor,
+    count_parameters as count_parameters,
+)
+from amlib.learning.relaxation import (
+    ContinuousTimeHopfield as ContinuousTimeHopfield,
+    DiscreteTimeHopfield as DiscreteTimeHopfield,
+    ReconstructionLoss as ReconstructionLoss,
+    Relaxation as Relaxation,
 )
