@@ -40,6 +40,13 @@ from amlib.descent import (
     Sphere as Sphere,
     Trajectory as Trajectory,
 )
-from amlib.learning import FitResult as FitResult, fit as fit
+from amlib.learning import (
+    DenseAMClassifier as DenseAMClassifier,
+    FitResult as FitResult,
+    LabelCrossEntropy as LabelCrossEntropy,
+    PowerLoss as PowerLoss,
+    fit as fit,
+    krotov_hopfield as krotov_hopfield,
+)
 
 __version__ = "0.1.0"
