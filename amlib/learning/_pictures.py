@@ -38,7 +38,7 @@ def grey(v: Array, where: str) -> Array:
 
 def drawn(
     examples: Any, K: int, shape: tuple[int, ...], classes: int, key: Key, where: str
-) -> tuple[Float[Array, "K D+C"], Float[Array, "N D"]]:
+) -> tuple[Float[Array, "K units"], Float[Array, "N D"]]:
     """Memories that are examples with their labels, and pictures to find the temperature on."""
     where = f"{where}: examples"
     if not isinstance(examples, tuple | list) or len(examples) != 2:

@@ -69,7 +69,7 @@ def label_sums(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _label_sums(F: Power | Elementwise, base: Array, L: Array) -> Array:
+def _label_sums(F: Power | Elementwise, base: Any, L: Any) -> Array:
     def block(b: Array) -> Array:
         low = F(b)
         sums = [jnp.sum(F(b + 2 * L[None, :, a]) - low, axis=1) for a in range(L.shape[1])]
@@ -79,11 +79,11 @@ def _label_sums(F: Power | Elementwise, base: Array, L: Array) -> Array:
     return out.reshape(-1, L.shape[1])[: base.shape[0]]
 
 
-def _forward(F: Power | Elementwise, base: Array, L: Array) -> tuple[Array, tuple[Array, Array]]:
+def _forward(F: Power | Elementwise, base: Any, L: Any) -> tuple[Array, tuple[Array, Array]]:
     return _label_sums(F, base, L), (base, L)
 
 
-def _backward(F: Power | Elementwise, kept: tuple[Array, Array], G: Array) -> tuple[Array, Array]:
+def _backward(F: Power | Elementwise, kept: tuple[Any, Any], G: Any) -> tuple[Array, Array]:
     base, L = kept
     B, K = base.shape
 
@@ -134,7 +134,7 @@ def iterate(
     - `discrete`: whether $g$ is the sign (a tie switches a label off) or tanh.
     """
 
-    def update(_: int, c: Array) -> Array:
+    def update(_: Any, c: Array) -> Array:
         rest = (h + L @ c)[:, None] - L * c[None]
         s = jnp.sum(F(rest + L) - F(rest - L), axis=0)
         return jnp.where(s > 0, 1.0, -1.0).astype(s.dtype) if discrete else jnp.tanh(s)

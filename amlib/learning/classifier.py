@@ -17,6 +17,7 @@ from amlib.learning._pictures import class_numbers, drawn, grey, sizes
 from amlib.learning._sums import energy_function, iterate, label_sums
 
 _HERE = "DenseAMClassifier"
+_FEATURES = 5  # powers up to this one learn features that decide together
 _BLOCK = 1000  # pictures that `predict` and `score` hold the overlaps of at once
 
 
@@ -56,10 +57,12 @@ class DenseAMClassifier(eqx.Module):
       alone, such as `jnp.exp` for the exponential energy. Low powers learn features, high ones
       prototypes.
     - `rectified`: whether negative overlaps count nothing. Without effect on a function `n`.
-    - `temperature`: T, > 0. `None` takes the one at which the sums $s_a$ of the initial weights
-      have a root mean square of 1 (on the examples if given, else on random pictures), so that no
-      label starts saturated: a saturated tanh has no gradient, and its class is never learned.
-      Must be given if `n` is a function.
+    - `temperature`: T, > 0; must be given if `n` is a function. `None` takes one at which no label
+      starts saturated (a saturated tanh has no gradient, and its class is never learned): where
+      the sums $s_a$ of the initial weights have a root mean square of 1, on the examples if given,
+      else on random pictures. For `n` above 5, whose memories decide alone, at least the one where
+      a single memory with an overlap of D/4 makes $s_a$ about 1, $T^n = 2n (D/4)^{n-1}$. A start:
+      full MNIST did better with about twice that at n = 3.
     - `mean`, `std`: of the initial weights. The published mean of -0.3 aligns all memories with
       the dark background, so that they start nearly equal; it wants a T above 250 and many more
       epochs.
@@ -74,7 +77,7 @@ class DenseAMClassifier(eqx.Module):
     weights have mean 0, and the default temperature is computed.
     """
 
-    Xi: Float[Array, "K D+C"]
+    Xi: Float[Array, "K units"]
     temperature: Scalar
     n: Any = eqx.field(static=True)
     rectified: bool = eqx.field(static=True)
@@ -337,13 +340,16 @@ def _in_blocks(model: DenseAMClassifier, v: Float[Array, "N D"], probable: bool)
 
 
 def _temperature(model: Any, pictures: Float[Array, "N D"]) -> Scalar:
-    """Where the sums of the initial weights have a root mean square of 1: they go as 1/T^n."""
+    """A temperature at which no label starts saturated, see the class."""
     if callable(model.n):
         raise ValueError(f"{_HERE}: temperature: must be given where n is a function; none came.")
-    D = pictures.shape[1]
+    D, n = pictures.shape[1], model.n
     W, L = model.Xi[:, :D], model.Xi[:, D:]
     base = pictures @ W.T - L.sum(axis=1)[None]
     scale = jnp.abs(base).max() + 2 * jnp.abs(L).max()  # so that no power overflows
     s = label_sums(model._F, base / scale, L / scale)
-    size = jnp.sqrt(jnp.mean(s**2))
-    return jnp.where(size > 0, scale * size ** (1 / model.n), 1.0)
+    size = jnp.sqrt(jnp.mean(s**2))  # the sums go as 1 / T^n
+    together = jnp.where(size > 0, scale * size ** (1 / n), 1.0)
+    if n <= _FEATURES:
+        return together
+    return jnp.maximum(together, (2 * n / (D / 4)) ** (1 / n) * (D / 4))

@@ -1,6 +1,5 @@
 """The optimiser of Krotov and Hopfield, as an Optax transformation."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,8 +9,6 @@ import optax
 from jaxtyping import Array
 
 from amlib import _checks as checks
-
-Schedule = Callable[[Any], Any]
 
 
 class KrotovHopfieldState(NamedTuple):
@@ -25,7 +22,7 @@ def krotov_hopfield(
     learning_rate: Any,
     momentum: Any = 0.6,
     *,
-    temperature: Schedule | None = None,
+    temperature: Any = None,
     bound: Any = 1.0,
 ) -> optax.GradientTransformation:
     r"""Momentum with a step of fixed size for each memory, and weights kept in a box.
@@ -67,12 +64,14 @@ def krotov_hopfield(
     **Reference:** Krotov and Hopfield 2016, eq. 12 and 13 and appendix A.
     """
     if not callable(learning_rate):
-        checks.at_least(learning_rate, 0, "krotov_hopfield: learning_rate")
-    checks.at_least(momentum, 0, "krotov_hopfield: momentum")
+        _not_negative(learning_rate, "learning_rate")
+    _not_negative(momentum, "momentum")
     if not momentum < 1:
         raise ValueError(f"krotov_hopfield: momentum: must be below 1; {momentum} came.")
     if bound is not None:
-        checks.at_least(bound, 0, "krotov_hopfield: bound")
+        _not_negative(bound, "bound")
+        if bound == 0:
+            raise ValueError("krotov_hopfield: bound: must be above 0; 0 came. None is none.")
     if temperature is not None and not callable(temperature):
         raise TypeError(
             "krotov_hopfield: temperature: must be a schedule, a function of the step; "
@@ -120,3 +119,10 @@ def krotov_hopfield(
         return jax.tree.map(step, params, V), KrotovHopfieldState(state.steps + 1, V)
 
     return optax.GradientTransformation(init, update)
+
+
+def _not_negative(value: Any, name: str) -> None:
+    number = isinstance(value, int | float | np.integer | np.floating)
+    if not number or isinstance(value, bool):
+        raise TypeError(f"krotov_hopfield: {name}: must be a number; {value!r} came.")
+    checks.at_least(value, 0, f"krotov_hopfield: {name}")
