@@ -41,12 +41,12 @@ class Setting(NamedTuple):
 
 
 SETTINGS = {
-    "n3": Setting(3, 2000, 40.0, 2, 0.02, 0.94, 60, batch=250),
+    "n3": Setting(3, 2000, 40.0, 2, 0.02, 0.94, 46, batch=250),
     # Shorter, with fewer memories, and alike: what the power does to the memories.
-    "n2-small": Setting(2, 500, 20.0, 2, 0.03, 0.8, 14, batch=250),
-    "n3-small": Setting(3, 500, 28.0, 2, 0.03, 0.8, 14, batch=250),
-    "n20-small": Setting(20, 500, 180.0, 4, 0.03, 0.8, 14, batch=250),
-    "n30-small": Setting(30, 500, 180.0, 4, 0.03, 0.8, 14, batch=250),
+    "n2-small": Setting(2, 200, 16.0, 2, 0.03, 0.65, 8, batch=250),
+    "n3-small": Setting(3, 200, 22.0, 2, 0.03, 0.65, 8, batch=250),
+    "n20-small": Setting(20, 200, 180.0, 4, 0.03, 0.65, 8, batch=250),
+    "n30-small": Setting(30, 200, 180.0, 4, 0.03, 0.65, 8, batch=250),
 }
 
 

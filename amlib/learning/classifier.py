@@ -167,7 +167,7 @@ class DenseAMClassifier(eqx.Module):
         c = checks.as_float(c, "energy: c").astype(self.Xi.dtype)
         if c.shape != (self.classes,):
             raise ValueError(f"energy: c must have shape ({self.classes},); {c.shape} came.")
-        return -jnp.sum(self._F((self.Xi @ jnp.concatenate([v, c])) / self._T()))
+        return _energy(self, v, c)
 
     def __call__(
         self, v: Shaped[ArrayLike, "*shape"], *, steps: Any = 1, discrete: bool = False
@@ -194,8 +194,7 @@ class DenseAMClassifier(eqx.Module):
         """
         v = self._picture(v, "DenseAMClassifier")
         steps = checks.integer(steps, 1, "DenseAMClassifier: steps")
-        h, L = (self._pixel_weights() @ v) / self._T(), self.label_weights / self._T()
-        return iterate(self._F, h, L, steps, bool(discrete))
+        return _labels(self, v, steps, bool(discrete))
 
     def sums(self, images: Shaped[ArrayLike, "..."]) -> Float[Array, "... C"]:
         r"""The energy differences $s_a$ of a picture or a batch: what tanh is taken of.
@@ -313,6 +312,19 @@ class DenseAMClassifier(eqx.Module):
 
 
 @eqx.filter_jit
+def _energy(model: DenseAMClassifier, v: Float[Array, " D"], c: Float[Array, " C"]) -> Scalar:
+    return -jnp.sum(model._F((model.Xi @ jnp.concatenate([v, c])) / model._T()))
+
+
+@eqx.filter_jit
+def _labels(
+    model: DenseAMClassifier, v: Float[Array, " D"], steps: int, discrete: bool
+) -> Float[Array, " C"]:
+    h, L = (model._pixel_weights() @ v) / model._T(), model.label_weights / model._T()
+    return iterate(model._F, h, L, steps, discrete)
+
+
+@eqx.filter_jit
 def _sums(model: DenseAMClassifier, v: Float[Array, "N D"]) -> Float[Array, "N C"]:
     W, L = model._pixel_weights() / model._T(), model.label_weights / model._T()
     base = v @ W.T - L.sum(axis=1)[None]
@@ -343,13 +355,22 @@ def _temperature(model: Any, pictures: Float[Array, "N D"]) -> Scalar:
     """A temperature at which no label starts saturated, see the class."""
     if callable(model.n):
         raise ValueError(f"{_HERE}: temperature: must be given where n is a function; none came.")
+    # In NumPy where the values are known: nothing to compile.
+    lib: Any = np if checks.is_concrete(model.Xi) else jnp
+    Xi, pictures = lib.asarray(model.Xi), lib.asarray(pictures)
     D, n = pictures.shape[1], model.n
-    W, L = model.Xi[:, :D], model.Xi[:, D:]
+    W, L = Xi[:, :D], Xi[:, D:]
     base = pictures @ W.T - L.sum(axis=1)[None]
-    scale = jnp.abs(base).max() + 2 * jnp.abs(L).max()  # so that no power overflows
-    s = label_sums(model._F, base / scale, L / scale)
-    size = jnp.sqrt(jnp.mean(s**2))  # the sums go as 1 / T^n
-    together = jnp.where(size > 0, scale * size ** (1 / n), 1.0)
-    if n <= _FEATURES:
-        return together
-    return jnp.maximum(together, (2 * n / (D / 4)) ** (1 / n) * (D / 4))
+    scale = lib.abs(base).max() + 2 * lib.abs(L).max()  # so that no power overflows
+
+    def power(r: Any) -> Any:
+        r = r / scale
+        return (lib.maximum(r, 0) if model.rectified else r) ** n
+
+    low = power(base)
+    sums = [(power(base + 2 * L[None, :, a]) - low).sum(axis=1) for a in range(model.classes)]
+    size = lib.sqrt(lib.mean(lib.stack(sums) ** 2))  # the sums go as 1 / T^n
+    together = lib.where(size > 0, scale * size ** (1 / n), 1.0)
+    if n > _FEATURES:
+        together = lib.maximum(together, (2 * n / (D / 4)) ** (1 / n) * (D / 4))
+    return jnp.asarray(together, model.Xi.dtype)
