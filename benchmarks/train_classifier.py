@@ -122,11 +122,56 @@ def run(name: str, validate: bool, folder: Path) -> None:
     print(json.dumps({k: v for k, v in numbers.items() if k not in ("loss", "machine")}, indent=1))
 
 
+def picture(folder: Path, names: list[str]) -> None:
+    """The memories that win most test pictures, of each model: pixels above, labels below."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    images = np.asarray(am.data.mnist("test").images).reshape(-1, 784)
+    figure, axes = plt.subplots(
+        2 * len(names), 12, figsize=(12, 1.35 * len(names) + 0.1),
+        height_ratios=[10, 2] * len(names), layout="constrained",
+    )  # fmt: skip
+    for row, name in enumerate(names):
+        setting = SETTINGS[name]
+        like = am.DenseAMClassifier(
+            setting.memories, n=setting.n, temperature=setting.temperature, key=jr.key(0)
+        )
+        model = am.load(folder / f"{name}.model", like)
+        winners = (images @ np.asarray(model.memories).reshape(-1, 784).T).argmax(axis=1)
+        used = np.argsort(-np.bincount(winners, minlength=setting.memories))[:12]
+        for column, k in enumerate(used):
+            top, below = axes[2 * row : 2 * row + 2, column]
+            top.imshow(model.memories[k], cmap="RdBu_r", vmin=-1, vmax=1)
+            below.imshow(
+                model.label_weights[k][None], cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto"
+            )
+            for ax in (top, below):
+                ax.set(xticks=[], yticks=[])
+        axes[2 * row, 0].set_ylabel(f"n = {setting.n}\nK = {setting.memories}")
+    figure.savefig(RESULTS / "classifier_memories.png", dpi=110)
+
+
+def table(folder: Path, names: list[str]) -> None:
+    """Write the figure, and the numbers of all finished runs as one file."""
+    rows = {name: json.loads((folder / f"{name}.json").read_text()) for name in names}
+    (RESULTS / "train_classifier.json").write_text(json.dumps(rows, indent=1) + "\n")
+    picture(folder, names)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("name", choices=SETTINGS)
+    parser.add_argument("name", choices=SETTINGS, nargs="?")
+    parser.add_argument("--collect", action="store_true")
     parser.add_argument("--validate", action="store_true")
     parser.add_argument("--folder", type=Path, default=Path("classifier-runs"))
     args = parser.parse_args()
     args.folder.mkdir(exist_ok=True)
-    run(args.name, args.validate, args.folder)
+    if args.collect:
+        table(args.folder, [n for n in SETTINGS if (args.folder / f"{n}.json").exists()])
+    elif args.name is None:
+        parser.error("name a model, or --collect")
+    else:
+        run(args.name, args.validate, args.folder)
