@@ -1,6 +1,12 @@
 """Energy-based associative memories in JAX: write the energy, get the memory."""
 
-from amlib import analysis as analysis, data as data, descent as descent, plots as plots
+from amlib import (
+    analysis as analysis,
+    cache as cache,
+    data as data,
+    descent as descent,
+    plots as plots,
+)
 from amlib.binary import (
     AbstractBinaryAM as AbstractBinaryAM,
     BinaryAM as BinaryAM,
