@@ -279,7 +279,7 @@ RESULTS = {
 
 def equal(a, b):
     if isinstance(a, float):
-        return type(b) is float and (a == b or a != a != b)
+        return type(b) is type(a) and (a == b or a != a != b)
     if isinstance(a, dict):
         return list(a) == list(b) and equal(list(a.values()), list(b.values()))
     if isinstance(a, np.ndarray) and a.dtype.kind == "U":

@@ -86,9 +86,12 @@ def _encode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
         parts = {name: _encode(field, arrays) for name, field in fields.items()}
         return {"module": _name_of(type(value)), "fields": parts}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return {"named": _name_of(type(value)), "parts": [_encode(v, arrays) for v in tuple(value)]}
-    if type(value) in (list, tuple):
+    if isinstance(value, tuple) and type(value) is not tuple:
+        return {
+            "named": _name_of(type(value)),
+            "parts": [_encode(v, arrays) for v in cast(Any, value)],
+        }
+    if type(value) is list or type(value) is tuple:
         return {type(value).__name__: [_encode(v, arrays) for v in value]}
     if type(value) is dict:
         return {"dict": [[_encode(part, arrays) for part in item] for item in value.items()]}
