@@ -87,10 +87,7 @@ def _encode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
         parts = {name: _encode(field, arrays) for name, field in fields.items()}
         return {"module": _name_of(type(value)), "fields": parts}
     if isinstance(value, tuple) and type(value) is not tuple:
-        return {
-            "named": _name_of(type(value)),
-            "parts": [_encode(v, arrays) for v in cast(Any, value)],
-        }
+        return {"named": _name_of(type(value)), "parts": _encode(list(value), arrays)["list"]}
     if type(value) is list or type(value) is tuple:
         return {type(value).__name__: [_encode(v, arrays) for v in value]}
     if type(value) is dict:
