@@ -73,7 +73,8 @@ def landscape(
     if ax is None:
         ax = place(new_figure(760, 720), 90, 30, 600, 600)
     shades = ax.contourf(xs, ys, heights, levels, cmap="cividis")
-    ax.contour(xs, ys, heights, shades.levels, colors="white", linewidths=0.3, alpha=0.5)
+    lines = {"colors": "white", "linewidths": 0.3, "linestyles": "solid", "alpha": 0.5}
+    ax.contour(xs, ys, heights, shades.levels, **lines)
     for path in paths:
         ax.plot(*path.T, color="white", linewidth=2.6, solid_capstyle="round")
         ax.plot(*path.T, color=ORANGE, linewidth=1.4, solid_capstyle="round")

@@ -37,8 +37,7 @@ def main() -> None:
     else:
         sphinx(options.workers)
     fail(check.site(ROOT / "_docs"), "on the site")
-    pages = len(list((ROOT / "_docs").rglob("*.html")))
-    print(f"_docs/index.html: {pages} pages, no warning, no broken link")
+    print("_docs/index.html: built with no warning and no broken link")
 
 
 def sphinx(workers: int) -> None:

@@ -124,7 +124,8 @@ class _Everything:
 
 def site(docs: Path) -> list[str]:
     """Links within the site that lead nowhere, with their anchors; pictures that are not there."""
-    pages = {path.resolve(): _Page(path.read_text()) for path in docs.rglob("*.html")}
+    paths = [path for path in docs.rglob("*.html") if "_static" not in path.parts]
+    pages = {path.resolve(): _Page(path.read_text()) for path in paths}
     bad = [] if docs.joinpath("index.html").is_file() else [f"{docs}: has no index.html"]
     for path, page in pages.items():
         for link in page.links:

@@ -41,6 +41,7 @@ html_theme_options = {
     "show_toc_level": 2,
     "navigation_with_keys": False,
     "logo": {"text": "amlib"},
+    "navbar_persistent": [],  # the search is in the side bar
 }
 html_static_path = [str(HERE / "static"), str(ROOT / "cache" / "docs" / "static")]
 html_css_files = ["styles.css"]
