@@ -43,6 +43,7 @@ html_theme_options = {
     "logo": {"text": "amlib"},
     "navbar_persistent": [],  # the search is in the side bar
 }
+html_context = {"default_mode": "auto"}
 html_static_path = [str(HERE / "static"), str(ROOT / "cache" / "docs" / "static")]
 html_css_files = ["styles.css"]
 html_show_sourcelink = False
