@@ -95,6 +95,7 @@ def _members(value: Any) -> list[str]:
         if not name.startswith("_")
         and (inspect.isfunction(getattr(value, name, None)) or isinstance(member, kinds))
         and inspect.getdoc(getattr(value, name))
+        and getattr(member, "__module__", "amlib") in (None, "amlib", value.__module__)
     ]
 
 
