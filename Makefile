@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 ARGS ?=
+# nbdev imports what [tool.nbdev] names; progress bars are no part of a notebook's output.
+NBDEV := PYTHONPATH=nbs/_sphinx TQDM_DISABLE=1
 
-.PHONY: demo test slow check format bench clean
+.PHONY: demo test slow check format bench nbs nbs-save api docs docs-serve clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.demo
@@ -29,6 +31,24 @@ bench: $(VENV)/.test
 	$(PY) benchmarks/bench_flips.py
 	$(PY) benchmarks/bench_retrieval.py
 
+# The notebooks as tests; `make nbs-save` also stores their outputs, which the site shows.
+nbs: $(VENV)/.docs
+	$(NBDEV) $(VENV)/bin/nbdev-test --n-workers 2 --verbose
+
+nbs-save: $(VENV)/.docs
+	$(NBDEV) $(VENV)/bin/nbdev-test --n-workers 2 --save
+	$(NBDEV) $(VENV)/bin/nbdev-clean
+	$(VENV)/bin/ruff format nbs
+
+api: $(VENV)/.docs
+	$(PY) nbs/_sphinx/api.py
+
+docs: $(VENV)/.docs
+	$(PY) nbs/_sphinx/build.py
+
+docs-serve: docs
+	$(PY) -m http.server --directory _docs --bind 127.0.0.1 8000
+
 $(PY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "amlib needs Python 3.11 or newer; $$($(PYTHON) --version) came. Name one: make PYTHON=python3.12"; exit 2; }
@@ -48,5 +68,9 @@ $(VENV)/.dev: pyproject.toml | $(PY)
 	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@ $(VENV)/.test $(VENV)/.demo
 
+$(VENV)/.docs: pyproject.toml | $(PY)
+	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[dev,docs]'
+	@touch $@ $(VENV)/.dev $(VENV)/.test $(VENV)/.demo
+
 clean:
-	rm -rf $(VENV) build dist amlib-demo
+	rm -rf $(VENV) build dist amlib-demo _docs _proc

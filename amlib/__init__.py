@@ -2,6 +2,7 @@
 
 from amlib import (
     analysis as analysis,
+    cache as cache,
     data as data,
     descent as descent,
     hierarchical as hierarchical,

@@ -8,6 +8,11 @@ The background is white, whatever the theme of the page around it. Colours are t
 Ito, which colour-blind readers tell apart.
 """
 
+from amlib.plots.charts import (
+    capacity as capacity,
+    landscape as landscape,
+    memories as memories,
+)
 from amlib.plots.curves import history as history
 from amlib.plots.film import animate as animate, require_video as require_video
 from amlib.plots.hypergraph import ham as ham

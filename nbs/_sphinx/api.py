@@ -1,0 +1,182 @@
+"""Write the pages of `nbs/api/` anew from the public names: `python nbs/_sphinx/api.py`.
+
+One page for each room of the library, with a `show_doc` cell for every public name, and for every
+public method and property that a class defines.
+"""
+
+import ast
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import amlib
+
+NBS = Path(__file__).parents[1]
+
+# Page: title, sentence, and the modules whose names it shows, by the names users write.
+ROOMS = {
+    "binary": ("Binary memories", "Memories over spins: write `energy`, get recall.", ""),
+    "continuous": ("Continuous memories", "Memories over real-valued states.", ""),
+    "hierarchical": ("Hierarchical memories", "Layers, synapses, and the energy of both.", ""),
+    "learning": ("Learning", "Storage rules, losses, the training loop, trainable models.", ""),
+    "descent": ("Descent", "The engines and what they return; they lower any scalar.", "descent"),
+    "data": ("Data", "Pictures to store, your own pictures, and ways to spoil them.", "data"),
+    "analysis": ("Analysis", "Measurements on memories and on recalls.", "analysis"),
+    "plots": ("Plots", "Pictures of patterns, recalls and energies, and films.", "plots"),
+    "cache": ("Cache", "Results kept on disk.", "cache"),
+}
+
+
+class Page(NamedTuple):
+    name: str
+    title: str
+    sentence: str
+    symbols: list[str]  # as users write them, without `am.`
+
+
+def pages() -> Iterator[Page]:
+    """The pages, each public name on the first page that has it."""
+    homes: dict[int, str] = {}
+    for room, (title, sentence, _) in ROOMS.items():
+        symbols = []
+        for name in _names(room):
+            value = _resolve(name)
+            if id(value) in homes or not (inspect.isclass(value) or callable(value)):
+                continue
+            homes[id(value)] = name
+            symbols += [name, *(f"{name}.{member}" for member in _members(value))]
+        if symbols:
+            yield Page(room, title, sentence, symbols)
+
+
+def _names(room: str) -> Iterator[str]:
+    """The names of a room: those that `amlib` itself exports, then those of its modules."""
+    for name in _exports(amlib):
+        value = getattr(amlib, name)
+        home = getattr(value, "__module__", "") or ""
+        if not isinstance(value, ModuleType) and home.startswith(f"amlib.{room}"):
+            yield name
+    module = getattr(amlib, room, None)
+    if isinstance(module, ModuleType) and room in _exports(amlib):
+        for name in _exports(module):
+            value = getattr(module, name)
+            if isinstance(value, ModuleType):
+                yield from (f"{room}.{name}.{inner}" for inner in _exports(value))
+            else:
+                yield f"{room}.{name}"
+
+
+def _exports(module: ModuleType) -> list[str]:
+    """The public names of a package, or those that a module defines itself, in reading order."""
+    if hasattr(module, "__path__"):
+        nodes = ast.parse(inspect.getsource(module)).body
+        names = [a.asname for n in nodes if isinstance(n, ast.ImportFrom) for a in n.names]
+    else:
+        names = [
+            name
+            for name, value in vars(module).items()
+            if callable(value) and getattr(value, "__module__", None) == module.__name__
+        ]
+    return [name for name in names if name and not name.startswith("_")]
+
+
+def _members(value: Any) -> list[str]:
+    """The public methods and properties that a class defines itself."""
+    if not inspect.isclass(value):
+        return []
+    kinds = property | classmethod | staticmethod
+    return [
+        name
+        for name, member in vars(value).items()
+        if not name.startswith("_")
+        and (inspect.isfunction(getattr(value, name, None)) or isinstance(member, kinds))
+        and inspect.getdoc(getattr(value, name))
+        and getattr(member, "__module__", "amlib") in (None, "amlib", value.__module__)
+    ]
+
+
+def _resolve(name: str) -> Any:
+    value: Any = amlib
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def shown(source: str) -> list[str]:
+    """The names that `show_doc` cells show."""
+    return re.findall(r"^show_doc\(am\.([\w.]+)", source, flags=re.MULTILINE)
+
+
+def anchors() -> dict[str, str]:
+    """From each name that prose may use, as `am.data.icons`, to its page and anchor."""
+    table: dict[str, str] = {}
+    for page in pages():
+        for symbol in page.symbols:
+            address = f"api/{page.name}.ipynb#{anchor(symbol)}"
+            for short in {symbol, f"am.{symbol}", f"amlib.{symbol}"}:
+                table.setdefault(short, address)
+                table.setdefault(f"{short}()", address)
+    return table
+
+
+def heading(symbol: str) -> str:
+    """A name as it stands over its documentation: without the module, methods with their class."""
+    parts = symbol.split(".")
+    start = next((k for k, part in enumerate(parts) if part[0].isupper()), len(parts) - 1)
+    return ".".join(parts[start:])
+
+
+def anchor(symbol: str) -> str:
+    """The id of a heading, as Pandoc and the Sphinx build make it."""
+    return heading(symbol).lower()
+
+
+def notebook(page: Page) -> dict[str, Any]:
+    """A page as a notebook."""
+    cells = [_cell("markdown", f"# {page.title}\n\n> {page.sentence}", 0)]
+    cells.append(
+        _cell("code", "#| hide\nfrom nbdev.showdoc import show_doc\n\nimport amlib as am", 1)
+    )
+    for symbol in page.symbols:
+        value, level = _resolve(symbol), 3 if heading(symbol).count(".") else 2
+        name = (
+            ""
+            if callable(value) and value.__name__ == heading(symbol)
+            else f", name={heading(symbol)!r}"
+        )
+        source = f"show_doc(am.{symbol}{name}, title_level={level})".replace("'", '"')
+        cells.append(_cell("code", source, len(cells)))
+    kernel = {"display_name": "python3", "language": "python", "name": "python3"}
+    return {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+
+
+def _cell(kind: str, source: str, k: int) -> dict[str, Any]:
+    lines = source.splitlines(keepends=True)
+    cell: dict[str, Any] = {
+        "cell_type": kind,
+        "id": f"cell-{k:03}",
+        "metadata": {},
+        "source": lines,
+    }
+    return cell | ({"execution_count": None, "outputs": []} if kind == "code" else {})
+
+
+def dump(nb: dict[str, Any]) -> str:
+    """A notebook as `nbdev-clean` writes it."""
+    return json.dumps(nb, sort_keys=True, indent=1, ensure_ascii=False) + "\n"
+
+
+def main() -> None:
+    for page in pages():
+        path = NBS / "api" / f"{page.name}.ipynb"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(dump(notebook(page)))
+        print(f"nbs/api/{path.name}: {len(page.symbols)} names")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""Landscapes, retrieval curves and stored patterns: what is drawn where, and what is refused."""
+
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+import pytest
+from jaxtyping import install_import_hook
+
+import amlib as am
+
+with install_import_hook("amlib.plots", "beartype.beartype"):
+    from amlib import plots
+    from amlib.plots import charts, pictures
+
+
+def double_well(x):
+    """Minima at (-1, 0) and (1, 0)."""
+    return jnp.square(jnp.square(x[0]) - 1.0) + jnp.square(x[1])
+
+
+def marked(ax):
+    """The crosses of a landscape."""
+    (line,) = [line for line in ax.lines if line.get_marker() == "x"]
+    return line.get_xydata()
+
+
+# -- landscape --------------------------------------------------------------------------------
+
+
+def test_landscape_finds_the_minima():
+    ax = plots.landscape(double_well, (-2, 2), points=81)
+    np.testing.assert_allclose(sorted(map(tuple, marked(ax))), [(-1, 0), (1, 0)], atol=1e-6)
+    assert ax.get_xlim() == ax.get_ylim() == (-2, 2)
+    pictures.painted(ax.figure)
+
+
+def test_landscape_has_heights_where_they_belong():
+    """x to the right, y upwards: an energy that is lowest at (2, -1)."""
+    ax = plots.landscape(
+        lambda x: (x[0] - 2) ** 2 + (x[1] + 1) ** 2, ((0, 4), (-3, 3)), points=61, levels=5
+    )
+    np.testing.assert_allclose(marked(ax), [[2, -1]], atol=1e-6)
+    image = pictures.painted(ax.figure).astype(int)
+    H = image.shape[0]
+
+    def colour(x, y):
+        column, row = ax.transData.transform((x, y))
+        return image[H - round(row) - 1, round(column)]
+
+    # cividis goes from dark blue to yellow
+    assert colour(2.1, -0.8).sum() < colour(0.1, -2.9).sum() < colour(0.1, 2.9).sum()
+
+
+def test_landscape_draws_the_ways_of_recalls():
+    states = jnp.linspace(jnp.array([[1.5, 1.0], [-0.2, -1.0]]), 0.5, 9, axis=1)
+    two = jnp.zeros(2)
+    way = am.ContinuousTrajectory(states, jnp.zeros((2, 9)), jnp.zeros((2, 9)))
+    end = am.Recall(states[:, -1], two, two.astype(int), am.RESULTS.converged, way)
+    well = SimpleNamespace(energy=double_well)
+    ax = plots.landscape(well, (-2, 2), trajectories=end, points=21)
+    lines = [line.get_xydata() for line in ax.lines if line.get_color() == pictures.ORANGE]
+    ways = [line for line in lines if len(line) > 1]
+    np.testing.assert_allclose(ways, np.asarray(end.trajectory.x))
+    for source in (states, np.asarray(states[0])):
+        plots.landscape(well, (-2, 2), trajectories=source, points=11)
+
+
+def test_landscape_marks_what_is_asked_for():
+    points = {"points": 11}
+    ax = plots.landscape(double_well, (-2, 2), minima=[[0.5, 0.5]], **points)
+    np.testing.assert_array_equal(marked(ax), [[0.5, 0.5]])
+    assert len(marked(plots.landscape(double_well, (-2, 2), minima=[], **points))) == 0
+    assert plots.landscape(double_well, (-2, 2), ax=ax, **points) is ax
+
+
+def test_landscape_leaves_blank_what_is_not_finite():
+    ax = plots.landscape(lambda x: jnp.log(x[0]) ** 2 + x[1] ** 2, (-1, 2), points=31)
+    np.testing.assert_allclose(marked(ax), [[1, 0]], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("energy", "lims", "options", "error", "message"),
+    [
+        (double_well, (2, -2), {}, ValueError, r"lims must be .* low < high; \(2, -2\) came"),
+        (double_well, (0, np.nan), {}, ValueError, "lims must be"),
+        (double_well, 3, {}, ValueError, "lims must be"),
+        (3, (0, 1), {}, TypeError, "must be a function or a memory; int came"),
+        (lambda x: x, (0, 1), {}, ValueError, r"must return a scalar.*\(2,\) came"),
+        (lambda x: x[0] * jnp.nan, (0, 1), {}, ValueError, "not finite anywhere"),
+        (double_well, (0, 1), {"points": 2}, ValueError, "points must be at least 3; 2 came"),
+        (double_well, (0, 1), {"levels": 1}, ValueError, "levels must be at least 2; 1 came"),
+        (double_well, (0, 1), {"minima": np.ones(3)}, ValueError, r"shape \(M, 2\); \(3,\) came"),
+        (
+            double_well, (0, 1), {"trajectories": np.ones((4, 3))},
+            ValueError, r"shape \(T, 2\) or \(B, T, 2\); \(4, 3\) came",
+        ),
+    ],
+)  # fmt: skip
+def test_landscape_refuses(energy, lims, options, error, message):
+    with pytest.raises(error, match=message):
+        plots.landscape(energy, lims, **{"points": 5, **options})
+
+
+def test_landscape_says_how_to_keep_states():
+    bare = am.Recall(jnp.ones(2), jnp.array(0.0), jnp.array(1), am.RESULTS.converged)
+    with pytest.raises(ValueError, match=r"kept its states.*save_every=1"):
+        plots.landscape(double_well, (-2, 2), trajectories=bare, points=5)
+
+
+# -- capacity ---------------------------------------------------------------------------------
+
+
+def curve(K=(2, 2, 20, 20), level=(0.1, 0.2, 0.1, 0.2), success=(1, 0.9, 0.6, 0.1), queries=50):
+    n = np.full(len(K), queries)
+    return SimpleNamespace(
+        K=np.array(K), level=np.array(level), success=np.array(success), queries=n
+    )
+
+
+def test_capacity_against_the_number_of_patterns():
+    ax = plots.capacity(curve(), label="classical")
+    found = {line.get_label(): line.get_xydata().tolist() for line in ax.lines}
+    assert found == {
+        "classical, noise 0.1": [[2, 1], [20, 0.6]],
+        "classical, noise 0.2": [[2, 0.9], [20, 0.1]],
+    }
+    assert ax.get_xlabel() == "stored patterns K"
+    assert ax.get_xscale() == "linear"
+    colors = [line.get_color() for line in plots.capacity(curve(), ax=ax).lines]
+    assert len(set(colors)) == 4  # a second curve has colours of its own
+
+
+def test_capacity_against_noise():
+    ax = plots.capacity(curve(K=(5, 5, 5, 5), level=(0.4, 0.1, 0.3, 0.2)))
+    (line,) = ax.lines
+    np.testing.assert_allclose(line.get_xdata(), [0.1, 0.2, 0.3, 0.4])
+    np.testing.assert_allclose(line.get_ydata(), [0.9, 0.1, 0.6, 1.0])
+    assert line.get_label() == "K = 5"
+    assert ax.get_xlabel() == "noise"
+
+
+def test_capacity_takes_what_analysis_returns():
+    table = am.analysis.RetrievalCurve(*(np.array([k, k]) for k in (3, 1, 1, 1, 1, 1, 9)))
+    assert len(plots.capacity(table).lines) == 1
+    wide = plots.capacity(curve(K=(1, 1, 100, 100)))
+    assert wide.get_xscale() == "log"
+    pictures.painted(wide.figure)
+
+
+def test_the_band_is_wilsons():
+    low, high = charts._wilson(np.array([0.0, 0.5, 1.0]), np.array([10.0, 100.0, 10.0]))
+    np.testing.assert_allclose(low, [0, 0.4038, 0.7225], atol=2e-4)
+    np.testing.assert_allclose(high, [0.2775, 0.5962, 1], atol=2e-4)
+
+
+def test_capacity_refuses():
+    with pytest.raises(TypeError, match="must have K, level, success and queries; list came"):
+        plots.capacity([1, 2])
+    with pytest.raises(ValueError, match="arrays of one length, at least 1"):
+        plots.capacity(curve(K=(), level=(), success=()))
+    with pytest.raises(ValueError, match="arrays of one length"):
+        plots.capacity(curve(K=(1, 2)))
+
+
+# -- memories ---------------------------------------------------------------------------------
+
+
+def test_memories_shows_stored_patterns():
+    spins = np.where(np.random.default_rng(0).random((5, 64)) < 0.5, -1.0, 1.0)
+    model = am.ClassicalHopfield(spins)
+    same = pictures.painted(plots.grid(spins, ncols=4).figure)
+    np.testing.assert_array_equal(pictures.painted(plots.memories(model).figure), same)
+    few = pictures.painted(plots.memories(model, limit=2, titles=["a", "b"]).figure)
+    assert few.shape != same.shape
+
+
+def test_memories_scales_each_pattern():
+    weights = np.random.default_rng(0).normal(size=(3, 64))
+    big = weights * np.array([[1e-3], [1.0], [1e4]])
+    drawn = [
+        pictures.painted(plots.memories(SimpleNamespace(memories=a)).figure) for a in (weights, big)
+    ]
+    np.testing.assert_array_equal(*drawn)
+
+
+def test_memories_takes_zeros_and_nan():
+    patterns = np.stack([np.zeros((4, 4)), np.full((4, 4), np.nan), np.eye(4)])
+    pictures.painted(plots.memories(SimpleNamespace(Xi=patterns)).figure)
+
+
+def test_memories_refuses():
+    with pytest.raises(TypeError, match=r"patterns in Xi or memories; ndarray came.*plots.grid"):
+        plots.memories(np.ones((2, 4)))
+    with pytest.raises(ValueError, match="limit must be at least 1; 0 came"):
+        plots.memories(SimpleNamespace(Xi=np.ones((2, 4))), limit=0)
+    with pytest.raises(ValueError, match="D = 2 x 2"):
+        plots.memories(SimpleNamespace(Xi=np.ones((2, 5))))
+
+
+def test_no_global_state():
+    before = dict(matplotlib.rcParams)
+    plots.landscape(double_well, (-2, 2), points=5)
+    plots.capacity(curve())
+    assert dict(matplotlib.rcParams) == before

@@ -1,0 +1,301 @@
+"""The notebooks' form, the reference's completeness, and the built site in a real browser.
+
+The browser's tests need what `make docs` makes, Debian's `chromium` (or Chrome), and Playwright.
+"""
+
+import functools
+import http.server
+import json
+import shutil
+import threading
+import tomllib
+from pathlib import Path
+
+import api
+import check
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NBS, SITE = ROOT / "nbs", ROOT / "_docs"
+
+# -- the rules can fail -----------------------------------------------------------------------
+
+
+def nb(*cells):
+    """A notebook of Markdown (text) and code (text, outputs) cells."""
+    made = [
+        {"cell_type": "markdown", "source": c}
+        if isinstance(c, str)
+        else {"cell_type": "code", "source": c[0], "outputs": c[1]}
+        for c in cells
+    ]
+    return {"cells": made}
+
+
+TOP = "# Title\n\n> One sentence."
+PRINTED = {"output_type": "stream", "text": "1"}
+
+
+@pytest.mark.parametrize(
+    ("cells", "complaint"),
+    [
+        (["# Title"], "must begin with a cell"),
+        ([TOP, "# Another"], "one heading of level 1; 2 cells"),
+        ([TOP, ("1 / 0", [{"output_type": "error"}])], "cell 1 has saved an error"),
+        (
+            [TOP, ("f()", [PRINTED | {"text": "Traceback (most recent call last)"}])],
+            "has saved a traceback",
+        ),
+        ([TOP, ("f()", [PRINTED | {"text": "UserWarning: no"}])], "has saved a warning"),
+        ([TOP, ("x = 1\nx", [])], "cell 1 has no saved output"),
+    ],
+)
+def test_the_rule_of_notebooks_can_fail(cells, complaint):
+    (found,) = check.notebook(nb(*cells), "guides/x.ipynb")
+    assert complaint in found
+
+
+def test_the_rule_of_notebooks_lets_the_rest_pass():
+    cells = [
+        TOP,
+        ("x = 1", []),
+        ("x", [PRINTED]),
+        ("#| eval: false\n%pip install x", []),
+        ("f(x);", []),
+        "```\n# no heading\n```",
+    ]
+    assert not list(check.notebook(nb(*cells), "guides/x.ipynb"))
+
+
+def test_the_rule_of_the_reference_can_fail():
+    pages = {f"api/{p.name}.ipynb": api.notebook(p) for p in api.pages()}
+    assert not check.undocumented(pages)
+    source = pages["api/binary.ipynb"]["cells"][2]["source"]
+    source[0] = source[0].replace("AbstractBinaryAM", "Nothing")
+    found = check.undocumented(pages)
+    assert [line.split(":")[0] for line in found] == ["AbstractBinaryAM", "Nothing"]
+
+
+def test_the_rule_of_links_can_fail(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "index.html").write_text(
+        "<a href='a/b.html#here'></a><a href='a/b.html#there'></a><a href='c.html'></a>"
+        "<img src='no.png'><a href='https://example.org/x'></a><a href='#'></a><a href='a/'></a>"
+    )
+    (tmp_path / "a" / "b.html").write_text("<p id='here'><a href='../index.html'></a>")
+    assert check.site(tmp_path) == [
+        "index.html: the link a/ leads to no file",
+        "index.html: the link a/b.html#there leads to no anchor",
+        "index.html: the link c.html leads to no file",
+        "index.html: the link no.png leads to no file",
+    ]
+
+
+# -- the rules hold ---------------------------------------------------------------------------
+
+
+def notebooks():
+    return {
+        path.relative_to(NBS).as_posix(): json.loads(path.read_text())
+        for path in sorted(NBS.rglob("*.ipynb"))
+        if not path.name.startswith(("_", "."))
+    }
+
+
+def test_every_public_name_is_in_the_reference():
+    found = check.undocumented(notebooks())
+    assert not found, f"run `make api`: {found}"
+
+
+def test_pages_of_the_reference_are_those_that_are_made():
+    """They show the names in the order of the code; nothing is written by hand."""
+    for page in api.pages():
+        path = NBS / "api" / f"{page.name}.ipynb"
+        assert path.is_file(), f"{path.name} is missing; run `make api`"
+        kept = ["".join(cell["source"]) for cell in json.loads(path.read_text())["cells"]]
+        made = ["".join(cell["source"]) for cell in api.notebook(page)["cells"]]
+        assert kept == made, f"{path.name} is old; run `make api`"
+
+
+def test_notebooks_have_their_form_and_their_outputs():
+    bad = [f"{k}: {c}" for k, page in notebooks().items() for c in check.notebook(page, k)]
+    assert not bad
+
+
+def test_notebooks_open_in_colab():
+    """Tutorials link to themselves in the project's own repository, and install from it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    slug = project["urls"]["Repository"].removeprefix("https://github.com/")
+    for name, page in notebooks().items():
+        text = "".join(line for cell in page["cells"] for line in cell["source"])
+        if name.startswith("tutorials/"):
+            assert f"colab.research.google.com/github/{slug}/blob/main/nbs/{name}" in text, name
+            assert f"%pip install -q git+https://github.com/{slug}" in text, name
+
+
+# -- the site in a browser --------------------------------------------------------------------
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(scope="module")
+def address():
+    """The address of the built site, served from this process."""
+    if not (SITE / "index.html").is_file():
+        pytest.skip("the site is not built: run `make docs`")
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    handler = functools.partial(Quiet, directory=str(SITE))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser(address):
+    """Chromium without a network, or a reason to skip."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs the extra amlib[docs]")
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        pytest.skip("no chromium here: on Debian and Ubuntu, install the package chromium")
+    with sync_api.sync_playwright() as play:
+        options = {"executable_path": program, "args": ["--no-sandbox"]}
+        chromium = play.chromium.launch(**options)
+        yield chromium
+        chromium.close()
+
+
+class Visit:
+    """A page of the site, and what went wrong on it."""
+
+    def __init__(self, browser, address, width=1280, height=900):
+        self.errors = []
+        self.address = address
+        self.page = browser.new_page(viewport={"width": width, "height": height})
+        self.page.on("console", self._said)
+        self.page.on("pageerror", lambda err: self.errors.append(str(err)))
+        self.page.on("response", self._answered)
+        self.page.route(lambda url: not url.startswith(address), self._away)
+
+    def _said(self, message):
+        if message.type in ("error", "warning"):
+            self.errors.append(f"{message.type}: {message.text}")
+
+    def _answered(self, response):
+        if response.status >= 400:
+            self.errors.append(f"{response.status}: {response.url}")
+
+    def _away(self, route):
+        self.errors.append(f"asks the network for {route.request.url}")
+        route.abort()
+
+    def open(self, path):
+        self.page.goto(f"{self.address}/{path}", wait_until="load")
+        self.page.evaluate("() => window.MathJax?.startup?.promise")
+        return self.page
+
+
+LOOK = """() => ({
+    wide: document.documentElement.scrollWidth - window.innerWidth,
+    raw: [...document.querySelectorAll('.math')].filter(
+        e => !e.querySelector('mjx-container')).map(e => e.textContent),
+    wrong: [...document.querySelectorAll('mjx-merror, [data-mml-node=merror]')].map(
+        e => e.textContent),
+    blank: [...document.querySelectorAll('.bd-article img')].filter(
+        e => e.complete && !e.naturalWidth).map(e => e.src),
+    math: document.querySelectorAll('mjx-container').length,
+    images: document.querySelectorAll('.bd-article img').length,
+    title: document.title,
+})"""
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_every_page_loads_without_a_network(browser, address):
+    """On a phone: no error, all math typeset, all pictures there, no scrolling sideways."""
+    visit = Visit(browser, address, 390, 844)
+    bad, seen = {}, {}
+    for path in sorted(SITE.rglob("*.html")):
+        name = path.relative_to(SITE).as_posix()
+        if name.startswith("_static"):  # templates of the theme
+            continue
+        visit.errors.clear()
+        seen[name] = look = visit.open(name).evaluate(LOOK)
+        found = [*visit.errors, *look["raw"], *look["wrong"], *look["blank"]]
+        if look["wide"] > 0:
+            found.append(f"{look['wide']} pixels too wide")
+        if found:
+            bad[name] = found
+    visit.page.close()
+    assert not bad
+    assert len(seen) > 10
+    assert seen["tutorials/modern_hopfield.html"]["math"] > 5
+    assert seen["tutorials/dense_storage.html"]["images"] > 4
+    assert seen["index.html"]["images"] >= 2
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_pages_lead_on(browser, address):
+    """From page to page by "next", through the whole side bar and back by "previous"."""
+    listed = [p.removesuffix(".ipynb") for p in check.sidebar(NBS / "sidebar.yml")]
+    written = [p for p in listed if (NBS / f"{p}.ipynb").exists()]
+    visit = Visit(browser, address)
+    page = visit.open("index.html")
+    for name in written[1:]:
+        page.goto(page.eval_on_selector("a.right-next", "e => e.href"), wait_until="commit")
+        page.wait_for_load_state("domcontentloaded")
+        assert page.url == f"{address}/{name}.html"
+    page.goto(page.eval_on_selector("a.left-prev", "e => e.href"))
+    assert page.url == f"{address}/{written[-2]}.html"
+    page.close()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_search_finds_a_class(browser, address):
+    visit = Visit(browser, address)
+    page = visit.open("search.html?q=ModernHopfield")
+    page.wait_for_selector("#search-results li a")
+    found = page.eval_on_selector_all("#search-results li a", "all => all.map(e => e.href)")
+    assert any("api/continuous.html" in link for link in found)
+    assert not visit.errors
+    page.close()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_dark_mode_toggles(browser, address):
+    visit = Visit(browser, address)
+    page = visit.open("index.html")
+    sum_of = (
+        "() => getComputedStyle(document.body).backgroundColor"
+        ".match(/\\d+/g).slice(0, 3).reduce((a, b) => a + +b, 0)"
+    )
+    brightness = {}
+    for mode in ("dark", "light"):
+        for _ in range(3):  # a menu, or in older themes a button that goes round all modes
+            page.click("button.theme-switch-button:visible")
+            item = page.query_selector(f"button.theme-change-button[data-mode={mode}]")
+            if item is not None:
+                item.click()
+            if page.evaluate("() => document.documentElement.dataset.theme") == mode:
+                break
+        page.wait_for_timeout(400)  # colours fade
+        brightness[mode] = page.evaluate(sum_of)
+    assert brightness["light"] > 600
+    assert brightness["dark"] < 200
+    assert not visit.errors
+    page.close()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_names_lead_to_their_documentation(browser, address):
+    """A name in backticks in a tutorial is a link, and its anchor is the heading of the class."""
+    visit = Visit(browser, address)
+    page = visit.open("tutorials/modern_hopfield.html")
+    link = page.query_selector("a:has-text('EpanechnikovMemory')")
+    page.goto(link.evaluate("e => e.href"))
+    assert page.url.endswith("api/continuous.html#epanechnikovmemory")
+    assert "EpanechnikovMemory" in page.inner_text("#epanechnikovmemory h2")
+    page.close()
