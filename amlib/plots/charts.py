@@ -19,7 +19,7 @@ from amlib.plots.pictures import (
     ORANGE,
     PURPLE,
     TEXT,
-    _style,
+    style,
     grid,
     new_figure,
     place,
@@ -81,7 +81,7 @@ def landscape(
         ax.plot(*path[0], "o", ms=6, mfc="none", mec="white", mew=1.4)
         ax.plot(*path[-1], "o", ms=5, mfc=ORANGE, mec="white", mew=0.8)
     ax.plot(*marks.T, "x", ms=7, mew=1.8, color="white", linestyle="none", zorder=3)
-    _style(ax)
+    style(ax)
     ax.grid(visible=False)
     ax.set(xlim=(x_low, x_high), ylim=(y_low, y_high), xlabel="$x_1$", ylabel="$x_2$")
     ax.spines[:].set_visible(False)
@@ -212,7 +212,7 @@ def capacity(
         ax.plot(across[rows], success[rows], color=color, marker=mark, ms=4, label=name)
     if by_count and K.max() > 10 * K.min():
         ax.set_xscale("log")
-    _style(ax)
+    style(ax)
     if len(np.unique(across)) <= 12:
         ax.set_xticks(np.unique(across))
     ax.xaxis.set_minor_locator(NullLocator())
