@@ -19,10 +19,10 @@ from amlib.plots.pictures import (
     ORANGE,
     PURPLE,
     TEXT,
-    style,
     grid,
     new_figure,
     place,
+    style,
 )
 
 MARKS = ("o", "s", "^", "D", "v")
