@@ -1,7 +1,5 @@
 """Losses against their definitions: exact likelihoods, implicit gradients, formulas."""
 
-from types import SimpleNamespace
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -289,38 +287,6 @@ def test_contrastive_divergence_refuses_what_is_no_spin_law():
 # -- equilibrium propagation -------------------------------------------------------------------
 
 
-class Quadratic(eqx.Module):
-    """A memory with the interface of a HAM: three layers, activations tanh or identity."""
-
-    hypersynapses: dict
-    connections: tuple = eqx.field(static=True)
-    sizes: tuple = eqx.field(static=True, default=(("in", 3), ("mid", 4), ("out", 2)))
-
-    def init_states(self):
-        return {name: jnp.zeros(size) for name, size in self.sizes}
-
-    def activations(self, xs):
-        return {name: x if name == "out" else jnp.tanh(x) for name, x in xs.items()}
-
-    def energy(self, xhats, xs):
-        total = jnp.asarray(0.0)
-        for name, x in xs.items():
-            lagrangian = 0.5 * jnp.sum(x**2) if name == "out" else jnp.sum(jnp.log(jnp.cosh(x)))
-            total += jnp.dot(x, xhats[name]) - lagrangian
-        for layers, synapse in self.connections:
-            total += self.hypersynapses[synapse](*(xhats[name] for name in layers))
-        return total
-
-    def recall(self, xs, steps, dt, *, clamp, method, tol):
-        def step(xs, _):
-            pull = jax.grad(self.energy)(self.activations(xs), xs)
-            moved = {n: xs[n] if n in clamp else xs[n] - dt * pull[n] for n in xs}
-            return moved, None
-
-        end, _ = jax.lax.scan(step, xs, None, length=steps)
-        return SimpleNamespace(x=end)
-
-
 class Weights(eqx.Module):
     W: jax.Array
 
@@ -328,11 +294,17 @@ class Weights(eqx.Module):
         return -jnp.dot(a, self.W @ b)
 
 
+def chain(a, b):
+    """Three layers in a row."""
+    layers = {"in": am.TanhLayer(3), "mid": am.TanhLayer(4), "out": am.IdentityLayer(2)}
+    return am.HAM(layers, {"a": a, "b": b}, [(("in", "mid"), "a"), (("mid", "out"), "b")])
+
+
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_equilibrium_propagation_tends_to_the_implicit_gradient(symmetric):
     """The error falls as the nudge, or as its square if symmetric."""
     a, b = Weights(0.4 * jr.normal(jr.key(1), (3, 4))), Weights(0.15 * jr.normal(KEY, (4, 2)))
-    model = Quadratic({"a": a, "b": b}, ((("in", "mid"), "a"), (("mid", "out"), "b")))
+    model = chain(a, b)
     batch = jr.normal(jr.key(2), (5, 3)), jr.normal(jr.key(3), (5, 2))
 
     def loss(nudge):
@@ -352,7 +324,7 @@ def test_equilibrium_propagation_tends_to_the_implicit_gradient(symmetric):
 
 def test_fit_learns_by_equilibrium_propagation():
     a, b = Weights(0.3 * jr.normal(jr.key(1), (3, 4))), Weights(0.3 * jr.normal(KEY, (4, 2)))
-    model = Quadratic({"a": a, "b": b}, ((("in", "mid"), "a"), (("mid", "out"), "b")))
+    model = chain(a, b)
     x = jr.normal(jr.key(2), (60, 3))
     data = x, jnp.tanh(x[:, :2])
     loss = EquilibriumPropagation("in", "out", steps=30, dt=0.3)
