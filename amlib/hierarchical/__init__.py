@@ -1,5 +1,6 @@
 """Hierarchies of layers and synapses under one energy."""
 
+from amlib.hierarchical import models as models
 from amlib.hierarchical.attention import AttentionSynapse as AttentionSynapse
 from amlib.hierarchical.dynamics import HAMTrajectory as HAMTrajectory
 from amlib.hierarchical.graph import Connection as Connection
