@@ -20,7 +20,9 @@ end = am.BipolarIsing(J).recall(noisy)
 Where a rule takes `J`, it adds to couplings that are there; patterns may then come one by one.
 """
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
 import equinox as eqx
 import jax
@@ -34,7 +36,18 @@ from amlib.binary import BipolarIsing
 from amlib.descent import flips
 
 Couplings = Float[Array, "D D"]
-_PRECISE = jax.default_matmul_precision("highest")  # else accelerators round factors to 10 bits
+P, R = ParamSpec("P"), TypeVar("R")
+
+
+def _precise(rule: Callable[P, R]) -> Callable[P, R]:
+    """The rule with exact matrix products: accelerators round their factors to 10 bits."""
+
+    @functools.wraps(rule)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with jax.default_matmul_precision("highest"):
+            return rule(*args, **kwargs)
+
+    return run
 
 
 def hebb(Xi: Any, J: Any = None, *, self_coupling: bool = False) -> Couplings:
@@ -59,7 +72,7 @@ def hebb(Xi: Any, J: Any = None, *, self_coupling: bool = False) -> Couplings:
     return _diagonal(J + Xi.T @ Xi / Xi.shape[1], self_coupling)
 
 
-@_PRECISE
+@_precise
 def storkey(Xi: Any, J: Any = None) -> Couplings:
     r"""Add patterns one after the other, each less what the couplings already say of it.
 
@@ -98,7 +111,7 @@ def _storkey(Xi: Array, J: Array) -> Array:
     return lax.scan(add, J, Xi)[0]
 
 
-@_PRECISE
+@_precise
 def pseudo_inverse(Xi: Any, J: Any = None, *, self_coupling: bool = False) -> Couplings:
     r"""Project onto the space that the patterns span.
 
@@ -152,7 +165,7 @@ def pseudo_inverse(Xi: Any, J: Any = None, *, self_coupling: bool = False) -> Co
     return _diagonal(lax.scan(add, J, Xi)[0], self_coupling)
 
 
-@_PRECISE
+@_precise
 def covariance(
     Xi: Any, J: Any = None, *, activity: Any = None, self_coupling: bool = False
 ) -> tuple[Couplings, Float[Array, " D"]]:
