@@ -22,7 +22,7 @@ Where a rule takes `J`, it adds to couplings that are there; patterns may then c
 
 import functools
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar, cast
 
 import equinox as eqx
 import jax
@@ -36,18 +36,18 @@ from amlib.binary import BipolarIsing
 from amlib.descent import flips
 
 Couplings = Float[Array, "D D"]
-P, R = ParamSpec("P"), TypeVar("R")
+_Rule = TypeVar("_Rule", bound=Callable[..., Any])
 
 
-def _precise(rule: Callable[P, R]) -> Callable[P, R]:
+def _precise(rule: _Rule) -> _Rule:
     """The rule with exact matrix products: accelerators round their factors to 10 bits."""
 
     @functools.wraps(rule)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+    def run(*args: Any, **kwargs: Any) -> Any:
         with jax.default_matmul_precision("highest"):
             return rule(*args, **kwargs)
 
-    return run
+    return cast(_Rule, run)
 
 
 def hebb(Xi: Any, J: Any = None, *, self_coupling: bool = False) -> Couplings:
