@@ -45,8 +45,7 @@ def _softplus_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array,
 
 def widen(x: Any, where: str) -> Array:
     """The state as floats of at least 32 bits."""
-    x = checks.as_float(x, where)
-    return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
+    return checks.widen(checks.as_float(x, where))
 
 
 def _scale(value: Any, x: Array, where: str) -> Array:
