@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 ARGS ?=
+# One worker for each core; what a file compiles, its other tests use. `make test JOBS=0` runs in one.
+JOBS ?= auto
+PYTEST = $(PY) -m pytest -n $(JOBS) --dist loadfile
 # nbdev imports what [tool.nbdev] names; progress bars are no part of a notebook's output.
 NBDEV := PYTHONPATH=nbs/_sphinx TQDM_DISABLE=1
 
@@ -13,10 +16,10 @@ demo: $(VENV)/.demo
 	$(PY) -m amlib $(ARGS)
 
 test: $(VENV)/.test
-	$(PY) -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 slow: $(VENV)/.test
-	$(PY) -m pytest -m slow $(ARGS)
+	$(PYTEST) -m slow $(ARGS)
 
 check: $(VENV)/.dev
 	$(VENV)/bin/ruff check .

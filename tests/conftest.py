@@ -13,6 +13,18 @@ with install_import_hook("amlib", "beartype.beartype"):
     import amlib  # noqa: F401
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _forget_compiled_programs():
+    """Keep one process able to run all the tests.
+
+    On a CPU, every program that XLA compiled maps some memory of its own. All the tests together
+    map more often than Linux lets a process (`vm.max_map_count`, 65,530 by default), and the next
+    compilation then ends in a segmentation fault.
+    """
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def x64():
     """Double precision for one test."""
