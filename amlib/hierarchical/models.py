@@ -95,6 +95,7 @@ def hopfield_classifier(
     image: int | Sequence[int] = 784,
     classes: int = 10,
     n_hidden: int = 1000,
+    label_beta: float | None = None,
     steps: int = 4,
     dt: float = 0.4,
 ) -> HAMNetwork:
@@ -108,6 +109,9 @@ def hopfield_classifier(
     - `image`: shape of the image layer.
     - `classes`: number of labels, at least 1.
     - `n_hidden`: number of hidden units (memories).
+    - `label_beta`: inverse temperature of the label layer, > 0. By default 1, as published, but
+      20 with `"softmax"`: an average of memories of unit norm leaves the label's state below 1,
+      and at 1 no label of ten could then be more probable than 0.22.
     - `steps`, `dt`: see `HAMNetwork`.
 
     **Returns:** a network from an image in [-1, 1] to label probabilities; 794,000 weights for
@@ -115,11 +119,14 @@ def hopfield_classifier(
 
     **Raises:** `ValueError` for another `hidden`.
 
-    **Reference:** Hoover et al. 2022, `hn_relu`, `hn_repu5` and `hn_softmax` of its registry.
+    **Reference:** Hoover et al. 2022, `hn_relu`, `hn_repu5` and `hn_softmax` of its registry; it
+    trains the temperatures too, see `synapse_weights`.
     """
     checks.choice(hidden, HIDDEN, "hopfield_classifier: hidden")
     memory = DenseMatrixSynapse(n_hidden, HIDDEN[hidden], normalize=hidden == "softmax")
-    layers = {"image": TanhLayer(_shape(image)), "label": SoftmaxLayer(classes)}
+    if label_beta is None:
+        label_beta = 20.0 if hidden == "softmax" else 1.0
+    layers = {"image": TanhLayer(_shape(image)), "label": SoftmaxLayer(classes, beta=label_beta)}
     ham = HAM(layers, {"memory": memory}, [(("image", "label"), "memory")])
     return HAMNetwork(ham.init_states_and_params(key)[1], "image", "label", steps, dt)
 
@@ -152,8 +159,11 @@ def conv_ham(
 
     **Reference:** Hoover et al. 2022, `conv_ham_avgpool` and `conv_ham_maxpool` of its registry.
     """
-    first = ConvSynapse((4, 4), strides=2, padding=2, pool=pool, bias=True)
-    second = ConvSynapse((3, 3), padding=0, pool=pool, bias=True)
+    # The image is set, so that spreads are those of the way up, where pooling takes half of what
+    # is independent between places. Smaller ones train slowly: the label hardly hears the image.
+    up = (16 * tuple(image)[-1]) ** -0.5, 2 * (9 * channels[0]) ** -0.5
+    first = ConvSynapse((4, 4), strides=2, padding=2, pool=pool, bias=True, std=up[0])
+    second = ConvSynapse((3, 3), padding=0, pool=pool, bias=True, std=up[1])
     low = _made(first, tuple(image), channels[0])
     high = _made(second, low, channels[1])
     layers = {
