@@ -214,7 +214,10 @@ def attention_ham(
 
     **Reference:** Hoover et al. 2022, `energy_attn` of its registry.
     """
-    embed = ConvSynapse((patch, patch), strides=patch, padding=0)
+    # The label sees an average over all patches. That tells pictures apart only where patches keep
+    # what is theirs: the image and the place speak up, the attention among them starts quiet.
+    up = 1.5 * (patch * patch * tuple(image)[-1]) ** -0.5
+    embed = ConvSynapse((patch, patch), strides=patch, padding=0, std=up)
     patches = _made(embed, tuple(image), features)
     layers = {
         "image": TanhLayer(tuple(image)),
@@ -223,9 +226,9 @@ def attention_ham(
     }
     synapses = {
         "embed": embed,
-        "among": AttentionSynapse(heads[0], zdim),
+        "among": AttentionSynapse(heads[0], zdim, std=0.002),
         "look": AttentionSynapse(heads[1], zdim),
-        "bias": BiasSynapse(),
+        "bias": BiasSynapse(std=1.5),
     }
     connections = [
         (("image", "patches"), "embed"),
