@@ -5,10 +5,11 @@
     python benchmarks/train_hierarchies.py --table
 
 Depths, step sizes and widths are those of the published registry, and so are AdamW, the loss
-(cross-entropy with label smoothing 0.1) and images that are varied while training; here each is
-shifted by at most one pixel (not for attention). Learning rates and epochs are chosen for a CPU. The best epoch is
-chosen on 5,000 training images set aside; the test set is looked at once, after that. Each run goes
-into `results/hierarchies.json`; `--table` makes the table and the figure of what is there.
+(cross-entropy with label smoothing 0.1) and training images that are varied; here each is shifted
+by at most one pixel (not for attention). Learning rates and epochs are chosen for a CPU. The best
+epoch is chosen on 5,000 training images set aside; the test set is looked at once, after that.
+Each run goes into `results/hierarchies.json`; `--table` makes the table and the figure of what is
+there.
 """
 
 import argparse
