@@ -6,7 +6,7 @@ user's `jit` or `vmap`. Nothing here runs inside a loop.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import equinox as eqx
@@ -173,3 +173,12 @@ def shape(value: Any, where: str) -> tuple[int, ...]:
     if not isinstance(value, tuple | list):
         raise TypeError(f"{where}: must be an int or a tuple of ints; {value!r} came.")
     return tuple(integer(n, 1, where) for n in value)
+
+
+def scalar_output(fn: Callable[[Any], Any], x: Any, must: str, cure: str) -> jax.ShapeDtypeStruct:
+    """Return shape and dtype of `fn(x)`, which is traced only; raise unless it is a real scalar."""
+    leaves = jax.tree.leaves(jax.eval_shape(fn, x))
+    if len(leaves) == 1 and not leaves[0].shape and jnp.issubdtype(leaves[0].dtype, jnp.floating):
+        return leaves[0]
+    came = ", ".join(f"{a.dtype}{list(a.shape)}" for a in leaves) or "nothing"
+    raise ValueError(f"{must}; {came} came. {cure}")

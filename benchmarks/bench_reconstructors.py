@@ -35,10 +35,10 @@ OUT = Path(__file__).parent / "results"
 STORE = OUT / "bench_reconstructors.json"
 FLIPS = (0.10, 0.15, 0.20, 0.30, 0.40, 0.45)
 SEEDS = (1001, 1002)  # of the noise in the tests; training draws from key 0
-SIDE = 16  # of the pictures in the tests of the conclusions, with as few hidden units as below
-HIDDEN = 128
+SIDE = 28  # of the pictures in the tests of the conclusions, with so many hidden units
+HIDDEN = 256
 QUERIES = 100  # at most so many of the stored patterns are recalled, under each seed
-BATCH, STEPS = 128, 1000
+BATCH, STEPS = 128, 7813  # as published
 
 
 def patterns(K: int, side: int) -> jax.Array:
@@ -201,7 +201,7 @@ def trained(kind: str, states: str = "spins", **how: Any) -> tuple[Any, Any]:
             model = am.ModernDenseReconstructor(X, states=states)
         else:
             model = am.RBMReconstructor(SIDE**2, HIDDEN, states=states, key=jr.key(0), **how)
-            model = train(model, X, am.ReconstructionLoss(0.3), 3e-3, 1000)[0]
+            model = train(model, X, am.ReconstructionLoss(0.3), 3e-3)[0]
         _TRAINED[kind, states, str(how)] = model
     return _TRAINED[kind, states, str(how)], X
 
@@ -386,7 +386,7 @@ def margins() -> list[dict]:
         ("soft loss, width 5, noise 0.3", 5.0, am.ReconstructionLoss(0.3)),
     ):
         model = am.RBMReconstructor(SIDE**2, HIDDEN, width=width, key=jr.key(0))
-        model = train(model, X, loss, 3e-3, 1000)[0]
+        model = train(model, X, loss, 3e-3)[0]
         rows += [{"case": f"rbm, {case}", **measure(model, X, p)} for p in (0.0, 0.2, 0.3)]
     return rows
 

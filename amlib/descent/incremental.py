@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
+from amlib import _checks as checks
 from amlib._types import EnergyFn
 from amlib.descent.affine import MOVES, Affine
 from amlib.descent.jaxprs import Equation, Program, Unsupported
@@ -289,19 +290,12 @@ class FlipEvaluator:
 
 def scalar_output(energy: EnergyFn, x: Any) -> Any:
     """Shape and dtype of `energy(x)`; raise `ValueError` unless it is one real scalar."""
-    out = jax.eval_shape(energy, x)
-    leaves = jax.tree.leaves(out)
-    if (
-        len(leaves) != 1
-        or leaves[0].shape != ()
-        or not jnp.issubdtype(leaves[0].dtype, jnp.floating)
-    ):
-        came = ", ".join(f"{a.dtype}{list(a.shape)}" for a in leaves) or "nothing"
-        raise ValueError(
-            f"energy: must return one real floating-point scalar; {came} came. "
-            "Sum over patterns and units (jnp.sum), and return the sum."
-        )
-    return leaves[0]
+    return checks.scalar_output(
+        energy,
+        x,
+        "energy: must return one real floating-point scalar",
+        "Sum over patterns and units (jnp.sum), and return the sum.",
+    )
 
 
 def cut(program: Program, analysis: Affine) -> tuple[list[int], list[Equation], bool]:

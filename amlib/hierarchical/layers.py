@@ -96,18 +96,12 @@ def lagrangian_name(value: Callable[..., Any]) -> str:
 def check_lagrangian(lagrangian: Callable[..., Any], shape: tuple[int, ...], where: str) -> None:
     """Raise unless it maps a state of this shape to one real scalar and, if cheap, is convex."""
     dtype = jnp.result_type(float)
-    out = jax.eval_shape(lagrangian, jax.ShapeDtypeStruct(shape, dtype))
-    leaves = jax.tree.leaves(out)
-    if (
-        len(leaves) != 1
-        or leaves[0].shape != ()
-        or not jnp.issubdtype(leaves[0].dtype, jnp.floating)
-    ):
-        came = ", ".join(f"{a.dtype}{list(a.shape)}" for a in leaves) or "nothing"
-        raise ValueError(
-            f"{where}: the Lagrangian must map a state of shape {shape} to one real scalar; "
-            f"{came} came. Sum over the units (jnp.sum)."
-        )
+    checks.scalar_output(
+        lagrangian,
+        jax.ShapeDtypeStruct(shape, dtype),
+        f"{where}: the Lagrangian must map a state of shape {shape} to one real scalar",
+        "Sum over the units (jnp.sum).",
+    )
     known = isinstance(lagrangian, Lagrangian) and lagrangian.function in lagr.CONVEX
     concrete = all(checks.is_concrete(a) for a in jax.tree.leaves(lagrangian))
     size = int(np.prod(shape))

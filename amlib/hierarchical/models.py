@@ -276,7 +276,7 @@ def synapse_weights(network: Any) -> Any:
     weights = jax.tree.map(eqx.is_inexact_array, network.ham.hypersynapses)
     chosen = eqx.tree_at(lambda n: n.ham.hypersynapses, chosen, weights)
     for name, synapse in graph.items(network.ham.hypersynapses):
-        if isinstance(synapse, DenseMatrixSynapse):
+        if hasattr(synapse, "lagrangian"):
             frozen = jax.tree.map(lambda _: False, synapse.lagrangian)
             chosen = eqx.tree_at(
                 lambda n, k=name: n.ham.hypersynapses[k].lagrangian, chosen, frozen
