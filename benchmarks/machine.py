@@ -25,16 +25,22 @@ def describe() -> str:
         names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
         model = names[0].split(":")[1].strip() if names else model
     devices = ", ".join(sorted({d.device_kind for d in jax.devices()}))
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=Path(__file__).parent, capture_output=True, text=True, check=False,
-    ).stdout.strip()  # fmt: skip
+    commit = _git("describe", "--always").stdout.strip() or "unknown"
+    # Other results may have come since; what was measured is the rest.
+    changed = _git("diff", "--quiet", "HEAD", "--", ":/", ":(top,exclude)benchmarks/results")
+    commit += "-dirty" if changed.returncode == 1 else ""
     return (
-        f"- date {datetime.datetime.now(datetime.UTC):%Y-%m-%d}, commit {commit or 'unknown'}\n"
+        f"- date {datetime.datetime.now(datetime.UTC):%Y-%m-%d}, commit {commit}\n"
         f"- {model}, {os.cpu_count()} cores; JAX devices: {devices}"
         f"{'' if jax.default_backend() == 'gpu' else ' (not measured on GPU)'}\n"
         f"- Python {platform.python_version()}, JAX {jax.__version__}, "
         f"jaxlib {jaxlib.__version__}, NumPy {np.__version__}, {sys.platform}\n"
+    )
+
+
+def _git(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
     )
 
 

@@ -462,6 +462,29 @@ def test_a_network_reads_what_a_recall_leaves():
         models.hopfield_classifier(KEY, "tanh")
 
 
+def test_the_label_of_a_softmax_memory_can_be_sure():
+    """Memories of unit norm that vote as clearly as they can; the image picks one of them."""
+    blocks = jnp.repeat(jnp.eye(10), 20, axis=1)
+    sure = {}
+    for beta in (None, 1.0):
+        net = models.hopfield_classifier(KEY, "softmax", image=200, n_hidden=10, label_beta=beta)
+        W = (blocks, jnp.eye(10) - 0.1)
+        net = eqx.tree_at(lambda n: n.ham.hypersynapses["memory"].W, net, W)
+        sure[beta] = net(6.0 * blocks[3] - 3.0)[3]
+    assert sure[None] > 0.95
+    assert sure[1.0] < 0.22
+
+
+def test_training_leaves_every_temperature_alone():
+    softmax = am.Lagrangian(am.lagr_softmax, {"beta": 2.0})
+    synapses = {"m": am.DenseMatrixSynapse(4, softmax), "t": am.DenseTensorSynapse(4, softmax)}
+    layers = {"a": am.TanhLayer(3), "b": am.TanhLayer(2)}
+    ham = am.HAM(layers, synapses, [(("a", "b"), "m"), (("a", "b"), "t")])
+    net = models.HAMNetwork(ham.init_states_and_params(KEY)[1], "a", "b")
+    kept = eqx.filter(net, models.synapse_weights(net))
+    assert {a.shape for a in jax.tree.leaves(kept)} == {(4, 3), (4, 2), (4, 3, 2)}
+
+
 def test_one_step_of_the_denoiser_is_the_published_readout():
     net = models.mnist_denoiser(KEY, image=6, memories=5)
     x = jr.normal(KEY, (6,))
