@@ -44,6 +44,7 @@ class Setting(NamedTuple):
     epochs: int
     batch: int = 100
     shift: int = 1  # pixels
+    clip: float = float("inf")  # of the norm of the gradient
 
 
 CLASSIFIERS = {
@@ -52,7 +53,7 @@ CLASSIFIERS = {
     "softmax": Setting(lambda key: models.hopfield_classifier(key, "softmax"), 0.98, 1e-2, 16),
     "conv_avg": Setting(lambda key: models.conv_ham(key, "avg"), 0.99, 1e-3, 5, 50),
     "conv_max": Setting(lambda key: models.conv_ham(key, "max"), 0.99, 1e-3, 5, 50),
-    "attention": Setting(models.attention_ham, 0.97, 5e-3, 5, 50, shift=0),
+    "attention": Setting(models.attention_ham, 0.97, 2e-3, 4, 50, shift=0, clip=1.0),
 }
 DENOISERS = {  # the published setting, and one that lets the rate fall
     "denoiser": Setting(models.mnist_denoiser, 7.3e-4, 4e-2, 10),
@@ -110,11 +111,14 @@ def classify(name: str, seed: int, setting: Setting, progress: bool) -> dict[str
     (X, y), (Xt, yt) = ((jnp.reshape(d.images, (-1, *shape)), jnp.asarray(d.labels)) for d in data)
     steps = setting.epochs * (55_000 // setting.batch)
     schedule = optax.cosine_decay_schedule(setting.rate, steps, 0.02)
+    optimizer = optax.adamw(schedule, weight_decay=1e-4)
+    if np.isfinite(setting.clip):
+        optimizer = optax.chain(optax.clip_by_global_norm(setting.clip), optimizer)
     fitted = am.fit(
         net,
         (X, y),
         Shifted(setting.shift),
-        optax.adamw(schedule, weight_decay=1e-4),
+        optimizer,
         setting.epochs,
         setting.batch,
         jr.fold_in(key, 1),
