@@ -51,9 +51,9 @@ CLASSIFIERS = {
     "relu": Setting(lambda key: models.hopfield_classifier(key, "relu"), 0.98, 1e-3, 10),
     "repu": Setting(lambda key: models.hopfield_classifier(key, "repu"), 0.98, 1e-3, 20),
     "softmax": Setting(lambda key: models.hopfield_classifier(key, "softmax"), 0.98, 1e-2, 16),
-    "conv_avg": Setting(lambda key: models.conv_ham(key, "avg"), 0.99, 1e-3, 5, 50),
-    "conv_max": Setting(lambda key: models.conv_ham(key, "max"), 0.99, 1e-3, 5, 50),
-    "attention": Setting(models.attention_ham, 0.97, 2e-3, 4, 50, shift=0, clip=1.0),
+    "conv_avg": Setting(lambda key: models.conv_ham(key, "avg"), 0.99, 2e-3, 7, 25, clip=1.0),
+    "conv_max": Setting(lambda key: models.conv_ham(key, "max"), 0.99, 2e-3, 7, 25, clip=1.0),
+    "attention": Setting(models.attention_ham, 0.97, 2e-3, 7, 25, shift=0, clip=1.0),
 }
 DENOISERS = {  # the published setting, and one that lets the rate fall
     "denoiser": Setting(models.mnist_denoiser, 7.3e-4, 4e-2, 10),
