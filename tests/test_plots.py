@@ -42,6 +42,26 @@ def finished(Xi):
     return result
 
 
+@pytest.fixture(scope="module")
+def remembered():
+    """A memory of real values, and two recalls by steps that are kept."""
+    memory = am.ModernHopfield(jr.normal(jr.key(0), (4, 64)), beta=1.0)
+    method = am.GradientDescent(0.3)
+    recall = jax.vmap(lambda x: memory.recall(x, method=method, save_every=2))
+    noise = 0.3 * jr.normal(jr.key(1), (2, 64))
+    return memory, recall(memory.Xi[:2] + noise)
+
+
+@pytest.fixture(scope="module")
+def relaxed():
+    """The states that a hierarchy began with, and its recall, which keeps each second step."""
+    layers = {"seen": am.TanhLayer(16), "hidden": am.SoftmaxLayer(4)}
+    ham = am.HAM(layers, {"W": am.DenseSynapse()}, [(("seen", "hidden"), "W")])
+    _, ham = ham.init_states_and_params(jr.key(0))
+    x0 = ham.init_states(key=jr.key(1))
+    return x0, ham.recall(x0, steps=40, dt=0.1, save_every=2)
+
+
 def one(tree, k=0):
     return jax.tree.map(lambda a: a[k], tree)
 
@@ -179,6 +199,25 @@ def test_recall_refuses(finished, Xi):
         plots.recall(finished, names=["a"])
 
 
+def test_recall_of_real_values(remembered):
+    memory, result = remembered
+    axes = plots.recall(result, truth=memory.Xi[:2])
+    assert len(axes) == 2
+    assert "orange: wrong" not in [t.get_text() for t in axes[0].texts]  # near is near enough
+    axes = plots.recall(result, truth=memory.Xi[2:])
+    assert axes[0].texts[-1].get_text() == "orange: wrong"
+    with pytest.raises(ValueError, match="before must hold"):  # kept no way
+        plots.recall(memory.recall(memory.Xi[0]))
+
+
+def test_recall_of_one_layer(relaxed):
+    x0, result = relaxed
+    axes = plots.recall(result.x["seen"], before=x0["seen"], energy=result)
+    assert axes[1].get_xlabel() == "time"
+    with pytest.raises(ValueError, match=r'result.x\["image"\], before=x0\["image"\], energy='):
+        plots.recall(result)
+
+
 # -- energies ---------------------------------------------------------------------------------
 
 
@@ -207,6 +246,18 @@ def test_energies_takes_any_curves(energy):
 def test_energies_takes_records(finished):
     for source in (finished, finished.trajectory, one(finished)):
         assert plots.energies(source).get_xlabel() == "bits visited"
+
+
+def test_energies_knows_when_they_were(remembered, relaxed):
+    _, result = remembered
+    ax = plots.energies(result)
+    assert ax.get_xlabel() == "step"
+    assert [line[0, 0] for line in ax.collections[0].get_segments()] == [0, 0]
+    ax = plots.energies(relaxed[1])
+    assert ax.get_xlabel() == "time"
+    (line,) = ax.collections[0].get_segments()
+    np.testing.assert_allclose(line[:, 0], 0.2 * np.arange(21), rtol=1e-5)  # 40 steps of 0.1
+    np.testing.assert_array_equal(line[:, 1], relaxed[1].trajectory.energy)
 
 
 def test_energies_refuses(finished):
@@ -275,6 +326,27 @@ def test_film_of_frames_with_their_energy(Xi, tmp_path):
     _, (frames, energy) = model.async_recall(-Xi[0], nsteps=300)
     path = plots.animate(frames, energy=energy, every=50, path=str(tmp_path / "film.png"))
     assert 2 < len(list(read_film(path))) <= 8
+
+
+def test_film_of_real_values(remembered, tmp_path):
+    _, result = remembered
+    path = plots.animate(result, every=1, path=tmp_path / "film.png")
+    frames = list(read_film(path))
+    assert len(frames) == pictures.settled(np.asarray(result.trajectory.x))
+    blue = [(f == np.array([0, 114, 178])).all(-1).sum() for f in frames]
+    assert blue[0] == 0
+    assert blue[-1] > blue[1] > 0
+    single = list(read_film(plots.animate(one(result), every=1, path=tmp_path / "one.png")))
+    assert len(single) > 3
+
+
+def test_film_of_one_layer(relaxed, tmp_path):
+    _, result = relaxed
+    states = result.trajectory.x["seen"]
+    path = plots.animate(states, energy=result, every=4, path=tmp_path / "film.png")
+    assert len(list(read_film(path))) == 6
+    with pytest.raises(ValueError, match=r'trajectory.x\["image"\], energy=result'):
+        plots.animate(result, path=path)
 
 
 def test_film_where_nothing_changes(tmp_path):

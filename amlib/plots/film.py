@@ -11,16 +11,19 @@ from PIL import Image
 from PIL.PngImagePlugin import Blend
 from tqdm import tqdm
 
-from amlib.descent.trajectory import Frames, Recall, Trajectory
+from amlib.descent.trajectory import ContinuousTrajectory, Frames, Recall, Trajectory
 from amlib.plots import _pixels as pixels
 from amlib.plots._pixels import Shape
 from amlib.plots.pictures import (
     BLUE,
     MARGIN,
     Array,
+    Record,
+    clock_of,
     curves_of,
-    energies,
+    draw_curves,
     new_figure,
+    one_state,
     painted,
     place,
     record_of,
@@ -35,9 +38,9 @@ LARGEST = 2**31
 
 
 def animate(
-    source: Recall | Trajectory | Frames | Array,
+    source: Recall | Trajectory | ContinuousTrajectory | Frames | Array,
     *,
-    energy: Array | None = None,
+    energy: Recall | Record | Array | None = None,
     every: int | None = None,
     path: str | Path = "recall.png",
     fps: int = 25,
@@ -53,8 +56,9 @@ def animate(
     **Arguments:**
 
     - `source`: a `Recall`, its trajectory or frames; or frames `(T, H, W)`, `(T, D)` or, for a
-        batch, `(B, T, H, W)`.
-    - `energy`: energies `(T,)` or `(B, T)`; a recall with a trajectory knows them.
+        batch, `(B, T, H, W)`. Of a hierarchical memory the states of one layer,
+        `result.trajectory.x["image"]`, with `energy=result`.
+    - `energy`: energies `(T,)` or `(B, T)`, or a recall; a recall with a trajectory knows them.
     - `every`: keep each so-manieth state, at least 1; by default a film of about 125 frames.
     - `path`: `.png` for a lossless animated PNG, `.gif`, or `.mp4`.
     - `fps`: frames per second, 1 to 50.
@@ -73,54 +77,74 @@ def animate(
         raise ValueError(f"animate: fps must be from 1 to 50; {fps} came.")
     if path.suffix.lower() == ".mp4":
         require_video()
-    states, times = _film_states(source, every, shape)
-    if energy is None and isinstance(source, Recall | Trajectory):
-        energy = record_of(source, "animate").energy
-    curves = None if energy is None else curves_of(energy, "animate: energy")
+    states, seen = _film_states(source, every, shape)
+    if energy is None and isinstance(source, Recall | Record):
+        energy = record_of(source, "animate")
     pixels.fit(titles, len(states), "animate: titles")
     ncols = pixels.columns(ncols, len(states), 2.0, "animate")
-    if curves is not None and curves.shape[1] < times[-1]:
-        raise ValueError(
-            f"animate: energy must have one value per frame, {times[-1]} or more; "
-            f"{curves.shape[1]} came."
-        )
-    unit = "bits visited" if isinstance(source, Recall | Trajectory | Frames) else "step"
-    film = _film(states, times, curves, ncols, titles, unit)
-    if path.suffix.lower() != ".mp4" and len(times) * film.size > LARGEST:
+    curves = None if energy is None else _curves(energy, seen, isinstance(source, Frames))
+    film = _film(states, seen, curves, ncols, titles)
+    if path.suffix.lower() != ".mp4" and len(seen) * film.size > LARGEST:
         raise ValueError(
             f"animate: a {path.suffix} film may have {LARGEST // film.size:,} frames of this size; "
-            f"{len(times):,} came. Raise every, or write .mp4."
+            f"{len(seen):,} came. Raise every, or write .mp4."
         )
     quiet = None if progress is None else not progress
-    frames = tqdm(film.frames, path.name, len(times), leave=False, unit="frame", disable=quiet)
-    _write(path, frames, film.palette, len(times), fps)
+    frames = tqdm(film.frames, path.name, len(seen), leave=False, unit="frame", disable=quiet)
+    _write(path, frames, film.palette, len(seen), fps)
     return path
 
 
 def _film_states(
     source: Any, every: int | None, shape: Shape | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The states to show, `(B, frames, H, W)`, and how many visits came before each."""
-    if isinstance(source, Recall | Trajectory | Frames):
-        frames = source if isinstance(source, Frames) else record_of(source, "animate").frames
-        ndim = frames.visited.ndim - 1
-        end = settled(pixels.batch(np.asarray(frames.accepted), ndim).cumsum(1))
+    """The states to show, `(B, frames, H, W)`, and how many energies are known at each."""
+    record = source
+    if isinstance(source, Recall | Record):
+        record = one_state(record_of(source, "animate"), "animate")
+        record = record.frames if isinstance(record, Trajectory) else record
+    if isinstance(record, Frames):
+        ndim = record.visited.ndim - 1
+        end = settled(pixels.batch(np.asarray(record.accepted), ndim).cumsum(1))
         at = _times(end, every)
-        states = pixels.batch(frames[(slice(None),) * ndim + (at,)], ndim)
-        states = np.concatenate([pixels.batch(frames.x0, ndim)[:, None], states], axis=1)
-        times = np.concatenate([[0], at + 1])
+        states = pixels.batch(record[(slice(None),) * ndim + (at,)], ndim)
+        states = np.concatenate([pixels.batch(record.x0, ndim)[:, None], states], axis=1)
+        seen = np.concatenate([[0], at + 1])
     else:
-        a = np.asarray(source)
-        if not 2 <= a.ndim <= 4 or a.size == 0:
-            raise ValueError(
-                "animate: frames must have shape (T, D), (T, H, W) or (B, T, H, W); "
-                f"{a.shape} came."
-            )
-        a = a if a.ndim == 4 else a[None]
+        if isinstance(record, ContinuousTrajectory):
+            a = pixels.batch(np.asarray(record.x), record.energy.ndim - 1)
+        else:
+            a = np.asarray(source)
+            if not 2 <= a.ndim <= 4 or a.size == 0:
+                raise ValueError(
+                    "animate: frames must have shape (T, D), (T, H, W) or (B, T, H, W); "
+                    f"{a.shape} came."
+                )
+            a = a if a.ndim == 4 else a[None]
         at = _times(settled(a), every)
-        states, times = a[:, at], at + 1
+        states, seen = a[:, at], at + 1
     pictures = pixels.pictures(states.reshape(-1, *states.shape[2:]), "animate: frames", shape)
-    return pictures.reshape(*states.shape[:2], *pictures.shape[1:]), times
+    return pictures.reshape(*states.shape[:2], *pictures.shape[1:]), seen
+
+
+class _Curves(NamedTuple):
+    energy: np.ndarray  # (B, T)
+    clock: np.ndarray  # (B, T)
+    unit: str
+    heads: np.ndarray  # how far the curves are at each frame, in that unit
+
+
+def _curves(energy: Any, seen: np.ndarray, bits: bool) -> _Curves:
+    """Energies of a source, and when each frame is."""
+    curves = curves_of(energy, "animate: energy")
+    if curves.shape[1] < seen[-1]:
+        raise ValueError(
+            f"animate: energy must have one value per frame, {seen[-1]} or more; "
+            f"{curves.shape[1]} came."
+        )
+    clock, unit = clock_of(energy, curves)
+    heads = np.concatenate([[0.0], clock.max(axis=0)])[seen]
+    return _Curves(curves, clock, "bits visited" if bits else unit, heads)
 
 
 def _times(end: int, every: int | None) -> np.ndarray:
@@ -139,11 +163,10 @@ class _Film(NamedTuple):
 
 def _film(
     states: np.ndarray,
-    times: np.ndarray,
-    curves: np.ndarray | None,
+    seen: np.ndarray,
+    curves: _Curves | None,
     ncols: int,
     titles: Sequence[str] | None,
-    unit: str,
 ) -> _Film:
     """Lay the film out and draw all that does not move, once.
 
@@ -163,8 +186,9 @@ def _film(
         show(place(figure, left, MARGIN, width, height), still, titles)
         if curves is not None:
             ax = place(figure, edge, MARGIN + height + 30, wide, 200)
-            energies(curves, ax=ax, color=color).set_xlabel(unit)
-            head = ax.transData.transform(np.stack([times, 0 * times], -1))[:, 0].round()
+            draw_curves(ax, curves.energy, curves.clock, curves.unit, color)
+            heads = np.stack([curves.heads, 0 * curves.heads], axis=-1)
+            head = ax.transData.transform(heads)[:, 0].round()
             head[-1] = edge + wide
         drawn.append(painted(figure))
     faint, strong, palette = _indexed(*drawn)
@@ -173,7 +197,7 @@ def _film(
     )
 
     def frames() -> Iterator[np.ndarray]:
-        for k in range(len(times)):
+        for k in range(len(seen)):
             frame = faint.copy()
             if head is not None:
                 split = int(head[k])

@@ -11,7 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from amlib.descent.trajectory import Recall, Trajectory
+from amlib.descent.trajectory import ContinuousTrajectory, Recall, Trajectory
+from amlib.hierarchical.dynamics import HAMTrajectory
 from amlib.plots import _pixels as pixels
 from amlib.plots._pixels import PAPER, RULE, Shape
 
@@ -20,6 +21,7 @@ TEXT, FAINT = "#181c26", "#5b6270"
 DPI, MARGIN = 144, 24
 
 Array = Shaped[ArrayLike, "..."]
+Record = Trajectory | ContinuousTrajectory | HAMTrajectory
 
 
 class Picture(Figure):
@@ -82,7 +84,7 @@ def recall(
     *,
     before: Array | None = None,
     truth: Array | None = None,
-    energy: Trajectory | Array | None = None,
+    energy: Recall | Record | Array | None = None,
     compare: Mapping[str, Any] | None = None,
     names: Sequence[str] | None = None,
     labels: tuple[str, str, str] = ("before", "recalled", "stored"),
@@ -92,11 +94,12 @@ def recall(
 ) -> tuple[Axes, ...]:
     """Show recalls as columns of pictures, before, after and truth; below them the energies.
 
-    Pixels of a recalled picture that differ from the truth are orange.
+    Pixels of a recalled picture that are off by more than a quarter of the truth's range are orange.
 
     **Arguments:**
 
-    - `result`: a finished `Recall`, of one state or a batch; or final states, as for `grid`.
+    - `result`: a finished `Recall`, of one state or a batch; or final states, as for `grid`. Of a
+        hierarchical memory the states of one layer, `result.x["image"]`, with `energy=result`.
     - `before`: the starting states; a recall with a trajectory knows them.
     - `truth`: the patterns that should have been recalled.
     - `energy`: energy curves, as for `energies`; a recall with a trajectory knows them.
@@ -112,10 +115,11 @@ def recall(
     **Raises:** `ValueError` when states or names do not fit each other.
     """
     if isinstance(result, Recall):
-        ndim = result.energy.ndim
-        if result.trajectory is not None:
-            energy = result.trajectory if energy is None else energy
-            before = pixels.batch(result.trajectory.x0, ndim) if before is None else before
+        ndim, record = result.energy.ndim, one_state(result.trajectory, "recall")
+        if record is not None:
+            energy = record if energy is None else energy
+            start = record.x0 if isinstance(record, Trajectory) else record.x.take(0, axis=ndim)
+            before = pixels.batch(start, ndim) if before is None else before
         result = pixels.batch(result.x, ndim)
     if before is None:
         raise ValueError("recall: before must hold the starting states; none came. Pass before=x0.")
@@ -135,7 +139,8 @@ def recall(
     names = None if names is None else names[:limit]
     if truth is None:
         return _recall_figure(shades, names, energy, title)
-    wrong = (after != rows[labels[2]])[:limit]
+    stored = rows[labels[2]]
+    wrong = (np.abs(after - stored) > np.ptp(stored) / 4)[:limit]
     shades[labels[1]][wrong & (after[:limit] > 0)] = pixels.WRONG_INK
     shades[labels[1]][wrong & (after[:limit] <= 0)] = pixels.WRONG_PAPER
     note = "orange: wrong" if wrong.any() else None
@@ -143,7 +148,7 @@ def recall(
 
 
 def energies(
-    source: Recall | Trajectory | Array,
+    source: Recall | Record | Array,
     *,
     ax: Axes | None = None,
     label: str | None = None,
@@ -153,8 +158,9 @@ def energies(
 
     **Arguments:**
 
-    - `source`: a `Recall` or `Trajectory`, of one state or a batch; or energies `(..., T)`. The
-        end, where no curve changes any more, is cut short.
+    - `source`: a `Recall` or its trajectory, of one state or a batch, over the bits visited, the
+        steps or the time; or energies `(..., T)` after 1 to T steps. The end, where no curve
+        changes any more, is cut short.
     - `ax`: where to draw; by default a new figure.
     - `label`: names the curves, in a legend.
     - `color`: of the curves.
@@ -166,23 +172,35 @@ def energies(
     curves = curves_of(source, "energies")
     if ax is None:
         ax = place(new_figure(920, 520), 130, 30, 760, 400)
+    draw_curves(ax, curves, *clock_of(source, curves), color, label)
+    return ax
+
+
+def draw_curves(
+    ax: Axes,
+    curves: np.ndarray,
+    clock: np.ndarray,
+    unit: str,
+    color: str,
+    label: str | None = None,
+) -> None:
+    """Draw energies `(B, T)` over when they were, `(B, T)`, in a unit."""
     shown = min(curves.shape[1], int(1.05 * settled(curves)) + 1)
     at = np.unique(np.linspace(0, shown - 1, 800).astype(int))
-    curves, many = curves[:, at], len(curves) > 3
-    points = np.stack(np.broadcast_arrays(at + 1.0, curves), axis=-1)
+    curves, clock, many = curves[:, at], clock[:, at], len(curves) > 3
     alpha = max(0.1, min(0.6, 8 / len(curves))) if many else 1.0
     width = 0.8 if many else 1.6
+    points = np.stack([clock, curves], axis=-1)
     ax.add_collection(LineCollection(list(points), colors=color, alpha=alpha, linewidths=width))
-    middle = np.median(curves, axis=0)
-    ax.plot(at + 1, middle, color=color, linewidth=2 if many else width, label=label)
+    middle = np.median(clock, axis=0), np.median(curves, axis=0)
+    ax.plot(*middle, color=color, linewidth=2 if many else width, label=label)
     ax.autoscale_view()
     ax.set_xlim(0, ax.dataLim.x1)
-    ax.set_xlabel("bits visited" if isinstance(source, Recall | Trajectory) else "step")
+    ax.set_xlabel(unit)
     ax.set_ylabel("energy")
     style(ax)
     if label is not None:
         ax.legend(frameon=False, labelcolor=TEXT, fontsize=8)
-    return ax
 
 
 def new_figure(width: int, height: int) -> Picture:
@@ -270,7 +288,7 @@ def _recall_figure(
     return ax, energies(energy, ax=place(figure, left, top + height + caption, wide, panel))
 
 
-def record_of(source: Any, where: str) -> Trajectory:
+def record_of(source: Any, where: str) -> Any:
     """The trajectory of a recall."""
     record = source.trajectory if isinstance(source, Recall) else source
     if record is None:
@@ -278,15 +296,38 @@ def record_of(source: Any, where: str) -> Trajectory:
     return record
 
 
+def one_state(record: Any, where: str) -> Any:
+    """The record itself, if it is that of one kind of state."""
+    if isinstance(record, HAMTrajectory):
+        raise ValueError(
+            f"{where}: must be states of one layer; a recall of several layers came. "
+            f"Pass the states of one, as in `plots.{where}(result.{_HOW[where]}, energy=result)`."
+        )
+    return record
+
+
+_HOW = {"recall": 'x["image"], before=x0["image"]', "animate": 'trajectory.x["image"]'}
+
+
 def curves_of(source: Any, where: str) -> np.ndarray:
     """Energies `(B, T)`, float64."""
-    if isinstance(source, Recall | Trajectory):
+    if isinstance(source, Recall | Record):
         source = record_of(source, where).energy
     curves = np.asarray(source).astype(float)
     if curves.ndim == 0 or curves.size == 0:
         raise ValueError(f"{where}: must be energies (T,) or (B, T); {curves.shape} came.")
     curves = curves.reshape(-1, curves.shape[-1])
     return np.where(np.isfinite(curves), curves, np.nan)
+
+
+def clock_of(source: Any, curves: np.ndarray) -> tuple[np.ndarray, str]:
+    """When the energies of a source were, `(B, T)`, and in which unit."""
+    record = source.trajectory if isinstance(source, Recall) else source
+    if isinstance(record, ContinuousTrajectory | HAMTrajectory):
+        clock = np.asarray(record.time).astype(float).reshape(curves.shape)
+        return clock, "step" if (clock == clock.round()).all() else "time"
+    counted = np.broadcast_to(np.arange(1.0, curves.shape[1] + 1), curves.shape)
+    return counted, "bits visited" if isinstance(record, Trajectory) else "step"
 
 
 def settled(values: np.ndarray) -> int:
