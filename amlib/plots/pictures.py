@@ -94,7 +94,8 @@ def recall(
 ) -> tuple[Axes, ...]:
     """Show recalls as columns of pictures, before, after and truth; below them the energies.
 
-    Pixels of a recalled picture that are off by more than a quarter of the truth's range are orange.
+    Pixels of a recalled picture that are wrong by more than a quarter of the truth's range are
+    orange.
 
     **Arguments:**
 
