@@ -101,76 +101,91 @@ def _recall(
     ham, xs, dt = checks.widen((ham, xs, dt))
     way = _Way(ham, xs, free)
     if tol is None:
-        tol = float(jnp.finfo(way.start.dtype).eps) ** 0.5
-    tol = checks.as_float(tol, "HAM.recall: tol").astype(way.start.dtype)
+        tol = float(jnp.finfo(way.dtype).eps) ** 0.5
+    tol = checks.as_float(tol, "HAM.recall: tol").astype(way.dtype)
     if method is None:
-        end = _euler(way, dt.astype(way.start.dtype), tol, *limits)
+        end = _euler(way, dt.astype(way.dtype), tol, *limits)
     else:
         end = _descend(way, method, tol, *limits)
     values = [x.astype(dtypes[n]) for n, x in graph.items(end.x)]
     return eqx.tree_at(lambda r: r.x, end, graph.rebuild(ham.neurons, values))
 
 
+Moving = dict[Name, Array]
+"""The states of the free layers."""
+
+
 class _Way:
-    """The free states as one vector, and what moves it."""
+    """The free states, and what moves them."""
 
     def __init__(self, ham: Any, xs: Any, free: tuple[Name, ...]):
         self.ham, self.xs, self.free = ham, dict(graph.items(xs)), free
-        dtype = max((x.dtype for x in self.xs.values()), key=lambda d: jnp.finfo(d).bits)
-        self.xs = {name: x.astype(dtype) for name, x in self.xs.items()}
+        self.dtype = max((x.dtype for x in self.xs.values()), key=lambda d: jnp.finfo(d).bits)
+        self.xs = {name: x.astype(self.dtype) for name, x in self.xs.items()}
         layers = dict(graph.items(ham.neurons))
         self.clamped = {n: layers[n].activations(x) for n, x in self.xs.items() if n not in free}
-        moving = {name: self.xs[name] for name in free}
-        self.start, self.unravel = jax.flatten_util.ravel_pytree(moving)
-        rates = {
-            n: jnp.broadcast_to((1 / layers[n].tau).astype(dtype), moving[n].shape) for n in free
-        }
-        self.rate = jax.flatten_util.ravel_pytree(rates)[0]
+        self.start = {name: self.xs[name] for name in free}
+        self.rate = {n: (1 / layers[n].tau).astype(self.dtype) for n in free}
 
-    def states(self, v: Array) -> Any:
+    def states(self, v: Moving) -> Any:
         """The state of every layer, clamped ones too, in the user's container."""
-        xs = self.xs | self.unravel(v)
+        xs = self.xs | v
         return graph.rebuild(self.ham.neurons, [xs[n] for n, _ in graph.items(self.ham.neurons)])
 
-    def at(self, v: Array) -> tuple[Any, Any]:
+    def at(self, v: Moving) -> tuple[Any, Any]:
         """Activations and states of every layer."""
         xs = self.states(v)
         layers = graph.items(self.ham.neurons)
         made = [self.clamped[n] if n in self.clamped else la.activations(xs[n]) for n, la in layers]
         return graph.rebuild(self.ham.neurons, made), xs
 
-    def energy(self, v: Array) -> Array:
+    def energy(self, v: Moving) -> Array:
         """The energy."""
         return energies.energy(self.ham, *self.at(v))
 
-    def parts(self, v: Array) -> Any:
+    def parts(self, v: Moving) -> Any:
         """The energy in parts."""
         return energies.energy_tree(self.ham, *self.at(v))
 
-    def direction(self, v: Array) -> Array:
+    def direction(self, v: Moving) -> Moving:
         """What the free states move against: the forces over the time constants."""
         pull = energies.forces(self.ham, *self.at(v), self.free)
-        return self.rate * jax.flatten_util.ravel_pytree(pull)[0]
+        return {name: self.rate[name] * pull[name] for name in self.free}
 
 
 def _euler(way: _Way, dt: Array, tol: Array, steps: int, save_every: int | None) -> Recall:
+    # States stay apart, so that the compiler drops what the states that are read do not need: in
+    # the last steps of a deep network, the forces on its lower layers.
     every = save_every or 1
 
-    def step(v: Array, _: None) -> tuple[Array, None]:
-        return v - dt * way.direction(v), None
+    def step(v: Moving) -> Moving:
+        pull = way.direction(v)
+        return {name: x - dt * pull[name] for name, x in v.items()}
 
-    def segment(v: Array, _: None) -> tuple[Array, Array]:
-        v, _ = lax.scan(step, v, None, length=every, unroll=every <= 8)
+    def several(v: Moving, count: int) -> Moving:
+        if count <= 8:  # the depth of a trained network: no loop, no copies of the carry
+            for _ in range(count):
+                v = step(v)
+            return v
+        return lax.scan(lambda v, _: (step(v), None), v, None, length=count)[0]
+
+    def segment(v: Moving, _: None) -> tuple[Moving, Moving]:
+        v = several(v, every)
         return v, v
 
-    short = steps <= 8  # the depth of a trained network: no loop, no copies of the carry
-    v, frames = lax.scan(segment, way.start, None, length=steps // every, unroll=short)
-    frames = jnp.concatenate([way.start[None], frames])
-    v, _ = lax.scan(step, v, None, length=steps % every)
-    times = dt * every * jnp.arange(frames.shape[0], dtype=dt.dtype)
-    pull = way.direction(v)
-    finite = jnp.isfinite(v).all() & jnp.isfinite(pull).all()
-    result = RESULTS.where(jnp.max(jnp.abs(pull)) <= tol, RESULTS.converged, RESULTS.step_limit)
+    v = way.start
+    if steps <= 8:
+        kept = [v := several(v, every) for _ in range(steps // every)]
+        frames = jax.tree.map(lambda *x: jnp.stack(x), way.start, *kept)
+    else:
+        v, kept = lax.scan(segment, v, None, length=steps // every)
+        frames = jax.tree.map(lambda x, xs: jnp.concatenate([x[None], xs]), way.start, kept)
+    v = several(v, steps % every)
+    times = dt * every * jnp.arange(1 + steps // every, dtype=dt.dtype)
+    pull = jax.tree.leaves(way.direction(v))
+    finite = jnp.stack([jnp.isfinite(x).all() for x in [*jax.tree.leaves(v), *pull]]).all()
+    still = jnp.stack([jnp.max(jnp.abs(x), initial=0) <= tol for x in pull]).all()
+    result = RESULTS.where(still, RESULTS.converged, RESULTS.step_limit)
     result = RESULTS.where(finite, result, RESULTS.nonfinite)
     return Recall(
         way.states(v),
@@ -182,24 +197,33 @@ def _euler(way: _Way, dt: Array, tol: Array, steps: int, save_every: int | None)
 
 
 def _descend(way: _Way, method: Any, tol: Array, steps: int, save_every: int | None) -> Recall:
+    start, apart = jax.flatten_util.ravel_pytree(way.start)
+
     def field(v: Array) -> tuple[Array, Array]:
-        return way.energy(v), way.direction(v)
+        moving = apart(v)
+        return way.energy(moving), jax.flatten_util.ravel_pytree(way.direction(moving))[0]
 
     end = descend(
-        way.energy, way.start, method, max_steps=steps, tol=tol, save_every=save_every, field=field
+        lambda v: way.energy(apart(v)),
+        start,
+        method,
+        max_steps=steps,
+        tol=tol,
+        save_every=save_every,
+        field=field,
     )
     if save_every is None:
         frames, times = (
-            jnp.stack([way.start, end.x]),
+            jnp.stack([start, end.x]),
             jnp.stack([jnp.zeros_like(end.energy), end.steps.astype(end.energy.dtype)]),
         )
     else:
         frames, times = end.trajectory.x, end.trajectory.time
-    record = _record(way, frames, times, save_every)
-    return Recall(way.states(end.x), end.energy, end.steps, end.result, record)
+    record = _record(way, jax.vmap(apart)(frames), times, save_every)
+    return Recall(way.states(apart(end.x)), end.energy, end.steps, end.result, record)
 
 
-def _record(way: _Way, frames: Array, times: Array, save_every: int | None) -> HAMTrajectory:
+def _record(way: _Way, frames: Moving, times: Array, save_every: int | None) -> HAMTrajectory:
     parts = lax.map(way.parts, frames)
     energy = sum(jax.tree.leaves(parts), jnp.zeros_like(times))
     x = None if save_every is None else jax.vmap(way.states)(frames)
