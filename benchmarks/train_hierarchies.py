@@ -77,8 +77,8 @@ CLASSIFIERS = {
     "relu": Setting(lambda key: models.hopfield_classifier(key, "relu"), 0.98, 1e-3, 10),
     "repu": Setting(lambda key: models.hopfield_classifier(key, "repu"), 0.98, 1e-3, 20),
     "softmax": Setting(lambda key: models.hopfield_classifier(key, "softmax"), 0.98, 1e-2, 16),
-    "conv_avg": Setting(lambda key: models.conv_ham(key, "avg"), 0.99, 2e-3, 8, 100, 1, muon),
-    "conv_max": Setting(lambda key: models.conv_ham(key, "max"), 0.99, 2e-3, 6, 100, 1, muon),
+    "conv_avg": Setting(lambda key: models.conv_ham(key, "avg"), 0.99, 2e-3, 6, 100, 1, muon),
+    "conv_max": Setting(lambda key: models.conv_ham(key, "max"), 0.99, 2e-3, 4, 100, 1, muon),
     "attention": Setting(models.attention_ham, 0.97, 3e-3, 6, 100, 0, muon),
 }
 DENOISERS = {  # the published setting, and one that lets the rate fall
