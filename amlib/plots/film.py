@@ -82,7 +82,9 @@ def animate(
         energy = record_of(source, "animate")
     pixels.fit(titles, len(states), "animate: titles")
     ncols = pixels.columns(ncols, len(states), 2.0, "animate")
-    curves = None if energy is None else _curves(energy, seen, isinstance(source, Frames))
+    record = source.trajectory if isinstance(source, Recall) else source
+    bits = isinstance(record, Trajectory | Frames)
+    curves = None if energy is None else _curves(energy, seen, bits)
     film = _film(states, seen, curves, ncols, titles)
     if path.suffix.lower() != ".mp4" and len(seen) * film.size > LARGEST:
         raise ValueError(
