@@ -12,8 +12,9 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Shaped
 from amlib import _checks as checks
 from amlib._types import EnergyFn, Key, Scalar
 from amlib.descent import flips
+from amlib.descent.frames import Frames
 from amlib.descent.incremental import FlipEvaluator, scalar_output
-from amlib.descent.trajectory import Frames, Recall
+from amlib.descent.trajectory import Recall
 
 
 class AbstractBinaryAM(eqx.Module):
