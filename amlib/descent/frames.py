@@ -273,9 +273,10 @@ def _within(entry: Any, axis: int, size: int) -> Any:
     if not is_concrete(entry):
         return jnp.clip(jnp.where(entry < 0, entry + size, entry), 0, size - 1)
     entry = entry.astype(int)
-    if ((entry < -size) | (entry >= size)).any():
+    outside = entry[(entry < -size) | (entry >= size)]
+    if outside.size:
         raise IndexError(
-            f"Frames: index {entry} is out of bounds for axis {axis} with size {size}."
+            f"Frames: index {outside[0]} is out of bounds for axis {axis} with size {size}."
         )
     return np.where(entry < 0, entry + size, entry)
 

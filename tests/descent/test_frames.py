@@ -174,7 +174,7 @@ def test_lists_of_traced_indices():
     ("which", "index", "message"),
     [
         ("one", 14, "index 14 is out of bounds for axis 0 with size 14"),
-        ("one", [0, -15], "index [  0 -15] is out of bounds for axis 0 with size 14"),
+        ("one", [0, -15], "index -15 is out of bounds for axis 0 with size 14"),
         ("one", (0, 2), "index 2 is out of bounds for axis 1 with size 2"),
         ("one", (0, 0, 0, 0), "too many indices for 3 axes; (0, 0, 0, 0) came"),
         ("one", np.ones(13, bool), "a boolean index from axis 0 on must have shape (14,); (13,)"),
