@@ -191,7 +191,7 @@ def shape(value: Any, where: str) -> tuple[int, ...]:
 
 def scalar_output(fn: Callable[[Any], Any], x: Any, must: str, cure: str) -> jax.ShapeDtypeStruct:
     """Return shape and dtype of `fn(x)`, which is traced only; raise unless it is a real scalar."""
-    with traceable(must.split(":", maxsplit=1)[0]):
+    with traceable(must.split(" must ", maxsplit=1)[0].rstrip(":")):
         leaves = jax.tree.leaves(jax.eval_shape(fn, x))
     if len(leaves) == 1 and not leaves[0].shape and jnp.issubdtype(leaves[0].dtype, jnp.floating):
         return leaves[0]

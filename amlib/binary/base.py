@@ -46,8 +46,11 @@ class AbstractBinaryAM(eqx.Module):
     `jax.ShapeDtypeStruct`, as a class attribute or as a property. States of another shape are
     then refused, those of another dtype converted, and `explain` needs no state.
 
-    Flips are compared in the precision of the energy. Recall therefore never raises the energy
-    *but for rounding*, which is as large as that of two evaluations: see `energy`.
+    Recall keeps a flip only where the number that `energy` returns falls, so energies never rise
+    but by rounding: recorded and true ones by less than `100 * eps * S` each visit for the
+    memories of this library. `eps` is that of the returned dtype (`100 * eps` is 1e-5 in float32),
+    and `S` the largest sum of the absolute values of the summands on the way; where all have one
+    sign, as in `ClassicalHopfield`, that is `abs(E)`.
     """
 
     state_struct: ClassVar[jax.ShapeDtypeStruct | None] = None
@@ -60,12 +63,7 @@ class AbstractBinaryAM(eqx.Module):
 
         - `x`: a state of -1/+1 floats.
 
-        **Returns:** a real scalar. Recall lowers it: each flip that is kept gives a lower number.
-        True energies may rise by rounding, at most by the error of two such numbers, which is
-        below `32 * eps * S` for the memories here. `eps` is `jnp.finfo(dtype).eps` of the
-        returned dtype (1.2e-7 in float32), and `S` the largest sum of the absolute values of
-        all summands on the way; where all have one sign, as in `ClassicalHopfield`, that is
-        `abs(E)`.
+        **Returns:** a real scalar. Recall lowers it.
         """
 
     def async_update(

@@ -101,7 +101,8 @@ class Frames(NDArrayOperatorsMixin, eqx.Module):
             rebuild = jax.vmap(rebuild, in_axes=(0, 0, 0, None))
         frames = rebuild(*recall, jnp.asarray(times))
         flagged = tuple(None if part.flag else slice(None) for part in parts if part.has_axis)
-        return frames[flagged][tuple(rest)]
+        frames = frames[flagged][tuple(rest)]
+        return frames.squeeze(_axes_of_dots(parts))
 
     def __iter__(self) -> Iterator[Array]:
         block = max(1, 2**22 // max(1, math.prod(self.shape[1:])))
@@ -171,12 +172,15 @@ class _Part(NamedTuple):
     """One entry of an index: a slice, an int or an array of ints; `None` for a new axis.
 
     `axis` is the one that it indexes. A boolean scalar (`flag`) indexes an axis of size 1 that
-    is put in its place: by `[0]` if it is true, by `[]` if not. That is what NumPy does.
+    is put in its place: by `[0]` if it is true, by `[]` if not. An ellipsis that stands for no
+    axis (`dots`) parts the arrays on its two sides all the same: it becomes a new axis, which is
+    taken away again. That is what NumPy does.
     """
 
     axis: int | None
     entry: Any
     flag: bool = False
+    dots: bool = False
 
     @property
     def has_axis(self) -> bool:
@@ -194,12 +198,14 @@ def _parts(index: Any, shape: tuple[int, ...]) -> list[_Part]:
     if missing < 0:
         raise IndexError(f"Frames: too many indices for {len(shape)} axes; {index!r} came.")
     k = dots[0] if dots else len(entries)
-    entries[k : k + 1] = [slice(None)] * missing
+    entries[k : k + 1] = [slice(None)] * missing if missing or not dots else [Ellipsis]
     parts: list[_Part] = []
     axis = 0
     for entry in entries:
         taken = _axes_taken(entry)
-        if taken == 0:
+        if entry is Ellipsis:
+            parts.append(_Part(None, None, dots=True))
+        elif taken == 0:
             flag = entry is not None
             parts.append(_Part(None, np.zeros(int(entry), int) if flag else None, flag))
         elif _is_mask(entry):
@@ -287,6 +293,20 @@ def _fit_together(parts: list[_Part]) -> None:
         np.broadcast_shapes(*shapes)
     except ValueError as err:
         raise IndexError(f"Frames: indices must broadcast; shapes {shapes} came.") from err
+
+
+def _axes_of_dots(parts: list[_Part]) -> tuple[int, ...]:
+    """The axes of the result that stand for an ellipsis of no axis."""
+    dots = [k for k, part in enumerate(parts) if part.dots]
+    plain = [part.entry is None or _is_slice(part.entry) for part in parts]
+    shapes = [np.shape(part.entry) for part, kept in zip(parts, plain, strict=True) if not kept]
+    if not dots or not any(shapes):
+        return tuple(sum(plain[:k]) for k in dots)
+    arrays = [k for k, kept in enumerate(plain) if not kept]
+    apart = arrays[-1] - arrays[0] >= len(arrays)  # then their axes come first
+    (k,) = dots
+    first = len(np.broadcast_shapes(*shapes)) if apart or arrays[0] < k else 0
+    return (first + sum(plain[:k]),)
 
 
 def _split(entry: Any) -> tuple[Any, Any]:

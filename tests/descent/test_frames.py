@@ -51,6 +51,7 @@ INDICES = {
         [3, 1, -2, 1], ..., (..., 2), (3, ...), EVEN, (slice(None, None, 4), 1), (2, 1, -1),
         (slice(1, 4), [1, 0]), np.array([[0, 5], [-1, 2]]), None, (None, 3, None), True, False,
         ([1, 2], [0, 1]), (np.ones((T, 2), bool),), range(2, 5),
+        (slice(None), [0, 1], ..., 0), ([3], ..., 1, [0]), (..., 3, [0], [1]), (2, 0, 1, ...),
     ],
     "batch": [
         0, slice(None, None, -2), [2, 0], (1, -1), (1, slice(3, 9, 2)), (slice(None), -1),
