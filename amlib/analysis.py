@@ -182,7 +182,7 @@ def retrieval_curve(
     model_factory: Callable[[Any], Any],
     patterns: Shaped[ArrayLike, "K *shape"],
     corruption: Callable[[Any, Any, Any], Any],
-    levels: Sequence[float] | np.ndarray,
+    levels: Sequence[float | int] | np.ndarray | Array,
     key: Key,
     *,
     counts: Sequence[int] | None = None,
@@ -219,7 +219,7 @@ def retrieval_curve(
     `TypeError` for a `recall` that returns no `Recall`, and for a key that is none.
     """
     checks.key(key, "retrieval_curve: key")
-    levels = _levels(levels)
+    values = _levels(levels)
     patterns = checks.as_float(patterns, "retrieval_curve: patterns")
     _rows(patterns, "retrieval_curve: patterns")
     checks.at_least(queries, 1, "retrieval_curve: queries")
@@ -232,13 +232,13 @@ def retrieval_curve(
     recall = _default_recall if recall is None else recall
     rules = corruption, recall, _close if success is None else success
     table = []
-    with tqdm(total=len(counts) * len(levels), disable=not progress, leave=False) as bar:
+    with tqdm(total=len(counts) * len(values), disable=not progress, leave=False) as bar:
         for count in counts:
             model = model_factory(patterns[:count])
             chosen = patterns[np.arange(queries) % count]
-            for i, level in enumerate(levels):
+            for i, level in enumerate(values):
                 step = jax.random.fold_in(jax.random.fold_in(key, count), i)
-                out = _measure(model, chosen, jnp.asarray(level), step, rules)
+                out = _measure(model, chosen, jnp.asarray(level.item()), step, rules)
                 means = [float(np.mean(np.asarray(a))) for a in out]
                 table.append((count, float(level), *means, queries))
                 bar.update()
@@ -287,7 +287,7 @@ def _levels(levels: Any) -> np.ndarray:
         raise ValueError(
             f"retrieval_curve: levels must be a sequence of at least one number; {levels!r} came."
         )
-    return a.astype(jnp.result_type(int) if a.dtype.kind in "iu" else jnp.result_type(float))
+    return a
 
 
 def _close(x: Array, xi: Array) -> Array:

@@ -270,6 +270,34 @@ def test_states_that_are_converted(state):
     assert model.recall(state).x.dtype == jnp.float32
 
 
+@pytest.mark.parametrize("K", [1, 3])
+@pytest.mark.parametrize("D", [1, 6])
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.float32], ids=["half", "single"])
+def test_the_smallest_memories(K, D, dtype):
+    """One pattern, one bit, half precision: all methods take them, and end on a fixed point."""
+    small = am.ClassicalHopfield(Xi[:K, :D].astype(dtype))
+    start = np.ones(D, int)
+    for order in ("permutation", "greedy", "synchronous"):
+        end = small.recall(start, order=order)
+        assert end.x.dtype == dtype
+        assert end.result in (am.RESULTS.converged, am.RESULTS.cycle)
+        assert order == "synchronous" or small.is_fixed_point(end.x)
+    assert small.flip_energies(start).shape == (D,)
+    assert small.async_recall(start, 4)[1][0].shape == (4, D)
+
+
+def test_jit_inside_vmap_inside_grad():
+    """The derivative of the final energy in the patterns, -sum h x, of a batch."""
+
+    def total(patterns):
+        run = jax.jit(lambda q: am.ClassicalHopfield(patterns).recall(q).energy)
+        return jnp.sum(jax.vmap(run)(-Xi))
+
+    ends = jax.vmap(model.recall)(-Xi).x
+    expected = -sum(jnp.outer(Xi @ x, x) for x in ends)
+    np.testing.assert_allclose(jax.grad(total)(Xi), expected, rtol=1e-6)
+
+
 # -- patterns ---------------------------------------------------------------------------------
 
 NOT_FINITE = (
