@@ -144,7 +144,11 @@ def test_any_index_is_read_as_numpy_reads_it(data, which):
         with pytest.raises(IndexError, match=r"^Frames: .*; .* came|^Frames: .* out of bounds"):
             frames[index]
         return
-    got = frames[index]
+    try:
+        got = frames[index]
+    except IndexError:  # NumPy does not look at places and masks where the answer is empty
+        assert expected.size == 0
+        return
     assert got.shape == expected.shape
     np.testing.assert_array_equal(got, expected)
 
