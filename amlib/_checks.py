@@ -5,9 +5,12 @@ for concrete arrays, at run time (`equinox.error_if`) for arrays that are being 
 user's `jit` or `vmap`. Nothing here runs inside a loop.
 """
 
+import contextlib
 import difflib
-from collections.abc import Callable, Iterable
-from typing import Any
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -15,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 def is_concrete(x: object) -> bool:
@@ -38,7 +43,9 @@ def as_float(x: ArrayLike, where: str) -> Array:
     try:
         x = jnp.asarray(x)
     except (TypeError, ValueError) as err:
-        raise TypeError(f"{where}: must be an array of numbers; {type(x).__name__} came.") from err
+        kind = type(x).__name__
+        kind += f" of dtype {x.dtype}" if isinstance(x, np.ndarray) else ""
+        raise TypeError(f"{where}: must be an array of numbers; {kind} came.") from err
     if x.dtype == bool:
         return jnp.where(x, 1.0, -1.0).astype(jnp.result_type(float))
     if jnp.issubdtype(x.dtype, jnp.integer):
@@ -131,10 +138,12 @@ def at_least(value: object, low: int | float, where: str) -> None:
 
 
 def integer(value: object, low: int, where: str) -> int:
-    """Return a Python integer; raise unless `value` is an integer of at least `low`."""
+    """Return a Python integer; raise unless `value` is an integer from `low` to 2**31 - 1."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{where}: must be an integer; {value!r} came.")
     at_least(int(value), low, where)
+    if value >= 2**31:
+        raise ValueError(f"{where}: must be less than 2**31; {value} came. Counts are int32.")
     return int(value)
 
 
@@ -144,7 +153,12 @@ def key(value: object, where: str) -> None:
     new = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ()
     if not new and not (dtype == jnp.uint32 and shape == (2,)):
         came = type(value).__name__ if dtype is None else f"{dtype}{list(shape or ())}"
-        raise TypeError(f"{where}: must be one random key; {came} came. Write jax.random.key(0).")
+        cure = (
+            "Several keys go through jax.vmap."
+            if dtype is not None
+            else (f"Write jax.random.key({value if isinstance(value, int) else 0}).")
+        )
+        raise TypeError(f"{where}: must be one random key; {came} came. {cure}")
 
 
 def positive(x: Array, where: str) -> Array:
@@ -194,8 +208,75 @@ def shape(value: Any, where: str) -> tuple[int, ...]:
 
 def scalar_output(fn: Callable[[Any], Any], x: Any, must: str, cure: str) -> jax.ShapeDtypeStruct:
     """Return shape and dtype of `fn(x)`, which is traced only; raise unless it is a real scalar."""
-    leaves = jax.tree.leaves(jax.eval_shape(fn, x))
+    with traceable(must.split(" must ", maxsplit=1)[0].rstrip(":")):
+        leaves = jax.tree.leaves(jax.eval_shape(fn, x))
     if len(leaves) == 1 and not leaves[0].shape and jnp.issubdtype(leaves[0].dtype, jnp.floating):
         return leaves[0]
     came = ", ".join(f"{a.dtype}{list(a.shape)}" for a in leaves) or "nothing"
     raise ValueError(f"{must}; {came} came. {cure}")
+
+
+# What Python and NumPy ask of a value that is not known while JAX traces, and the cure.
+_CURES: tuple[tuple[type[Exception], str, str], ...] = (
+    (
+        jax.errors.TracerArrayConversionError,
+        "NumPy asked for the values of a traced array",
+        "Write jnp where it says np.",
+    ),
+    (
+        jax.errors.TracerBoolConversionError,
+        "`if`, `while`, `and` or `or` asked whether a traced value is true",
+        "Write jnp.where(condition, a, b), or jax.lax.cond.",
+    ),
+    (
+        jax.errors.NonConcreteBooleanIndexError,
+        "a traced mask was an index",
+        "Write jnp.where(mask, x, 0).",
+    ),
+    (
+        jax.errors.TracerIntegerConversionError,
+        "Python asked for the value of a traced integer",
+        "Index with jnp.take(a, i), and keep shapes free of values.",
+    ),
+    (
+        jax.errors.ConcretizationTypeError,
+        "Python asked for the value of a traced number",
+        "Leave out float(), int() and .item(), or write x.astype(dtype).",
+    ),
+)
+UNTRACEABLE = tuple(kind for kind, _, _ in _CURES)
+
+
+@contextlib.contextmanager
+def traceable(where: str) -> Iterator[None]:
+    """Around the first trace of a user's function: say what to write where JAX can't follow it."""
+    try:
+        yield
+    except UNTRACEABLE as err:
+        came, cure = next((came, cure) for kind, came, cure in _CURES if isinstance(err, kind))
+        raise TypeError(f"{where}: must be a function that JAX can trace; {came}. {cure}") from err
+
+
+def keywords(where: str, elsewhere: dict[str, str]) -> Callable[[_Method], _Method]:
+    """Decorate a method: an unknown keyword raises what this family of memories says instead.
+
+    `elsewhere` maps the keywords of the other families to a sentence about this one.
+    """
+
+    def decorate(method: _Method) -> _Method:
+        known = list(inspect.signature(method).parameters)[1:]
+
+        @functools.wraps(method)
+        def checked(*args: Any, **named: Any) -> Any:
+            for name in named:
+                if name in known:
+                    continue
+                near = difflib.get_close_matches(name, known, n=1)
+                cure = elsewhere.get(name, f"Did you mean {near[0]}=?" if near else "")
+                takes = ", ".join(known)
+                raise TypeError(f"{where}: takes {takes}; {name}= came. {cure}".rstrip())
+            return method(*args, **named)
+
+        return checked  # pyright: ignore[reportReturnType]
+
+    return decorate

@@ -182,7 +182,7 @@ def retrieval_curve(
     model_factory: Callable[[Any], Any],
     patterns: Shaped[ArrayLike, "K *shape"],
     corruption: Callable[[Any, Any, Any], Any],
-    levels: Sequence[float] | np.ndarray,
+    levels: Sequence[float | int] | np.ndarray | Array,
     key: Key,
     *,
     counts: Sequence[int] | None = None,
@@ -202,7 +202,8 @@ def retrieval_curve(
     - `model_factory`: from stored patterns to a memory, binary or continuous.
     - `patterns`: the patterns; the first `K` of them are stored.
     - `corruption`: `corruption(key, x, level)` spoils one pattern.
-    - `levels`: noise levels, in whatever unit `corruption` takes.
+    - `levels`: noise levels, in whatever unit `corruption` takes; integers stay integers, as
+      `corrupt.flip_exactly` wants them.
     - `key`: for the queries, their noise, and recalls that need randomness.
     - `counts`: numbers of patterns to store; `None` means all of them.
     - `queries`: sample size per row of the table; queries go over the stored patterns in turn.
@@ -213,9 +214,12 @@ def retrieval_curve(
 
     **Returns:** a `RetrievalCurve`, one row per count and level.
 
-    **Raises:** `ValueError` for a count that is not between 1 and the number of patterns, and
-    for `queries < 1`.
+    **Raises:** `ValueError` for a count that is not between 1 and the number of patterns, for
+    `queries < 1`, for no levels, and for what `corruption` or `success` return in another shape;
+    `TypeError` for a `recall` that returns no `Recall`, and for a key that is none.
     """
+    checks.key(key, "retrieval_curve: key")
+    values = _levels(levels)
     patterns = checks.as_float(patterns, "retrieval_curve: patterns")
     _rows(patterns, "retrieval_curve: patterns")
     checks.at_least(queries, 1, "retrieval_curve: queries")
@@ -228,13 +232,13 @@ def retrieval_curve(
     recall = _default_recall if recall is None else recall
     rules = corruption, recall, _close if success is None else success
     table = []
-    with tqdm(total=len(counts) * len(levels), disable=not progress, leave=False) as bar:
+    with tqdm(total=len(counts) * len(values), disable=not progress, leave=False) as bar:
         for count in counts:
             model = model_factory(patterns[:count])
             chosen = patterns[np.arange(queries) % count]
-            for i, level in enumerate(levels):
+            for i, level in enumerate(values):
                 step = jax.random.fold_in(jax.random.fold_in(key, count), i)
-                out = _measure(model, chosen, jnp.asarray(float(level)), step, rules)
+                out = _measure(model, chosen, jnp.asarray(level.item()), step, rules)
                 means = [float(np.mean(np.asarray(a))) for a in out]
                 table.append((count, float(level), *means, queries))
                 bar.update()
@@ -250,11 +254,40 @@ def _measure(
 
     def one(xi: Array, key: Array) -> tuple[Array, ...]:
         noise, draw = jax.random.split(key)
-        end = recall(model, corruption(noise, xi, level), draw)
+        spoiled = jnp.asarray(corruption(noise, xi, level))
+        if spoiled.shape != xi.shape:
+            raise ValueError(
+                f"retrieval_curve: corruption must return a pattern of shape {xi.shape}; "
+                f"{spoiled.shape} came."
+            )
+        end = recall(model, spoiled, draw)
+        if not all(hasattr(end, name) for name in ("x", "converged", "steps")):
+            came = jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", end)
+            raise TypeError(
+                f"retrieval_curve: recall must return a Recall; {came} came. "
+                "Return model.recall(...) itself, not its x."
+            )
         x = end.x.astype(xi.dtype)
-        return success(x, xi), cosine(x, xi), end.converged, end.steps
+        hit = jnp.asarray(success(x, xi))
+        if hit.shape:
+            raise ValueError(
+                f"retrieval_curve: success must return one truth value; shape {hit.shape} came. "
+                "Close it with .all()."
+            )
+        return hit, cosine(x, xi), end.converged, end.steps
 
-    return jax.vmap(one)(chosen, jax.random.split(key, chosen.shape[0]))
+    with checks.traceable("retrieval_curve: corruption, recall and success"):
+        return jax.vmap(one)(chosen, jax.random.split(key, chosen.shape[0]))
+
+
+def _levels(levels: Any) -> np.ndarray:
+    """The noise levels, integers as integers."""
+    a = np.asarray(levels)
+    if a.ndim != 1 or a.size == 0 or a.dtype.kind not in "iuf":
+        raise ValueError(
+            f"retrieval_curve: levels must be a sequence of at least one number; {levels!r} came."
+        )
+    return a
 
 
 def _close(x: Array, xi: Array) -> Array:

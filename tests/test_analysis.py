@@ -9,6 +9,7 @@ from numpy.testing import assert_allclose
 
 import amlib as am
 from amlib import analysis
+from tests import users
 
 
 def sphere(K=30, D=64, key=0):
@@ -142,6 +143,55 @@ def test_curve_is_reproducible_and_takes_own_rules():
     )
     assert (still.steps == 7).all()
     assert_allclose(still.cosine[0], 1.0, rtol=1e-6)
+
+
+def test_curve_keeps_integer_levels():
+    """A number of bits to flip: `flip_exactly` refuses floats."""
+    for levels in ([0, 30], np.array([0, 30], np.uint8), range(0, 31, 30)):
+        table = curve(am.ExponentialDenseAM, am.data.corrupt.flip_exactly, levels)
+        np.testing.assert_array_equal(table.level, [0, 30])
+        assert table.success[1] < table.success[0] == 1
+    np.testing.assert_array_equal(curve(am.ExponentialDenseAM, levels=[0, 1]).level, [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"recall": lambda m, x, key: m.recall(x).x}, TypeError,
+         r"recall must return a Recall; float32\[64\] came\. Return model\.recall\("),
+        ({"recall": lambda m, x, key: m.async_recall(x, 5, key)}, TypeError,
+         r"recall must return a Recall; \('float32\[64\]', .* came"),
+        ({"recall": lambda m, x, key: None}, TypeError, r"recall must return a Recall; None came"),
+        ({"success": lambda x, xi: x == xi}, ValueError,
+         r"success must return one truth value; shape \(64,\) came\. Close it with \.all"),
+        ({"corruption": lambda key, x, level: x[:9]}, ValueError,
+         r"corruption must return a pattern of shape \(64,\); \(9,\) came"),
+        ({"corruption": lambda key, x, level: np.where(x > 0, x, 0)}, TypeError,
+         r"corruption, recall and success: must be .* trace; NumPy .* Write jnp"),
+    ],
+    ids=["state", "pair", "nothing", "bits", "shape", "numpy"],
+)  # fmt: skip
+def test_curve_says_what_it_cannot_use(options, error, message):
+    with pytest.raises(error, match=f"^retrieval_curve: {message}"):
+        curve(am.ClassicalHopfield, **options)
+
+
+@pytest.mark.parametrize(
+    ("levels", "key", "error", "message"),
+    [
+        ([0.1], 0, TypeError, r"key: must be one random key; int came\. Write jax\.random\.key\("),
+        (0.1, jr.key(0), ValueError, r"levels must be a sequence of .*; 0\.1 came"),
+        ([], jr.key(0), ValueError, r"levels must be .* at least one number; \[\] came"),
+        (["a"], jr.key(0), ValueError, r"levels must be .*; \['a'\] came"),
+    ],
+    ids=["key", "number", "empty", "text"],
+)
+def test_curve_says_what_levels_and_keys_are(levels, key, error, message):
+    am = users.am
+    with pytest.raises(error, match=f"^retrieval_curve: {message}"):
+        am.analysis.retrieval_curve(
+            am.ClassicalHopfield, sphere(2, 4), am.data.corrupt.flip, levels, key
+        )
 
 
 def test_bad_input():

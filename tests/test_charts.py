@@ -103,6 +103,37 @@ def test_landscape_refuses(energy, lims, options, error, message):
         plots.landscape(energy, lims, **{"points": 5, **options})
 
 
+@pytest.mark.parametrize(
+    "memory",
+    [
+        am.ModernHopfield(np.eye(6), 1.0),
+        am.ClassicalHopfield(np.ones((2, 2, 3))),
+        am.HAM({"a": am.TanhLayer(4)}, {}, []),
+    ],
+    ids=["continuous", "pictures", "hierarchical"],
+)
+def test_landscape_of_more_than_two_units(memory):
+    message = r"(?s)^landscape: energy must take a state of shape \(2,\); it raised .* draw a plane"
+    with pytest.raises(ValueError, match=message):
+        plots.landscape(memory, (-1, 1))
+
+
+def test_the_plane_that_the_message_speaks_of():
+    memory = am.ModernHopfield(np.eye(6), 8.0)
+    x, directions = memory.Xi[2], memory.Xi[:2] - memory.Xi[2][None]
+    ax = plots.landscape(lambda p: memory.energy(x + p @ directions), (-0.5, 1.5), points=41)
+    found = marked(ax)
+    assert len(found) == 3  # the three patterns of that plane
+    for pattern in ([0, 0], [0, 1], [1, 0]):
+        assert np.abs(found - pattern).max(1).min() < 0.06
+
+
+def test_landscape_of_an_energy_in_numpy():
+    message = r"^landscape: energy: must be a function that JAX can trace; NumPy .* Write jnp"
+    with pytest.raises(TypeError, match=message):
+        plots.landscape(lambda x: np.dot(x, x), (-1, 1))
+
+
 def test_landscape_says_how_to_keep_states():
     bare = am.Recall(jnp.ones(2), jnp.array(0.0), jnp.array(1), am.RESULTS.converged)
     with pytest.raises(ValueError, match=r"kept its states.*save_every=1"):

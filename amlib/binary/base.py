@@ -2,19 +2,38 @@
 
 import abc
 import functools
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Shaped
 
 from amlib import _checks as checks
 from amlib._types import EnergyFn, Key, Scalar
 from amlib.descent import flips
+from amlib.descent.frames import Frames
 from amlib.descent.plan import FlipPlan, scalar_output
-from amlib.descent.trajectory import Frames, Recall
+from amlib.descent.trajectory import Recall
+
+# Keywords of the other families, and what is said here.
+_VISITS = "A sweep visits all D bits: max_sweeps=. async_recall(x, nsteps) counts visits."
+_NO_SIZE = "Spins have no step size and no tolerance: recall ends where no flip lowers the energy."
+_ELSEWHERE = {
+    "method": "How bits are visited is order=; beta= draws them instead.",
+    "steps": _VISITS,
+    "max_steps": _VISITS,
+    "nsteps": _VISITS,
+    "dt": _NO_SIZE,
+    "tol": _NO_SIZE,
+    "project": "Spins stay -1/+1.",
+    "save_every": "How many sweeps the trajectory keeps is record=.",
+    "clamp": "Bits are held by the energy: add -c * jnp.sum(x[held] * values) with a large c.",
+}
+_ASYNC_ELSEWHERE = {
+    **dict.fromkeys(("steps", "max_steps", "max_sweeps"), "The number of visits is nsteps=."),
+    **dict.fromkeys(("order", "beta", "record"), "recall(x, ...) takes it."),
+}
 
 
 class AbstractBinaryAM(eqx.Module):
@@ -23,7 +42,19 @@ class AbstractBinaryAM(eqx.Module):
     Subclass it for an energy with no pattern matrix, and define `energy`; with stored patterns,
     subclass `BinaryAM`. States may have any shape that the energy takes. One state per call:
     batches go through `jax.vmap`.
+
+    A model that takes states of one shape only says so by `state_struct`: a
+    `jax.ShapeDtypeStruct`, as a class attribute or as a property. States of another shape are
+    then refused, those of another dtype converted, and `explain` needs no state.
+
+    Recall keeps a flip only where the number that `energy` returns falls, so energies never rise
+    but by rounding: recorded and true ones by less than `100 * eps * S` each visit for the
+    memories of this library. `eps` is that of the returned dtype (`100 * eps` is 1e-5 in float32),
+    and `S` the largest sum of the absolute values of the summands on the way; where all have one
+    sign, as in `ClassicalHopfield`, that is `abs(E)`.
     """
+
+    state_struct: ClassVar[jax.ShapeDtypeStruct | None] = None
 
     @abc.abstractmethod
     def energy(self, x: Float[Array, "*shape"]) -> Scalar:
@@ -59,6 +90,7 @@ class AbstractBinaryAM(eqx.Module):
             raise ValueError(f"async_update: idx must lie in [0, {x.size}); {int(idx)} came.")
         return _async_update(self, x, idx)
 
+    @checks.keywords("async_recall", _ASYNC_ELSEWHERE)
     def async_recall(
         self, x0: Shaped[ArrayLike, "*shape"], nsteps: int = 20000, key: Key | None = None
     ) -> tuple[Float[Array, "*shape"], tuple[Frames, Float[Array, " nsteps"]]]:
@@ -75,14 +107,16 @@ class AbstractBinaryAM(eqx.Module):
         **Returns:** the final state, and a pair: the states after each visit as a lazy array
         (see `Frames`), and the energies after each visit.
 
-        **Raises:** `ValueError` for a wrong shape, other values than -1/+1, or `nsteps < 0`.
+        **Raises:** `ValueError` for a wrong shape, other values than -1/+1, or `nsteps < 0`;
+        `TypeError` for a key that is none.
 
         **Reference:** Krotov and Hopfield 2016, eq. 4.
         """
-        nsteps = _count(nsteps, 0, "async_recall: nsteps")
+        nsteps = checks.integer(nsteps, 0, "async_recall: nsteps")
         x0 = _state(self, x0, "async_recall")
-        return _async_recall(_Known(self), x0, _key(key), nsteps)
+        return _async_recall(_Known(self), x0, _key(key, "async_recall: key"), nsteps)
 
+    @checks.keywords("recall", _ELSEWHERE)
     def recall(
         self,
         x0: Shaped[ArrayLike, "*shape"],
@@ -118,14 +152,15 @@ class AbstractBinaryAM(eqx.Module):
 
         **Raises:** `ValueError` for a wrong shape, other values than -1/+1, an unknown `order`,
         `max_sweeps < 1`, `record < 0`, `beta <= 0`, and `beta` without a key or with an order
-        that does not keep the Boltzmann law.
+        that does not keep the Boltzmann law; `TypeError` for a key that is none, and for the
+        keywords of other families of memories.
         """
         checks.choice(order, flips.ORDERS, "recall: order")
-        max_sweeps = _count(max_sweeps, 1, "recall: max_sweeps")
-        record = _count(record, 0, "recall: record")
+        max_sweeps = checks.integer(max_sweeps, 1, "recall: max_sweeps")
+        record = checks.integer(record, 0, "recall: record")
         x0 = _state(self, x0, "recall")
         if beta is None:
-            return _descend(_Known(self), x0, _key(key), order, max_sweeps, record)
+            return _descend(_Known(self), x0, _key(key, "recall: key"), order, max_sweeps, record)
         if order not in flips.VISIT_ORDERS:
             raise ValueError(
                 f"recall: with beta, order must be one of {', '.join(flips.VISIT_ORDERS)}; "
@@ -133,6 +168,7 @@ class AbstractBinaryAM(eqx.Module):
             )
         if key is None:
             raise ValueError("recall: beta draws at random and needs key=jax.random.key(...).")
+        key = _key(key, "recall: key")
         beta = checks.positive(checks.as_float(beta, "recall: beta"), "recall: beta")
         if beta.ndim:
             raise ValueError(
@@ -161,13 +197,13 @@ class AbstractBinaryAM(eqx.Module):
 
         **Arguments:**
 
-        - `x0`: any state; only its shape counts. Not needed where the model knows the shape.
+        - `x0`: any state; only its shape counts. Not needed where the model has a `state_struct`.
         """
         if x0 is None:
-            shape = _known_shape(self)
-            if shape is None:
+            struct = self.state_struct
+            if struct is None:
                 raise ValueError("explain: this model does not know its state; pass a state x0.")
-            x0 = jnp.ones(shape, _known_dtype(self))
+            x0 = jnp.ones(struct.shape, struct.dtype)
         print(FlipPlan(self.energy, _state(self, x0, "explain")).describe())
 
 
@@ -194,6 +230,11 @@ class BinaryAM(AbstractBinaryAM):
 
     def __check_init__(self):
         checks.pattern_matrix(self.Xi)
+
+    @property
+    def state_struct(self) -> jax.ShapeDtypeStruct:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Shape and dtype of a state: those of a pattern."""
+        return jax.ShapeDtypeStruct(self.Xi.shape[1:], self.Xi.dtype)
 
 
 # -- compiled entry points: compiled once per shape and kind of model --------------------------
@@ -270,39 +311,20 @@ def _energy(model: AbstractBinaryAM, x: Array) -> EnergyFn:
     return model.energy
 
 
-def _count(value: Any, low: int, where: str) -> int:
-    """A Python integer of at least `low`."""
-    if not isinstance(value, int | np.integer) or isinstance(value, bool):
-        raise TypeError(f"{where}: must be an integer; {value!r} came.")
-    value = int(value)
-    checks.at_least(value, low, where)
-    return value
-
-
-def _key(key: Key | None) -> Key:
-    return jax.random.PRNGKey(0) if key is None else key
-
-
-def _known_shape(model: AbstractBinaryAM) -> tuple[int, ...] | None:
-    """The shape of a state, where the fields of the model tell it."""
-    if isinstance(model, BinaryAM):
-        return model.Xi.shape[1:]
-    couplings = getattr(model, "J", None)
-    return None if couplings is None else couplings.shape[:1]
-
-
-def _known_dtype(model: AbstractBinaryAM) -> Any:
-    field = getattr(model, "Xi", getattr(model, "J", None))
-    return jnp.result_type(float) if field is None else field.dtype
+def _key(key: Key | None, where: str) -> Key:
+    if key is None:
+        return jax.random.PRNGKey(0)
+    checks.key(key, where)
+    return key
 
 
 def _state(model: AbstractBinaryAM, x: Any, where: str, *, traced: bool = True) -> Array:
     """A state as the model's floats; raise unless it has the right shape and is -1/+1."""
     x = checks.as_float(x, f"{where}: x")
-    shape = _known_shape(model)
-    if shape is not None:
-        checks.state_shape(x, shape, where)
-        x = x.astype(_known_dtype(model))
+    struct = model.state_struct
+    if struct is not None:
+        checks.state_shape(x, struct.shape, where)
+        x = x.astype(struct.dtype)
     elif x.size == 0:
         raise ValueError(f"{where}: the state must have at least one unit; {x.shape} came.")
     if traced or checks.is_concrete(x):

@@ -179,11 +179,18 @@ class BipolarIsing(AbstractBinaryAM):
             checks.require(
                 J,
                 (jnp.abs(J - J.T) > tolerance).any(),
-                "J: must be symmetric; J and J.T differ. Only the symmetric part acts on the "
-                "energy: pass (J + J.T) / 2.",
+                "J: must be symmetric; J and J.T differ. The energy holds only the symmetric part. "
+                "If rounding made the difference, pass (J + J.T) / 2. Couplings that lead from "
+                "one pattern to the next have no energy, and that would destroy them: iterate "
+                "x = jnp.sign(J @ x).",
             )
         if h is not None and checks.is_concrete(h):
             checks.finite(h, "h")
+
+    @property
+    def state_struct(self) -> jax.ShapeDtypeStruct:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Shape and dtype of a state: those of a row of `J`."""
+        return jax.ShapeDtypeStruct(self.J.shape[:1], self.J.dtype)
 
     def energy(self, x: Float[Array, " D"]) -> Scalar:
         """The energy of `x`, diagonal included."""

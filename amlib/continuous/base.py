@@ -14,6 +14,17 @@ from amlib.descent.plan import scalar_output
 from amlib.descent.stationary import Projection
 from amlib.descent.trajectory import Recall
 
+# Keywords of the other families, and what is said here.
+_ELSEWHERE = {
+    **dict.fromkeys(("steps", "max_sweeps", "nsteps"), "The step limit is max_steps=."),
+    "dt": "A step size is one of method=GradientDescent(step_size).",
+    "order": "All units of a real state move at once: choose a method=.",
+    "record": "What the trajectory keeps is save_every=.",
+    "beta": "The inverse temperature is a field of the model; recall draws nothing at random.",
+    "key": "Recall of real states draws nothing at random.",
+    "clamp": "Units are held by project=lambda x: x.at[held].set(values).",
+}
+
 
 class AbstractContinuousAM(eqx.Module):
     r"""A memory over real-valued states: everything but the energy, and no fields.
@@ -82,6 +93,7 @@ class AbstractContinuousAM(eqx.Module):
         x = _state(self, x, "retrieve")
         return x + _update(self, x)
 
+    @checks.keywords("recall", _ELSEWHERE)
     def recall(
         self,
         x0: Shaped[ArrayLike, "*shape"],
@@ -113,7 +125,8 @@ class AbstractContinuousAM(eqx.Module):
         given, `trajectory`. A recall that does not converge says so in `result`.
 
         **Raises:** `ValueError` for a wrong shape, a state that is not finite, a limit below 1;
-        `TypeError` for a method of another kind.
+        `TypeError` for a method of another kind, and for the keywords of other families of
+        memories.
         """
         x0 = _state(self, x0, "recall")
         x0 = checks.finite(x0, "recall: x0")

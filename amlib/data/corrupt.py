@@ -36,6 +36,7 @@ def flip(
 
     **Raises:** `ValueError` when `p` is not in [0, 1] (at run time where `p` is traced).
     """
+    _checks.key(key, "flip: key")
     x = _checks.as_float(x, "flip: x")
     p = _fraction(p, "flip: p")
     return jnp.where(jr.uniform(key, x.shape, jnp.float32) < p, -x, x)
@@ -57,6 +58,7 @@ def flip_exactly(
     **Raises:** `ValueError` when `k` is not in [0, `x.size`] (at run time where `k` is traced);
     `TypeError` when `k` is not an integer.
     """
+    _checks.key(key, "flip_exactly: key")
     x = _checks.as_float(x, "flip_exactly: x")
     k = _count(k, x.size, "flip_exactly: k")
     return jnp.where(_pick(key, x.shape, k), -x, x)
@@ -135,6 +137,7 @@ def region(
     if side == "random":
         if key is None:
             raise ValueError("mask: side='random' needs a key; none came. Pass key=jr.key(0).")
+        _checks.key(key, "mask: key")
         return _pick(key, shape, _share(fraction, math.prod(shape)))
     if len(shape) < 2:
         raise ValueError(f"mask: a side needs a picture (height, width); shape {shape} came.")

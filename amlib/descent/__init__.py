@@ -11,11 +11,11 @@ from amlib.descent.flows import (
     Sphere as Sphere,
     descend as descend,
 )
+from amlib.descent.frames import Frames as Frames
 from amlib.descent.plan import FlipPlan as FlipPlan
 from amlib.descent.trajectory import (
     RESULTS as RESULTS,
     ContinuousTrajectory as ContinuousTrajectory,
-    Frames as Frames,
     Recall as Recall,
     Trajectory as Trajectory,
 )

@@ -1,17 +1,11 @@
 """What a recall returns: how it ended, and a record from which every frame can be rebuilt."""
 
-import functools
-import math
-from collections.abc import Iterator
 from typing import Any
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Integer, PyTree
 
-from amlib._checks import is_concrete
+from amlib.descent.frames import Frames
 
 
 class RESULTS(eqx.Enumeration):
@@ -26,88 +20,6 @@ class RESULTS(eqx.Enumeration):
         "Use GradientDescent(backtracking=True)."
     )
     sampled = "Drew the requested number of Glauber sweeps; there is no fixed point to reach."
-
-
-class Frames(eqx.Module):
-    """The states of an asynchronous recall after each visit, rebuilt on demand.
-
-    Behaves as a read-only array of shape `(*batch, T, *state)`: it has `shape`, `dtype`, `len`
-    and iteration; `frames[::100]`, `frames[-1]` and `frames[3, 500]` rebuild only what they ask
-    for; `np.asarray(frames)` rebuilds everything. Five bytes per visit are kept instead of a
-    state.
-
-    **Arguments:**
-
-    - `x0`: the starting state(s), spins of -1/+1.
-    - `visited`: the bit attempted at each visit, an index into the flattened state.
-    - `accepted`: whether the flip was kept.
-    """
-
-    x0: Float[Array, "*batch_state"]
-    visited: Integer[Array, "*batch T"]
-    accepted: Bool[Array, "*batch T"]
-
-    @property
-    def _batch_ndim(self) -> int:
-        return self.visited.ndim - 1
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """`(*batch, T, *state)`."""
-        return (*self.visited.shape, *self.x0.shape[self._batch_ndim :])
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return len(self.shape)
-
-    @property
-    def size(self) -> int:
-        """Number of spins in all frames."""
-        return math.prod(self.shape)
-
-    @property
-    def dtype(self) -> Any:
-        """Dtype of the spins."""
-        return self.x0.dtype
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, index: Any) -> Array:
-        index = _expand(index, self.ndim)
-        lead = self._batch_ndim
-        batch, time, state = index[:lead], index[lead], index[lead + 1 :]
-        x0, visited, accepted = self.x0, self.visited, self.accepted
-        kept = 0  # axes that remain in front of time
-        for part in batch:
-            at = (slice(None),) * kept + (part,)
-            before = visited.ndim
-            x0, visited, accepted = x0[at], visited[at], accepted[at]
-            kept += 1 + visited.ndim - before
-        whole = np.arange(self.visited.shape[-1])
-        times = whole[time] if is_concrete(time) else jnp.asarray(whole)[time]
-        rebuild = _rebuild
-        for _ in range(kept):
-            rebuild = jax.vmap(rebuild, in_axes=(0, 0, 0, None))
-        frames = rebuild(x0, visited, accepted, jnp.asarray(times).reshape(-1))
-        frames = frames.reshape(*frames.shape[:kept], *times.shape, *frames.shape[kept + 1 :])
-        frames = frames[(slice(None),) * (kept + times.ndim) + state] if state else frames
-        _like_numpy(self.shape, index, frames.shape)
-        return frames
-
-    def __iter__(self) -> Iterator[Array]:
-        block = max(1, 2**22 // max(1, math.prod(self.shape[1:])))
-        for start in range(0, len(self), block):
-            yield from self[start : start + block]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        if copy is False:
-            raise ValueError("Frames: are rebuilt, so they can't be shared without a copy.")
-        return np.asarray(self[...], dtype=dtype)
-
-    def __jax_array__(self) -> Array:
-        return self[...]
 
 
 class Trajectory(eqx.Module):
@@ -181,41 +93,3 @@ class Recall(eqx.Module):
     def converged(self) -> Bool[Array, "*batch"]:
         """Whether the recall reached a fixed point."""
         return self.result == RESULTS.converged
-
-
-@functools.partial(jax.jit, inline=False)
-def _rebuild(x0: Array, visited: Array, accepted: Array, times: Array) -> Array:
-    """The states after visits `times`: one scatter and one running sum over the frames."""
-    order = jnp.argsort(times)
-    frame = jnp.searchsorted(times[order], jnp.arange(visited.shape[0]))
-    # Only the parity of the flips counts, and it survives the wrap-around of int8.
-    flips = jnp.zeros((times.shape[0] + 1, x0.size), jnp.int8)
-    flips = flips.at[frame, visited].add(accepted.astype(jnp.int8))
-    odd = jnp.cumsum(flips[:-1], axis=0, dtype=jnp.int8) & 1
-    sign = (1 - 2 * odd).astype(x0.dtype).reshape(times.shape[0], *x0.shape)
-    return jnp.zeros_like(sign).at[order].set(sign) * x0[None]
-
-
-def _expand(index: Any, ndim: int) -> tuple[Any, ...]:
-    """An index with one entry per axis."""
-    index = index if isinstance(index, tuple) else (index,)
-    if any(i is None for i in index):
-        raise IndexError("Frames: new axes are not supported; index first, then reshape.")
-    index = tuple(np.asarray(i, None if i else int) if isinstance(i, list) else i for i in index)
-    where = [k for k, i in enumerate(index) if i is Ellipsis]
-    if len(where) > 1 or len(index) - len(where) > ndim:
-        raise IndexError(f"Frames: too many indices for {ndim} axes.")
-    k = where[0] if where else len(index)
-    fill = (slice(None),) * (ndim - len(index) + len(where))
-    return index[:k] + fill + index[k + 1 :]
-
-
-def _like_numpy(shape: tuple[int, ...], index: tuple[Any, ...], came: tuple[int, ...]) -> None:
-    """Raise where NumPy would: JAX clamps what is out of bounds. Pairs of arrays are refused."""
-    if not all(is_concrete(i) for i in index):
-        return
-    plain = tuple(i if isinstance(i, slice) else np.asarray(i) for i in index)
-    if np.broadcast_to(np.int8(0), shape)[plain].shape != came:
-        raise IndexError(
-            "Frames: arrays in more than one axis are not supported; index one after the other."
-        )

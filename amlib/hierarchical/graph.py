@@ -187,8 +187,11 @@ def check_synapse(
     arguments = ", ".join(f"{n!r} {s}" for n, s in zip(connection.layers, shapes, strict=True))
     where = f"HAM: connection {connection!r}"
     try:
-        out = jax.eval_shape(call, *structs)
+        with checks.traceable(f"{where}: the synapse {connection.synapse!r}"):
+            out = jax.eval_shape(call, *structs)
     except Exception as err:
+        if isinstance(err.__cause__, checks.UNTRACEABLE):
+            raise
         raise ValueError(
             f"{where}: the synapse {connection.synapse!r} must take the activations of its "
             f"layers, {arguments}; it raised {type(err).__name__}: {err}"

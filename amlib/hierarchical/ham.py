@@ -17,6 +17,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PyTree
 
+from amlib import _checks as checks
 from amlib._types import Key, Scalar
 from amlib.descent.trajectory import Recall
 from amlib.hierarchical import dynamics, energies, graph
@@ -28,6 +29,16 @@ from amlib.hierarchical.vectorized import VectorizedHAM
 States = PyTree[Float[Array, "..."]]
 Given = PyTree[Any]
 """States as users have them: arrays of floats, integers or bools, in a list or a dict."""
+
+# Keywords of the other families of memories, and what is said here.
+_ELSEWHERE = {
+    **dict.fromkeys(("max_steps", "max_sweeps", "nsteps"), "The number of steps is steps=."),
+    "order": "All layers move at once: choose a method=.",
+    "record": "What the trajectory keeps is save_every=.",
+    "beta": "Inverse temperatures are fields of the layers and synapses.",
+    "key": "Recall draws nothing at random; init_states(key=...) draws a start.",
+    "project": "States are free; a layer's Lagrangian bounds its activations.",
+}
 
 
 class HAM(eqx.Module):
@@ -134,6 +145,7 @@ class HAM(eqx.Module):
         """
         xs = [layer.init(bs) for _, layer in graph.items(self.neurons)]
         if key is not None:
+            checks.key(key, "HAM.init_states: key")
             keys = jax.random.split(key, len(xs))
             xs = [jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, xs, strict=True)]
         return graph.rebuild(self.neurons, xs)
@@ -150,6 +162,7 @@ class HAM(eqx.Module):
 
         **Returns:** the states, and a new HAM with weights.
         """
+        checks.key(param_key, "HAM.init_states_and_params: param_key")
         synapses = energies.initialised(self, param_key)
         ham = eqx.tree_at(lambda h: h.hypersynapses, self, synapses)
         return ham.init_states(bs, state_key), ham
@@ -263,6 +276,7 @@ class HAM(eqx.Module):
         """
         return dynamics.euler_step(self, xs, updates, dt, masks)
 
+    @checks.keywords("HAM.recall", _ELSEWHERE)
     def recall(
         self,
         xs: Given,
@@ -299,7 +313,7 @@ class HAM(eqx.Module):
         states that were kept, and of the end).
 
         **Raises:** `ValueError` for unknown or missing layers, other shapes, `steps` below 1 and
-        when every layer is clamped.
+        when every layer is clamped; `TypeError` for the keywords of other families of memories.
         """
         xs = _checked(self, xs, "HAM.recall: xs")
         clamp = graph.as_names(clamp, "HAM.recall: clamp")

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
+from amlib import _checks as checks
 from amlib.descent.trajectory import Recall
 from amlib.plots import _pixels as pixels
 from amlib.plots._pixels import Shape
@@ -59,8 +60,9 @@ def landscape(
 
     **Returns:** the axes.
 
-    **Raises:** `ValueError` for limits out of order, states that do not have two coordinates,
-    energies that are no scalars or all of them not finite; `TypeError` for what is no energy.
+    **Raises:** `ValueError` for limits out of order, a memory or states that do not have two
+    coordinates, energies that are no scalars or all of them not finite; `TypeError` for what is
+    no energy, or one that JAX can't trace.
     """
     (x_low, x_high), (y_low, y_high) = sides = _limits(lims)
     for value, low, what in ((points, 3, "points"), (levels, 2, "levels")):
@@ -108,6 +110,18 @@ def _heights(energy: Any, xs: np.ndarray, ys: np.ndarray) -> np.ndarray:
         raise TypeError(
             f"landscape: energy must be a function or a memory; {type(energy).__name__} came."
         )
+    two = jax.ShapeDtypeStruct((2,), jnp.result_type(float))
+    try:
+        with checks.traceable("landscape: energy"):
+            jax.eval_shape(energy, two)
+    except Exception as err:
+        if isinstance(err.__cause__, checks.UNTRACEABLE):
+            raise
+        raise ValueError(
+            f"landscape: energy must take a state of shape (2,); it raised {type(err).__name__}: "
+            f"{err}\nOf a memory with more units draw a plane: landscape(lambda p: "
+            "memory.energy(x + p @ directions), ...), with two directions (2, D)."
+        ) from err
     states = jnp.asarray(np.stack(np.meshgrid(xs, ys), -1).reshape(-1, 2), jnp.result_type(float))
     heights = np.asarray(jax.jit(jax.vmap(energy))(states), float)
     if heights.shape != (len(states),):

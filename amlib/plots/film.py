@@ -11,7 +11,8 @@ from PIL import Image
 from PIL.PngImagePlugin import Blend
 from tqdm import tqdm
 
-from amlib.descent.trajectory import ContinuousTrajectory, Frames, Recall, Trajectory
+from amlib.descent.frames import Frames
+from amlib.descent.trajectory import ContinuousTrajectory, Recall, Trajectory
 from amlib.plots import _pixels as pixels
 from amlib.plots._pixels import Shape
 from amlib.plots.pictures import (

@@ -1,12 +1,10 @@
 """Bad input is refused at the boundary, with what must hold, what came, and the fix.
 
-The library is imported a second time here, without the type checker that the other tests run
-under: these are the errors that users meet.
+The library is that of `tests/users.py`, without the type checker: these are the errors that users
+meet.
 """
 
-import importlib
 import re
-import sys
 import warnings
 
 import equinox as eqx
@@ -16,22 +14,9 @@ import jax.random as jr
 import numpy as np
 import pytest
 
+from tests.users import am
 from tests.zoo import spins
 
-
-def _as_users_have_it():
-    checked = {k: m for k, m in sys.modules.items() if k.split(".")[0] == "amlib"}
-    for name in checked:
-        del sys.modules[name]
-    try:
-        return importlib.import_module("amlib")
-    finally:
-        for name in [k for k in sys.modules if k.split(".")[0] == "amlib"]:
-            del sys.modules[name]
-        sys.modules.update(checked)
-
-
-am = _as_users_have_it()
 Xi = jnp.asarray(spins(0, 3, 6), jnp.float32)
 x, key = Xi[0], jr.key(0)
 model = am.ClassicalHopfield(Xi)
@@ -93,6 +78,33 @@ def test_an_energy_that_is_no_scalar(method, energy, came):
         METHODS[method](bad(Xi), x)
 
 
+NUMPY = "NumPy asked for the values of a traced array. Write jnp where it says np."
+
+
+@every_method
+@pytest.mark.parametrize(
+    ("energy", "came"),
+    [
+        (lambda self, x: -jnp.sum(np.dot(self.Xi, x)), NUMPY),
+        (lambda self, x: -jnp.sum(np.maximum(self.Xi @ x, 0)), NUMPY),
+        (lambda self, x: x[0] if x[0] > 0 else x[1], "`if`, `while`, `and` or `or` asked whether a "
+         "traced value is true. Write jnp.where(condition, a, b), or jax.lax.cond."),
+        (lambda self, x: float(jnp.sum(x)), "Python asked for the value of a traced number. Leave "
+         "out float(), int() and .item(), or write x.astype(dtype)."),
+        (lambda self, x: jnp.sum(x[x > 0]), "a traced mask was an index. Write "
+         "jnp.where(mask, x, 0)."),
+        (lambda self, x: [jnp.sum(x), jnp.sum(-x)][x.astype(int)[0]],
+         "Python asked for the value of a traced integer. Index with jnp.take(a, i), and keep "
+         "shapes free of values."),
+    ],
+    ids=["product", "maximum", "if", "float", "mask", "integer"],
+)  # fmt: skip
+def test_an_energy_that_jax_cannot_trace(method, energy, came):
+    bad = type("Bad", (am.BinaryAM,), {"energy": energy})
+    with raises(TypeError, f"energy: must be a function that JAX can trace; {came}"):
+        METHODS[method](bad(Xi), x)
+
+
 # -- states -----------------------------------------------------------------------------------
 
 
@@ -144,6 +156,56 @@ def test_a_model_that_does_not_know_its_state():
         Free().recall(jnp.zeros(0))
 
 
+@pytest.mark.parametrize(
+    "J", [1.0, 2, np.int32(1), np.ones(5, int), np.ones((5, 7)), np.ones((2, 4, 6)), "J", None],
+    ids=["float", "integer", "scalar", "per edge", "lattice", "directions", "text", "none"],
+)  # fmt: skip
+def test_a_field_called_J_says_nothing_about_the_state(J):
+    """Only `BipolarIsing` knows that `J` has a row per unit."""
+
+    class Chain(am.AbstractBinaryAM):
+        J: object
+
+        def energy(self, x):
+            pull = 1.0 if isinstance(self.J, str | None) else jnp.mean(jnp.asarray(self.J, float))
+            return -pull * jnp.sum(x[1:] * x[:-1])
+
+    for shape in ((6,), (4, 6)):
+        end = Chain(J).recall(jnp.asarray(spins(3, *shape), jnp.float32))
+        assert end.x.shape == shape
+        assert end.x.dtype == jnp.float32
+        assert end.converged
+
+
+def test_a_model_that_says_what_its_state_is(capsys):
+    class Grid(am.AbstractBinaryAM):
+        side: int
+        state_struct = property(lambda self: jax.ShapeDtypeStruct((self.side,) * 2, jnp.float16))
+
+        def energy(self, x):
+            return -jnp.sum(x[1:] * x[:-1])
+
+    Grid(3).explain()
+    assert "per flip" in capsys.readouterr().out
+    assert Grid(3).recall(np.ones((3, 3), int)).x.dtype == jnp.float16
+    message = "recall: the state must have shape (3, 3); (2, 3, 3) came. A batch goes through "
+    with raises(ValueError, message + "jax.vmap, one example per call."):
+        Grid(3).recall(np.ones((2, 3, 3)))
+
+    class Pair(am.AbstractBinaryAM):
+        state_struct = jax.ShapeDtypeStruct((2,), jnp.float32)
+
+        def energy(self, x):
+            return -x[0] * x[1]
+
+    with raises(ValueError, "recall: the state must have shape (2,); (3,) came. Reshape it to "
+                            "(2,)."):  # fmt: skip
+        Pair().recall(np.ones(3))
+    assert am.BipolarIsing(jnp.eye(4)).state_struct.shape == (4,)
+    assert model.state_struct == jax.ShapeDtypeStruct((6,), jnp.float32)
+    assert am.AbstractBinaryAM.state_struct is None
+
+
 NO_SPINS = (
     ": a state must hold only -1 and +1; other values came. Bits 0/1 become spins by 2*x - 1, "
     "grey images by amlib.data.binarize."
@@ -185,9 +247,13 @@ def test_async_update_trusts_traced_states():
         ("abc", "{}: x: must be an array of numbers; str came."),
         (None, "{}: x: must be an array of numbers; NoneType came."),
         ([[1], [1, 2]], "{}: x: must be an array of numbers; list came."),
+        (
+            np.asarray(x, object),
+            "{}: x: must be an array of numbers; ndarray of dtype object came.",
+        ),
         (x.astype(jnp.complex64), "{}: x: must hold real numbers; dtype complex64 came."),
     ],
-    ids=["string", "none", "ragged", "complex"],
+    ids=["string", "none", "ragged", "objects", "complex"],
 )
 def test_a_state_that_is_no_array_of_numbers(method, state, message):
     with raises(TypeError, message.format(method)):
@@ -202,6 +268,34 @@ def test_a_state_that_is_no_array_of_numbers(method, state, message):
 def test_states_that_are_converted(state):
     np.testing.assert_array_equal(model.recall(state).x, model.recall(x).x)
     assert model.recall(state).x.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("K", [1, 3])
+@pytest.mark.parametrize("D", [1, 6])
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.float32], ids=["half", "single"])
+def test_the_smallest_memories(K, D, dtype):
+    """One pattern, one bit, half precision: all methods take them, and end on a fixed point."""
+    small = am.ClassicalHopfield(Xi[:K, :D].astype(dtype))
+    start = np.ones(D, int)
+    for order in ("permutation", "greedy", "synchronous"):
+        end = small.recall(start, order=order)
+        assert end.x.dtype == dtype
+        assert end.result in (am.RESULTS.converged, am.RESULTS.cycle)
+        assert order == "synchronous" or small.is_fixed_point(end.x)
+    assert small.flip_energies(start).shape == (D,)
+    assert small.async_recall(start, 4)[1][0].shape == (4, D)
+
+
+def test_jit_inside_vmap_inside_grad():
+    """The derivative of the final energy in the patterns, -sum h x, of a batch."""
+
+    def total(patterns):
+        run = jax.jit(lambda q: am.ClassicalHopfield(patterns).recall(q).energy)
+        return jnp.sum(jax.vmap(run)(-Xi))
+
+    ends = jax.vmap(model.recall)(-Xi).x
+    expected = -sum(jnp.outer(Xi @ x, x) for x in ends)
+    np.testing.assert_allclose(jax.grad(total)(Xi), expected, rtol=1e-6)
 
 
 # -- patterns ---------------------------------------------------------------------------------
@@ -294,6 +388,43 @@ def test_numbers_of_steps_that_are_no_integers(number):
         model.async_recall(x, nsteps=number)
     with raises(TypeError, f"recall: max_sweeps: must be an integer; {number!r} came."):
         model.recall(x, max_sweeps=number)
+
+
+@pytest.mark.parametrize("number", [2**31, 10**12])
+def test_numbers_of_steps_that_no_counter_holds(number):
+    message = f"must be less than 2**31; {number} came. Counts are int32."
+    for name in ("max_sweeps", "record"):
+        with raises(ValueError, f"recall: {name}: {message}"):
+            model.recall(x, **{name: number})
+
+
+KEYS = {
+    "integer": (0, "int came. Write jax.random.key(0)."),
+    "another": (7, "int came. Write jax.random.key(7)."),
+    "text": ("a", "str came. Write jax.random.key(0)."),
+    "several": (jr.split(key, 3), "key<fry>[3] came. Several keys go through jax.vmap."),
+    "old": (np.arange(2, dtype=np.int32), "int32[2] came. Several keys go through jax.vmap."),
+}
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_keys_that_are_none(name):
+    bad, came = KEYS[name]
+    for call, where in (
+        (lambda: model.recall(x, key=bad), "recall: key"),
+        (lambda: model.recall(x, key=bad, beta=1.0), "recall: key"),
+        (lambda: model.async_recall(x, 5, bad), "async_recall: key"),
+        (lambda: am.data.corrupt.flip(bad, x, 0.1), "flip: key"),
+        (lambda: am.data.corrupt.flip_exactly(bad, x, 1), "flip_exactly: key"),
+        (lambda: am.data.corrupt.mask(x, 0.5, "random", key=bad), "mask: key"),
+    ):
+        with raises(TypeError, f"{where}: must be one random key; {came}"):
+            call()
+
+
+def test_keys_of_both_styles_may_be_traced():
+    for keys in (jr.split(key, 2), jax.vmap(jr.PRNGKey)(jnp.arange(2))):
+        assert jax.vmap(lambda k: model.recall(x, key=k).x)(keys).shape == (2, 6)
 
 
 def test_a_traced_number_of_steps():
@@ -398,10 +529,23 @@ def test_couplings_of_a_wrong_shape(shape):
 
 def test_couplings_that_are_not_symmetric():
     J = jnp.array([[0.0, 1.0], [1.001, 0.0]])
-    message = "J: must be symmetric; J and J.T differ. Only the symmetric part acts on the energy"
-    with raises(ValueError, message + ": pass (J + J.T) / 2."):
+    message = (
+        "J: must be symmetric; J and J.T differ. The energy holds only the symmetric part. If "
+        "rounding made the difference, pass (J + J.T) / 2. Couplings that lead from one pattern "
+        "to the next have no energy, and that would destroy them: iterate x = jnp.sign(J @ x)."
+    )
+    with raises(ValueError, message):
         am.BipolarIsing(J)
     am.BipolarIsing((J + J.T) / 2)
+
+
+def test_the_cure_for_couplings_of_a_sequence():
+    """What the message says to do follows the sequence; the symmetric part does not."""
+    patterns = jnp.asarray(spins(1, 4, 200), jnp.float32)
+    J = jnp.roll(patterns, -1, 0).T @ patterns / 200
+    np.testing.assert_array_equal(jnp.sign(J @ patterns[0]), patterns[1])
+    end = am.BipolarIsing((J + J.T) / 2).recall(patterns[0]).x
+    assert abs(jnp.mean(end * patterns[1])) < 0.9
 
 
 def test_couplings_and_fields_that_are_not_finite():

@@ -1,0 +1,334 @@
+"""The states of a recall of spins, by the record of its flips: an array that is not stored."""
+
+import contextlib
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Integer
+from numpy.lib.mixins import NDArrayOperatorsMixin
+
+from amlib._checks import is_concrete
+
+# What an array is asked for, beside its operators: rebuilt in full, then asked.
+_METHODS = frozenset(
+    "T all any argmax argmin argsort astype at clip copy cumprod cumsum diagonal dot flatten item "
+    "max mean min nonzero prod ravel repeat reshape round sort squeeze std sum swapaxes take "
+    "tolist trace transpose var".split()
+)
+
+
+class Frames(NDArrayOperatorsMixin, eqx.Module):
+    """The states of an asynchronous recall after each visit, rebuilt on demand.
+
+    A read-only array of shape `(*batch, T, *state)`. It is indexed as NumPy's arrays are, and
+    `frames[::100]`, `frames[-1]` and `frames[3, 500]` rebuild only what they ask for. Everything
+    else that arrays do (comparisons, arithmetic, `frames.mean(0)`, `jnp` and `np` functions,
+    einops) rebuilds all frames first, as `np.asarray(frames)` does. Five bytes per visit are kept
+    instead of a state.
+
+    `jax.vmap` maps a batch of recalls, `jax.vmap(lambda one: one[-1])(frames)`; over single states
+    it maps `frames[...]`.
+
+    **Arguments:**
+
+    - `x0`: the starting state(s), spins of -1/+1.
+    - `visited`: the bit attempted at each visit, an index into the flattened state.
+    - `accepted`: whether the flip was kept.
+    """
+
+    x0: Float[Array, "*batch_state"]
+    visited: Integer[Array, "*batch T"]
+    accepted: Bool[Array, "*batch T"]
+
+    @property
+    def _batch_ndim(self) -> int:
+        if self.visited.ndim == 0:
+            raise TypeError(
+                "Frames: must keep their axis of time; a map over single states took it. "
+                "Map np.asarray(frames), or frames[...] inside jit."
+            )
+        return self.visited.ndim - 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """`(*batch, T, *state)`."""
+        batch = self._batch_ndim
+        return (*self.visited.shape, *self.x0.shape[batch:])
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of spins in all frames."""
+        return math.prod(self.shape)
+
+    @property
+    def dtype(self) -> Any:
+        """Dtype of the spins."""
+        return self.x0.dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> Array:
+        parts = _parts(index, self.shape)
+        lead = self._batch_ndim
+        recall = (self.x0, self.visited, self.accepted)
+        times: Any = None
+        rest: list[Any] = []  # what is left to do once the frames asked for are rebuilt
+        for part in parts:
+            if part.axis is None or part.axis > lead:
+                rest.append(part.entry)
+                continue
+            taken, left = _split(part.entry)
+            rest.append(left)
+            if part.axis == lead:
+                times = np.arange(self.shape[lead])[taken] if _is_slice(taken) else taken
+            elif not (_is_slice(taken) and taken == slice(None)):
+                at = (slice(None),) * part.axis + (taken,)
+                recall = tuple(a[at] for a in recall)
+        rebuild = _rebuild
+        for _ in range(lead):
+            rebuild = jax.vmap(rebuild, in_axes=(0, 0, 0, None))
+        frames = rebuild(*recall, jnp.asarray(times))
+        flagged = tuple(None if part.flag else slice(None) for part in parts if part.has_axis)
+        frames = frames[flagged][tuple(rest)]
+        return frames.squeeze(_axes_of_dots(parts))
+
+    def __iter__(self) -> Iterator[Array]:
+        block = max(1, 2**22 // max(1, math.prod(self.shape[1:])))
+        for start in range(0, len(self), block):
+            yield from self[start : start + block]
+
+    # -- as an array ---------------------------------------------------------------------------
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if copy is False:
+            raise ValueError("Frames: are rebuilt, so they can't be shared without a copy.")
+        return np.asarray(self[...], dtype=dtype)
+
+    def __jax_array__(self) -> Array:
+        return self[...]
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        """All operators come here (`NDArrayOperatorsMixin`), and the functions of NumPy."""
+        inputs = tuple(a[...] if isinstance(a, Frames) else a for a in inputs)
+        out = options.pop("out", None)
+        in_place = out is not None and isinstance(out[0], Frames)  # `frames += 1` rebinds the name
+        function = getattr(jnp, ufunc.__name__, None)
+        if method == "__call__" and not options and function and (out is None or in_place):
+            return function(*inputs)
+        options |= {} if out is None else {"out": out}
+        return getattr(ufunc, method)(*map(np.asarray, inputs), **options)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _METHODS:
+            return getattr(self[...], name)
+        raise AttributeError(
+            f"Frames: have no attribute {name!r}. np.asarray(frames) is an array of all states."
+        )
+
+    def __bool__(self) -> bool:
+        if self.size != 1:
+            raise ValueError(
+                f"Frames: only a single value is true or false; shape {self.shape} came. "
+                "Use any() or all(), or len(frames)."
+            )
+        return bool(self[...])
+
+    def __contains__(self, x: Any) -> bool:
+        raise TypeError(
+            "Frames: `in` would compare single spins, and nearly always be true. Compare states: "
+            "(np.asarray(frames) == x).all(-1).any()."
+        )
+
+
+@functools.partial(jax.jit, inline=False)
+def _rebuild(x0: Array, visited: Array, accepted: Array, times: Array) -> Array:
+    """The states after visits `times`: one scatter and one running sum over the frames."""
+    order = jnp.argsort(times)
+    frame = jnp.searchsorted(times[order], jnp.arange(visited.shape[0]))
+    # Only the parity of the flips counts, and it survives the wrap-around of int8.
+    flips = jnp.zeros((times.shape[0] + 1, x0.size), jnp.int8)
+    flips = flips.at[frame, visited].add(accepted.astype(jnp.int8))
+    odd = jnp.cumsum(flips[:-1], axis=0, dtype=jnp.int8) & 1
+    sign = (1 - 2 * odd).astype(x0.dtype).reshape(times.shape[0], *x0.shape)
+    return jnp.zeros_like(sign).at[order].set(sign) * x0[None]
+
+
+# -- indices, as NumPy reads them ----------------------------------------------------------------
+
+
+class _Part(NamedTuple):
+    """One entry of an index: a slice, an int or an array of ints; `None` for a new axis.
+
+    `axis` is the one that it indexes. A boolean scalar (`flag`) indexes an axis of size 1 that
+    is put in its place: by `[0]` if it is true, by `[]` if not. An ellipsis that stands for no
+    axis (`dots`) parts the arrays on its two sides all the same: it becomes a new axis, which is
+    taken away again. That is what NumPy does.
+    """
+
+    axis: int | None
+    entry: Any
+    flag: bool = False
+    dots: bool = False
+
+    @property
+    def has_axis(self) -> bool:
+        """Whether it indexes an axis, its own or one that is put in its place."""
+        return self.axis is not None or self.flag
+
+
+def _parts(index: Any, shape: tuple[int, ...]) -> list[_Part]:
+    """The index entry by entry, with one for every axis; raise where NumPy would."""
+    entries = [_entry(i) for i in (index if isinstance(index, tuple) else (index,))]
+    dots = [k for k, entry in enumerate(entries) if entry is Ellipsis]
+    if len(dots) > 1:
+        raise IndexError("Frames: an index can have one ellipsis (...); more came.")
+    missing = len(shape) - sum(map(_axes_taken, entries))
+    if missing < 0:
+        raise IndexError(f"Frames: too many indices for {len(shape)} axes; {index!r} came.")
+    k = dots[0] if dots else len(entries)
+    entries[k : k + 1] = [slice(None)] * missing if missing or not dots else [Ellipsis]
+    parts: list[_Part] = []
+    axis = 0
+    for entry in entries:
+        taken = _axes_taken(entry)
+        if entry is Ellipsis:
+            parts.append(_Part(None, None, dots=True))
+        elif taken == 0:
+            flag = entry is not None
+            parts.append(_Part(None, np.zeros(int(entry), int) if flag else None, flag))
+        elif _is_mask(entry):
+            _same_shape(entry, shape[axis : axis + taken], axis)
+            places = np.nonzero(entry)
+            parts += [_Part(axis + j, place) for j, place in enumerate(places)]
+        else:
+            parts.append(_Part(axis, _within(entry, axis, shape[axis])))
+        axis += taken
+    _fit_together(parts)
+    return parts
+
+
+def _entry(i: Any) -> Any:
+    """A slice, `None`, an ellipsis, or an array of integers or bools."""
+    if i is None or i is Ellipsis or isinstance(i, slice):
+        return i
+    traced = not all(map(is_concrete, jax.tree.leaves(i)))
+    try:
+        a = jnp.asarray(i) if traced else np.asarray(i)
+    except (TypeError, ValueError) as err:  # a list of lists of several lengths
+        raise IndexError(f"Frames: an index must be an array; {i!r} came.") from err
+    if a.size == 0 and isinstance(i, Sequence):
+        return a.astype(int)
+    if a.dtype == bool and traced:
+        raise IndexError(
+            "Frames: a boolean index must be known, for the shape depends on it; a traced one "
+            "came. Use jnp.where(mask, frames[...], 0)."
+        )
+    if a.dtype != bool and not jnp.issubdtype(a.dtype, jnp.integer):
+        raise IndexError(
+            "Frames: only integers, slices, booleans, `...`, None and arrays of integers or "
+            f"booleans are indices; {i!r} came."
+        )
+    return a
+
+
+def _is_slice(entry: Any) -> bool:
+    return isinstance(entry, slice)
+
+
+def _is_mask(entry: Any) -> bool:
+    return isinstance(entry, np.ndarray | np.generic) and entry.dtype == bool
+
+
+def _axes_taken(entry: Any) -> int:
+    if entry is None or entry is Ellipsis:
+        return 0
+    return entry.ndim if _is_mask(entry) else 1
+
+
+def _same_shape(mask: np.ndarray, shape: tuple[int, ...], axis: int) -> None:
+    if mask.shape != shape:
+        raise IndexError(
+            f"Frames: a boolean index from axis {axis} on must have shape {shape}; "
+            f"{mask.shape} came."
+        )
+
+
+def _within(entry: Any, axis: int, size: int) -> Any:
+    """The entry without negative places; raise where it leaves the axis (JAX would clamp)."""
+    if _is_slice(entry):
+        try:
+            entry.indices(size)
+        except TypeError as err:
+            raise IndexError(
+                f"Frames: the ends of a slice must be known integers; {entry!r} came. "
+                "Inside jit, index by start + jnp.arange(length)."
+            ) from err
+        return entry
+    if not is_concrete(entry):
+        return jnp.clip(jnp.where(entry < 0, entry + size, entry), 0, size - 1)
+    entry = entry.astype(int)
+    outside = entry[(entry < -size) | (entry >= size)]
+    if outside.size:
+        raise IndexError(
+            f"Frames: index {outside[0]} is out of bounds for axis {axis} with size {size}."
+        )
+    return np.where(entry < 0, entry + size, entry)
+
+
+def _fit_together(parts: list[_Part]) -> None:
+    shapes = [np.shape(p.entry) for p in parts if p.entry is not None and not _is_slice(p.entry)]
+    try:
+        np.broadcast_shapes(*shapes)
+    except ValueError as err:
+        raise IndexError(f"Frames: indices must broadcast; shapes {shapes} came.") from err
+
+
+def _axes_of_dots(parts: list[_Part]) -> tuple[int, ...]:
+    """The axes of the result that stand for an ellipsis of no axis."""
+    dots = [k for k, part in enumerate(parts) if part.dots]
+    plain = [part.entry is None or _is_slice(part.entry) for part in parts]
+    shapes = [np.shape(part.entry) for part, kept in zip(parts, plain, strict=True) if not kept]
+    if not dots or not any(shapes):
+        return tuple(sum(plain[:k]) for k in dots)
+    arrays = [k for k, kept in enumerate(plain) if not kept]
+    apart = arrays[-1] - arrays[0] >= len(arrays)  # then their axes come first
+    (k,) = dots
+    first = len(np.broadcast_shapes(*shapes)) if apart or arrays[0] < k else 0
+    return (first + sum(plain[:k]),)
+
+
+def _split(entry: Any) -> tuple[Any, Any]:
+    """What to take of an axis before the frames are rebuilt, and what is left to do after."""
+    if _is_slice(entry):
+        return entry, slice(None)
+    if not is_concrete(entry):
+        taken, left = entry.reshape(-1), np.arange(entry.size)
+    else:
+        taken, left = np.unique(entry.reshape(-1), return_inverse=True)
+    return taken, left.reshape(entry.shape) if entry.ndim else 0
+
+
+# -- einops --------------------------------------------------------------------------------------
+
+with contextlib.suppress(ImportError):  # its registry of backends; without it, einops says no
+    from einops._backends import JaxBackend
+
+    class _Einops(JaxBackend):
+        """Lets einops take frames: they have the methods that it calls."""
+
+        framework_name = "amlib"
+
+        def is_appropriate_type(self, tensor: Any) -> bool:
+            return hasattr(type(tensor), "__jax_array__")
