@@ -187,7 +187,7 @@ def read(path: Path, kind: str) -> Content:
                 f"{path}: its format must be version {VERSION} at most; version {words[1]} came. "
                 "A newer amlib saved it: update amlib."
             )
-        with _whatever_it_holds(path):
+        with whatever_it_holds(path):
             rest = file.read()
     if hashlib.sha256(rest).hexdigest() != words[2]:
         raise ValueError(
@@ -195,7 +195,7 @@ def read(path: Path, kind: str) -> Content:
             "content. Use a copy, or save it again."
         )
     line, _, body = rest.partition(b"\n")
-    with _whatever_it_holds(path):
+    with whatever_it_holds(path):
         header = json.loads(line)
         found, structure, notes = (header[name] for name in ("kind", "structure", "notes"))
         if not all(map(isinstance, (found, structure, notes), (str, dict, dict))):
@@ -219,7 +219,7 @@ def restore(path: Path, content: Content, like: Any) -> Any:
             "Make `like` with the sizes and options of the model that was saved."
         )
     file = io.BytesIO(content.body)
-    with _whatever_it_holds(path):
+    with whatever_it_holds(path):
         tree = jax.tree.map(lambda leaf: _read_leaf(file, leaf), like)
         if file.read(1):
             raise ValueError("it holds more arrays than it says")
@@ -227,7 +227,7 @@ def restore(path: Path, content: Content, like: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _whatever_it_holds(path: Path) -> Iterator[None]:
+def whatever_it_holds(path: Path) -> Iterator[None]:
     """Raise `ValueError` for any failure: parsers fail in any way at bytes that are forged."""
     try:
         yield

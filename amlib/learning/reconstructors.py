@@ -20,6 +20,7 @@ from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from amlib import _checks as checks
 from amlib._types import Key, Scalar
+from amlib.learning._epochs import parameters
 
 STATES = ("spins", "bits")
 """What a unit may be: `"spins"` are -1/+1, `"bits"` are 0/1."""
@@ -146,8 +147,7 @@ def count_parameters(model: eqx.Module) -> int:
     if isinstance(model, DenseReconstructor):
         D = model.shape[0]
         return D * (D - 1) // 2 + (0 if model.bias is None else D)
-    fixed = 1 if isinstance(model, ModernDenseReconstructor) else 0  # its temperature
-    return sum(a.size for a in jax.tree.leaves(model) if eqx.is_inexact_array(a)) - fixed
+    return sum(a.size for a in jax.tree.leaves(eqx.filter(model, parameters(model))))
 
 
 class DenseReconstructor(AbstractOverlapReconstructor):
@@ -254,7 +254,7 @@ class ModernDenseReconstructor(AbstractOverlapReconstructor):
     """
 
     memory: Float[Array, "K D"]
-    T: Scalar
+    T: Scalar = eqx.field(metadata={"trained": False})
     shape: tuple[int, ...] = eqx.field(static=True)
     states: str = eqx.field(static=True)
 

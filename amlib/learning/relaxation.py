@@ -146,7 +146,7 @@ class ContinuousTimeHopfield(eqx.Module):
     reconstructor: AbstractReconstructor
     max_steps: int = eqx.field(static=True, default=1000)
     tol: float = eqx.field(static=True, default=1e-3)
-    solver: Any = None
+    solver: Any = eqx.field(metadata={"trained": False}, default=None)
 
     def __check_init__(self):
         _check(self, "ContinuousTimeHopfield")

@@ -606,6 +606,15 @@ def test_the_number_of_parameters():
     assert count_parameters(am.ModernDenseReconstructor(spins(0, 3, 7))) == 3 * 7
 
 
+def test_the_temperature_is_not_trained_nor_decayed():
+    model = am.ModernDenseReconstructor(count=3, size=7, T=0.5, key=jr.key(0))
+    optimizer = optax.adamw(0.05, weight_decay=0.5)
+    loss = am.ReconstructionLoss()
+    end = am.fit(model, spins(0, 9, 7), loss, optimizer, 20, 3, jr.key(1), progress=False).model
+    assert end.T == 0.5
+    assert (end.memory != model.memory).all()
+
+
 def test_a_saved_model_comes_back(tmp_path):
     for name in ("dense", "modern", "rbm", "conv"):
         am.save(tmp_path / name, make(name, seed=5))
