@@ -29,7 +29,6 @@ key, state)` gets and returns changed, `((loss, gradient), state)`, from batch t
 """
 
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -308,14 +307,13 @@ def _warn_without_gradient(run: _Run, state: State, rest: Any) -> None:
     if epochs_.has_no_gradient(
         state.params, rest, run.data, key, run.loss, state.loss, run.batch_size
     ):
-        warnings.warn(
+        checks.warn(
             f"fit: in epoch {state.epoch + 1}, the gradient is exactly zero in every parameter: "
             "nothing is learned from the loss. Either it does not depend on what is trained; or a "
             "step without slope lies between (jnp.sign, a comparison, argmax, rounding, "
             "stop_gradient, the recall of spins); or units are saturated (weights or beta too "
             "large, a dead relu); or all is learned. jax.grad of the parts of the loss shows where "
-            "it ends.",
-            stacklevel=4,
+            "it ends."
         )
 
 
