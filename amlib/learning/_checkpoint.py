@@ -63,7 +63,9 @@ class Checkpoint:
     @functools.cached_property
     def computation(self) -> dict[str, str]:
         """What the functions of the run compute; asked once all else fits."""
-        return _computation(*self._all)
+        found = _computation(*self._all)
+        del self._all  # the first weights need not stay in memory
+        return found
 
     def write(self, state: State) -> None:
         """Write a state, atomically."""
@@ -158,8 +160,8 @@ def _computation(run: Any, state: State, rest: Any, key: Key) -> dict[str, str]:
     """What the functions of a run compute, as checksums."""
 
     def rows(data: Any) -> Any:
-        shape = lambda a: jax.ShapeDtypeStruct((run.batch_size, *a.shape[1:]), a.dtype)
-        return jax.tree.map(shape, data)
+        size = min(run.batch_size, epochs_.length(data))
+        return jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), data)
 
     loss, (value, grads, _) = fingerprint(
         epochs_.value_and_grad, run.loss, state.params, rest, rows(run.data), key, state.loss

@@ -45,6 +45,9 @@ from amlib.learning import _epochs as epochs_
 from amlib.learning._checkpoint import Checkpoint, State
 
 
+_ASKS = 3  # times to look for a gradient: a learning rate that begins at zero moves nothing either
+
+
 class OUTCOMES(eqx.Enumeration):
     """How a training ended. `str(outcome)` is the message; compare with `==`."""
 
@@ -229,7 +232,7 @@ def _loop(
     progress: bool,
 ) -> FitResult:
     """Run epochs until one of the outcomes."""
-    outcome, bad_row, asked = OUTCOMES.completed, None, False
+    outcome, bad_row, asks = OUTCOMES.completed, None, _ASKS
     with tqdm(
         total=epochs, initial=min(state.epoch, epochs), desc="fit", disable=not progress
     ) as bar:
@@ -238,9 +241,8 @@ def _loop(
                 outcome = OUTCOMES.early_stopped
                 break
             new, row, rested = _epoch(run, state, rest)
-            if rested and not asked:
-                asked = True
-                _warn_without_gradient(run, state, rest)
+            if rested and asks:
+                asks = 0 if _warned_of_no_gradient(run, state, rest) else asks - 1
             bar.set_postfix({name: f"{row[name]:.4g}" for name in row if name != "seconds"})
             if new is None:
                 outcome, bad_row = OUTCOMES.nonfinite, row
@@ -302,19 +304,21 @@ def _epoch(run: _Run, state: State, rest: Any) -> tuple[State | None, dict[str, 
     return new, row, bool(rested)
 
 
-def _warn_without_gradient(run: _Run, state: State, rest: Any) -> None:
+def _warned_of_no_gradient(run: _Run, state: State, rest: Any) -> bool:
+    """Warn if the gradient is exactly zero; say whether it is."""
     key = jr.fold_in(run.keys.epochs, state.epoch)
-    if epochs_.has_no_gradient(
+    if not epochs_.has_no_gradient(
         state.params, rest, run.data, key, run.loss, state.loss, run.batch_size
     ):
-        checks.warn(
-            f"fit: in epoch {state.epoch + 1}, the gradient is exactly zero in every parameter: "
-            "nothing is learned from the loss. Either it does not depend on what is trained; or a "
-            "step without slope lies between (jnp.sign, a comparison, argmax, rounding, "
-            "stop_gradient, the recall of spins); or units are saturated (weights or beta too "
-            "large, a dead relu); or all is learned. jax.grad of the parts of the loss shows where "
-            "it ends."
-        )
+        return False
+    checks.warn(
+        f"fit: in epoch {state.epoch + 1}, the gradient is exactly zero in every parameter: "
+        "nothing is learned from the loss. Either it does not depend on what is trained; or a step "
+        "without slope lies between (jnp.sign, a comparison, argmax, rounding, stop_gradient, the "
+        "recall of spins); or units are saturated (weights or beta too large, a dead relu); or all "
+        "is learned. jax.grad of the parts of the loss shows where it ends."
+    )
+    return True
 
 
 def _checked_metrics(metrics: Any, validation: Any, patience: int | None, loss: Any) -> dict:

@@ -260,14 +260,17 @@ def test_a_loss_without_slope_is_told_once(data, why, optimizer):
 
 
 def test_a_gradient_that_dies_later_is_told(data):
-    """A relu that the first epoch kills; and a learning rate of zero, which kills nothing."""
+    """A relu that the first steps kill, also after a learning rate of zero, which kills nothing."""
 
     def dying(model, batch, key):
         return jnp.mean(jax.nn.relu(jax.vmap(model)(0 * batch["x"]) + 0.25))
 
     with pytest.warns(UserWarning, match="in epoch 2, the gradient is exactly zero"):
         fit(data, 3, loss=dying, optimizer=SGD)
-    fit(data, 2, optimizer=optax.sgd(0.0))
+    late = optax.sgd(lambda step: 0.1 * (step >= 6))  # 6 steps are an epoch
+    with pytest.warns(UserWarning, match="in epoch 3, the gradient is exactly zero"):
+        fit(data, 3, loss=dying, optimizer=late)
+    fit(data, 4, optimizer=optax.sgd(0.0))
 
 
 class Scaled(eqx.Module):
