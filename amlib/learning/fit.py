@@ -44,7 +44,6 @@ from amlib._types import Key
 from amlib.learning import _epochs as epochs_
 from amlib.learning._checkpoint import Checkpoint, State
 
-
 _ASKS = 3  # times to look for a gradient: a learning rate that begins at zero moves nothing either
 
 
