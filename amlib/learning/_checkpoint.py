@@ -4,7 +4,6 @@ A file belongs to one run: the same model, data, key, and the same computation. 
 name may close over different constants; what JAX traces of them tells all.
 """
 
-import functools
 import hashlib
 import math
 from typing import Any, NamedTuple
@@ -58,14 +57,15 @@ class Checkpoint:
             "the optimizer's initial values": _digest(state.optimizer),
         }
         self._all = run, state, rest, key
+        self._found: dict[str, str] | None = None
         self.steps = _probe(run.optimizer, state)
 
-    @functools.cached_property
     def computation(self) -> dict[str, str]:
         """What the functions of the run compute; asked once all else fits."""
-        found = _computation(*self._all)
-        del self._all  # the first weights need not stay in memory
-        return found
+        if self._found is None:
+            self._found = _computation(*self._all)
+            del self._all  # the first weights need not stay in memory
+        return self._found
 
     def write(self, state: State) -> None:
         """Write a state, atomically."""
@@ -76,7 +76,7 @@ class Checkpoint:
             "history": state.history,
             "run": self.run,
             "model": self.model,
-            "computation": self.computation,
+            "computation": self.computation(),
             "versions": versions(),
             "steps": self.steps,
         }
@@ -111,7 +111,7 @@ class Checkpoint:
                 hashed = isinstance(now, str)
                 self._refuse_if(name, ["other values" if hashed else f"{was} then, {now} now"])
         if notes["versions"] == versions():
-            for name, now in self.computation.items():
+            for name, now in self.computation().items():
                 if notes["computation"].get(name) != now:
                     self._refuse_if(name, ["it computes something else: other code or constants"])
             return
