@@ -166,6 +166,14 @@ sys.addaudithook(watch)
 """
 
 
+@pytest.fixture
+def sigint():
+    """A SIGINT that children do not ignore, as they do where the tests run in the background."""
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, old)
+
+
 def assert_stopped(process, out=""):
     rest, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
@@ -177,7 +185,7 @@ def assert_stopped(process, out=""):
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGINT to itself")
 @pytest.mark.parametrize("imports", [0, 30, 300, 1000])
-def test_ctrl_c_while_importing(imports, tmp_path):
+def test_ctrl_c_while_importing(imports, tmp_path, sigint):
     (tmp_path / "sitecustomize.py").write_text(PRESS)
     env = {"IMPORTS_BEFORE_CTRL_C": str(imports), "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
     command = [sys.executable, "-m", "amlib", "--help"]
@@ -187,7 +195,7 @@ def test_ctrl_c_while_importing(imports, tmp_path):
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGINT")
 @pytest.mark.parametrize("delay", [0.0, 1.0])
-def test_ctrl_c_while_running(delay, tmp_path):
+def test_ctrl_c_while_running(delay, tmp_path, sigint):
     command = [sys.executable, "-u", "-m", "amlib", "--out", str(tmp_path)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, cwd=ROOT, **pipes) as process:
@@ -199,7 +207,7 @@ def test_ctrl_c_while_running(delay, tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGINT")
-def test_ctrl_c_elsewhere_stays_what_it_was():
+def test_ctrl_c_elsewhere_stays_what_it_was(sigint):
     """A program that imports amlib, also as `python -m`, gets its KeyboardInterrupt."""
     code = "import amlib, signal; print(signal.getsignal(2) is signal.default_int_handler)"
     command = [sys.executable, "-m", "timeit", "-n1", "-r1", code]
