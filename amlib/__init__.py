@@ -1,5 +1,8 @@
 """Energy-based associative memories in JAX: write the energy, get the memory."""
 
+from amlib import _interrupt as _interrupt  # first: the other imports take seconds
+
+# isort: split
 from amlib import (
     analysis as analysis,
     cache as cache,

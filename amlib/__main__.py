@@ -4,7 +4,6 @@ import argparse
 import functools
 import itertools
 import math
-import os
 import sys
 import tempfile
 import time
@@ -19,12 +18,11 @@ import numpy as np
 from tqdm import tqdm
 
 import amlib as am
-from amlib import plots
+from amlib import _interrupt, plots
 
 CHUNK = 10  # queries recalled at once, between two moves of the progress bar
 MAX_SWEEPS = 20  # the classical network needs 12 here, the others 1 or 2
 SHOWN = 18  # recalls in the film
-STOPPED = 130  # the exit code after Ctrl-C, by custom of shells
 
 # Icons are mostly background: two of them have a mean overlap of 0.29, the closest two 0.99.
 # With 40 % of its 2,304 bits flipped, a query's overlap with its own icon is 461 (not divided by
@@ -83,11 +81,7 @@ class Run(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demonstration; return the exit code."""
-    try:
-        _demo(_parser(), argv)
-    except KeyboardInterrupt:
-        print("\nStopped.", file=sys.stderr)
-        return STOPPED
+    _demo(_parser(), argv)
     return 0
 
 
@@ -285,9 +279,7 @@ def _save(axes: Any, path: Path) -> Path:
 
 
 if __name__ == "__main__":
+    _interrupt.end_quietly()  # again: `python -m amlib` is not the only way to come here
     code = main()
-    sys.stdout.flush()
-    if code == STOPPED:
-        # XLA may still compute, and now and then crashes when the interpreter ends meanwhile.
-        os._exit(code)
+    _interrupt.ignore()
     sys.exit(code)

@@ -9,6 +9,8 @@ import contextlib
 import difflib
 import functools
 import inspect
+import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -91,6 +93,51 @@ def spins(x: Array, where: str) -> Array:
         f"{where}: a state must hold only -1 and +1; other values came. "
         "Bits 0/1 become spins by 2*x - 1, grey images by amlib.data.binarize.",
     )
+
+
+def known(x: object) -> np.ndarray | None:
+    """The value of `x`, or of the whole batch that a `vmap` outside `jit` maps over, if known."""
+    while isinstance(x, Tracer) and hasattr(x, "batch_dim"):
+        x = getattr(x, "val", None)
+    return np.asarray(x) if is_concrete(x) and x is not None else None
+
+
+def are_bits(x: object) -> bool:
+    """Whether `x` is known to hold the numbers 0 and 1 only, and some 0: ones may be spins."""
+    value = known(x)
+    if value is None or value.dtype == bool:
+        return False
+    return bool((value == 0).any() and ((value == 0) | (value == 1)).all())
+
+
+def not_bits(x: Array, where: str) -> Array:
+    """Return `x`; raise where it is known to be 0/1 and not -1/+1."""
+    if are_bits(x):
+        raise ValueError(
+            f"{where}: a state of spins or signed numbers must come; 0 and 1 alone came. Bits 0/1 "
+            "become spins by 2*x - 1, and spins bits by (x + 1) / 2."
+        )
+    return x
+
+
+def warn_of_bits(Xi: Array, where: str) -> None:
+    """Warn where patterns are known to be 0/1: they may be meant so, but seldom are."""
+    if is_concrete(Xi) and are_bits(Xi) and (Xi != 0).any():
+        warn(
+            f"{where}: patterns of -1 and +1 are usual; 0 and 1 alone came. A 0 takes no part in "
+            "the overlap with a state of spins, so that all patterns look alike. Write "
+            "2 * Xi - 1, or ignore this if 0 is meant."
+        )
+
+
+def warn(message: str) -> None:
+    """Warn at the line that called the library, however deep inside it this is called."""
+    frame, level = sys._getframe(1), 2  # as `warnings` counts: 1 is here
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in (
+        "amlib", "equinox", "jaxtyping", "beartype",
+    ):  # fmt: skip
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
 
 
 def pattern_matrix(Xi: Array) -> None:

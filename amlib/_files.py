@@ -1,17 +1,20 @@
 """Files that are whole or absent: atomic writing, and trees of arrays with a check of structure.
 
 A file holds one line of format, version and SHA-256 of the rest; one line of JSON (what kind of
-content, its structure, notes); then the arrays as Equinox serialises them. Nothing is pickled.
+content, its structure, notes); then the arrays, each as NumPy saves it. Nothing is pickled.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import secrets
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -19,9 +22,11 @@ from typing import Any, BinaryIO, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 MAGIC, VERSION = "amlib-file", 1
 _SHOWN = 8  # differences named in an error
+_KINDS = {"b": "b", "i": "iu", "u": "iu", "f": "f", "c": "c"}  # 2**63 is saved as unsigned
 
 
 def save(path: Any, model: Any) -> None:
@@ -33,10 +38,13 @@ def save(path: Any, model: Any) -> None:
 
     **Arguments:**
 
-    - `path`: file name; its folder is made if need be. No ending is added.
+    - `path`: file name; its folder is made if need be. No ending is added. A symbolic link is
+      followed: it stays, and what it leads to is written.
     - `model`: an Equinox module or another tree.
 
-    **Raises:** `TypeError` if `path` is no path; `IsADirectoryError` if it is a folder.
+    **Raises:** `TypeError` if `path` is no path, or an array of `model` holds Python objects;
+    `IsADirectoryError` if `path` is a folder; `ValueError` if it is a device, a named pipe or a
+    socket, which a file would replace.
     """
     path = checked_path(path, "save: path")
     write(path, model, "model", {})
@@ -58,22 +66,31 @@ def load(path: Any, like: Any) -> Any:
 
     **Returns:** the model, with the arrays of the file and the functions of `like`.
 
-    **Raises:** `ValueError` for a file that is damaged, that `save` did not write, that a newer
-    version wrote, or whose structure differs from that of `like`: it says where they differ.
-    `FileNotFoundError` where there is no file.
+    **Raises:** `ValueError` for a file that is damaged or forged, that `save` did not write, that
+    a newer version wrote, or whose structure differs from that of `like`: it says where they
+    differ. `FileNotFoundError` where there is no file.
     """
     path = checked_path(path, "load: path")
     return restore(path, read(path, "model"), like)
 
 
 def checked_path(path: Any, where: str) -> Path:
-    """Return a path to a file, or raise unless `path` can be one."""
+    """Return the path of a file that is there or may be made, links followed, or raise."""
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"{where} must be a file name; {type(path).__name__} came.")
     path = Path(path).expanduser()
     if path.is_dir():
         raise IsADirectoryError(f"{where} must be a file; the folder {path} came. Add a file name.")
-    return path
+    # Asked of the path as it came: what /dev/stdout leads to has no name of its own.
+    if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError(
+            f"{where} must be an ordinary file; {path} is a device, a named pipe or a socket. "
+            "Name a file."
+        )
+    real = Path(os.path.realpath(path))
+    if real.is_symlink():
+        raise ValueError(f"{where} must be a file; the link {path} leads back to itself.")
+    return real
 
 
 def write_atomic(path: Path, writer: Callable[[BinaryIO], object]) -> None:
@@ -142,39 +159,53 @@ def write(path: Path, tree: Any, kind: str, notes: dict[str, Any]) -> None:
     header = {"kind": kind, "structure": describe(tree), "notes": notes}
     buffer = io.BytesIO()
     buffer.write(json.dumps(header).encode() + b"\n")
-    eqx.tree_serialise_leaves(buffer, _without_keys(tree))
+    for leaf in map(_plain, jax.tree.leaves(tree)):
+        if eqx.is_array_like(leaf):
+            array = np.asarray(leaf)
+            if array.dtype.hasobject:
+                raise TypeError(
+                    f"{path}: arrays and numbers must be of at most 64 bits a number; "
+                    f"{leaf!r} came, a Python object. Make it a float, or a static field."
+                )
+            np.save(buffer, array, allow_pickle=False)
     rest = buffer.getbuffer()
     line = f"{MAGIC} {VERSION} {hashlib.sha256(rest).hexdigest()}\n".encode()
     write_atomic(path, lambda file: (file.write(line), file.write(rest)))
 
 
 def read(path: Path, kind: str) -> Content:
-    """Read a file's header and bytes; raise unless it is whole and of this kind."""
-    first, _, rest = path.read_bytes().partition(b"\n")
-    words = first.decode("ascii", "replace").split(" ")
-    if len(words) != 3 or words[0] != MAGIC or not words[1].isdigit():
-        raise ValueError(
-            f"{path}: must be a file that amlib saved; its first line says otherwise. "
-            "It is another file, or its beginning is damaged."
-        )
-    if int(words[1]) > VERSION:
-        raise ValueError(
-            f"{path}: its format must be version {VERSION} at most; version {words[1]} came. "
-            "A newer amlib saved it: update amlib."
-        )
+    """Read a file's header and bytes; raise `ValueError` unless it is whole and of this kind."""
+    with path.open("rb") as file:
+        words = file.readline(200).decode("ascii", "replace").removesuffix("\n").split(" ")
+        if len(words) != 3 or words[0] != MAGIC or not re.fullmatch("[1-9][0-9]*", words[1]):
+            raise ValueError(
+                f"{path}: must be a file that amlib saved; its first line says otherwise. "
+                "It is another file, or its beginning is damaged."
+            )
+        if int(words[1]) > VERSION:
+            raise ValueError(
+                f"{path}: its format must be version {VERSION} at most; version {words[1]} came. "
+                "A newer amlib saved it: update amlib."
+            )
+        with whatever_it_holds(path):
+            rest = file.read()
     if hashlib.sha256(rest).hexdigest() != words[2]:
         raise ValueError(
             f"{path}: the file is damaged (truncated or altered): its checksum does not fit its "
             "content. Use a copy, or save it again."
         )
     line, _, body = rest.partition(b"\n")
-    header = json.loads(line)
-    if header["kind"] != kind:
+    with whatever_it_holds(path):
+        header = json.loads(line)
+        found, structure, notes = (header[name] for name in ("kind", "structure", "notes"))
+        if not all(map(isinstance, (found, structure, notes), (str, dict, dict))):
+            raise TypeError("its header is of another form")
+    if found != kind:
         raise ValueError(
-            f"{path}: must hold a {kind}; it holds a {header['kind']}. "
+            f"{path}: must hold a {kind}; it holds a {found}. "
             "am.load reads what am.save wrote; am.fit(..., checkpoint=path) reads checkpoints."
         )
-    return Content(header["structure"], header["notes"], body)
+    return Content(structure, notes, body)
 
 
 def restore(path: Path, content: Content, like: Any) -> Any:
@@ -187,8 +218,64 @@ def restore(path: Path, content: Content, like: Any) -> Any:
             f"{path}: the structure must be that of `like`; they differ:\n{shown}{more}\n"
             "Make `like` with the sizes and options of the model that was saved."
         )
-    tree = eqx.tree_deserialise_leaves(io.BytesIO(content.body), _without_keys(like))
-    return jax.tree.map(_with_key, tree, like)
+    file = io.BytesIO(content.body)
+    with whatever_it_holds(path):
+        tree = jax.tree.map(lambda leaf: _read_leaf(file, leaf), like)
+        if file.read(1):
+            raise ValueError("it holds more arrays than it says")
+    return tree
+
+
+@contextlib.contextmanager
+def whatever_it_holds(path: Path) -> Iterator[None]:
+    """Raise `ValueError` for any failure: parsers fail in any way at bytes that are forged."""
+    try:
+        yield
+    except Exception as err:
+        raise ValueError(
+            f"{path}: the file is damaged or forged: {err or type(err).__name__}. "
+            "Use a copy, or save it again."
+        ) from err
+
+
+def read_array(file: io.BytesIO) -> np.ndarray:
+    """Read what `numpy.save` wrote, into no more memory than the bytes take that are there.
+
+    (`numpy.load` reserves what the header claims, before it looks for it.) The array cannot be
+    written to. Bytes that are damaged or forged raise exceptions of any kind.
+    """
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"arrays of version {version} are unknown")
+    header = np.lib.format.read_array_header_1_0, np.lib.format.read_array_header_2_0
+    shape, in_columns, dtype = header[version[0] - 1](file)
+    if dtype.hasobject or any(n < 0 for n in shape):
+        raise ValueError(f"no array has shape {shape} and dtype {dtype}")
+    data = file.read(math.prod(shape) * dtype.itemsize)
+    if len(data) != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"an array of shape {shape} is cut short")
+    order: Any = "F" if in_columns else "C"
+    return np.ndarray(shape, dtype, data, order=order)
+
+
+def _read_leaf(file: io.BytesIO, like: Any) -> Any:
+    """The next array as a leaf like this one; the leaf itself where it is no array or number."""
+    plain = _plain(like)
+    stored = isinstance(plain, jax.ShapeDtypeStruct) or eqx.is_array_like(plain)
+    if not stored:
+        return like
+    array = read_array(file)
+    if isinstance(plain, bool | int | float | complex) and not isinstance(plain, np.generic):
+        same = array.dtype.kind in _KINDS[np.asarray(plain).dtype.kind]
+    else:
+        if array.dtype.kind == "V" and array.dtype.itemsize == plain.dtype.itemsize:
+            array = array.view(plain.dtype)  # bfloat16 and its like, which NumPy does not name
+        same = array.dtype == plain.dtype
+    if not same or array.shape != np.shape(plain):
+        raise ValueError(f"{array.dtype}{list(array.shape)} came where it says {_leaf(like)}")
+    if isinstance(plain, jax.ShapeDtypeStruct | jax.Array):
+        return _with_key(jnp.asarray(array), like)
+    return array.copy() if isinstance(plain, np.ndarray) else type(plain)(array.item())
 
 
 def describe(tree: Any) -> dict[str, str]:
@@ -247,17 +334,13 @@ def _is_key(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _without_keys(tree: Any) -> Any:
-    """The same tree with random keys as the integers that they are made of."""
-
-    def plain(leaf: Any) -> Any:
-        if not _is_key(leaf):
-            return leaf
-        if isinstance(leaf, jax.ShapeDtypeStruct):
-            return jax.eval_shape(jax.random.key_data, leaf)
-        return jax.random.key_data(leaf)
-
-    return jax.tree.map(plain, tree)
+def _plain(leaf: Any) -> Any:
+    """A random key as the integers that it is made of; anything else as it is."""
+    if not _is_key(leaf):
+        return leaf
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jax.eval_shape(jax.random.key_data, leaf)
+    return jax.random.key_data(leaf)
 
 
 def _with_key(leaf: Any, like: Any) -> Any:

@@ -1,14 +1,21 @@
 """The demonstration: its table, its pictures, its errors."""
 
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import amlib
 from amlib import __main__ as demo
+
+ROOT = Path(amlib.__file__).parents[1]
 
 SMALL = ["--memories", "60", "--queries", "12"]
 
@@ -138,15 +145,74 @@ def test_video_without_the_extra_is_a_bad_option(tmp_path, monkeypatch, capsys):
     assert re.fullmatch(r".*pip install 'amlib\[video\]'.*\n", capsys.readouterr().err)
 
 
-def test_interrupt_is_quiet(small, monkeypatch, capsys):
-    def interrupted(*_):
-        raise KeyboardInterrupt
+# Python imports `sitecustomize` before anything else; this one presses Ctrl-C at a chosen import.
+PRESS = """
+import os, signal, sys
 
-    monkeypatch.setattr(demo, "_draw", interrupted)
-    assert (
-        demo.main(["--model", "polynomial", *SMALL, "--noise", "0.4", "--out", str(small)]) == 130
-    )
-    assert capsys.readouterr().err == "\nStopped.\n"
+left = int(os.environ["IMPORTS_BEFORE_CTRL_C"])
+begun = False
+
+def watch(event, args):
+    global begun, left
+    if event != "import":
+        return
+    begun = begun or args[0] in ("jax", "equinox")  # with the first that takes long
+    if begun and left >= 0:
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.addaudithook(watch)
+"""
+
+
+@pytest.fixture
+def sigint():
+    """A SIGINT that children do not ignore, as they do where the tests run in the background."""
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, old)
+
+
+def assert_stopped(process, out=""):
+    rest, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert err.endswith("\nStopped.\n")
+    assert "Traceback" not in err
+    assert "KeyboardInterrupt" not in err
+    return out + rest
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGINT to itself")
+@pytest.mark.parametrize("imports", [0, 30, 300, 1000])
+def test_ctrl_c_while_importing(imports, tmp_path, sigint):
+    (tmp_path / "sitecustomize.py").write_text(PRESS)
+    env = {"IMPORTS_BEFORE_CTRL_C": str(imports), "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-m", "amlib", "--help"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    assert assert_stopped(subprocess.Popen(command, env=os.environ | env, **pipes)) == ""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGINT")
+@pytest.mark.parametrize("delay", [0.0, 1.0])
+def test_ctrl_c_while_running(delay, tmp_path, sigint):
+    command = [sys.executable, "-u", "-m", "amlib", "--out", str(tmp_path)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, **pipes) as process:
+        assert "icons of 48 x 48 bits stored" in process.stdout.readline()
+        time.sleep(delay)
+        process.send_signal(signal.SIGINT)
+        assert_stopped(process)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGINT")
+def test_ctrl_c_elsewhere_stays_what_it_was(sigint):
+    """A program that imports amlib, also as `python -m`, gets its KeyboardInterrupt."""
+    code = "import amlib, signal; print(signal.getsignal(2) is signal.default_int_handler)"
+    command = [sys.executable, "-m", "timeit", "-n1", "-r1", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("True")
 
 
 def test_module_runs():

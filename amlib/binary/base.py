@@ -222,6 +222,8 @@ class BinaryAM(AbstractBinaryAM):
       patterns `(K, H, W)` make image-shaped states. Bools become spins (`False` is -1), integers
       become floats of the same value.
 
+    **Warns:** of patterns that hold only 0 and 1; spins are meant.
+
     **Raises:** `TypeError` if `energy` is missing; `ValueError` if `Xi` has no pattern, has
     fewer than two axes, or holds NaN or infinity.
     """
@@ -230,6 +232,7 @@ class BinaryAM(AbstractBinaryAM):
 
     def __check_init__(self):
         checks.pattern_matrix(self.Xi)
+        checks.warn_of_bits(self.Xi, "Xi")
 
     @property
     def state_struct(self) -> jax.ShapeDtypeStruct:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -5,40 +5,61 @@ import functools
 import io
 import json
 import math
+import os
 import sys
 import tempfile
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from amlib._files import read_array
+
 
 def read(path: Path, key: str) -> tuple[Any] | None:
     """The result in a file, in a tuple of one; `None`, with a warning if damaged, where none is."""
     try:
-        data = path.read_bytes()
+        if path.exists() and not path.is_file():
+            raise OSError("it is no ordinary file")
+        file = path.open("rb")
     except FileNotFoundError:
         return None
     except OSError as err:
         return _warn(f"cached: {path} cannot be read ({err}), so it is computed again.")
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            if archive.testzip() is not None:  # compares the checksums of all members
-                raise ValueError("a checksum differs")
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            header = json.loads(arrays["header"].tobytes())
-            if header["key"] != key:
-                raise ValueError("it holds the result of another call")
-            return (_decode(header["result"], arrays),)
-    # A file that is damaged, or not ours, fails in any of these ways.
-    except (ValueError, KeyError, TypeError, EOFError, OSError, AttributeError, IndexError,
-            NotImplementedError, zipfile.BadZipFile) as err:  # fmt: skip
-        return _warn(f"cached: {path} is damaged ({err}), so it is computed again.")
+        with file:
+            arrays = _members(file)
+        header = json.loads(arrays.pop("header").tobytes())
+        if header["key"] != key:
+            raise ValueError("it holds the result of another call")
+        return (_decode(header["result"], arrays),)
+    # There is no end to how parsers fail at a file that is damaged, or not ours.
+    except Exception as err:
+        why = str(err) or type(err).__name__
+        return _warn(f"cached: {path} is damaged ({why}), so it is computed again.")
+
+
+def _members(file: BinaryIO) -> dict[str, np.ndarray]:
+    """The arrays of an .npz, each with its checksum verified.
+
+    They take no more memory than the file is long, whatever it claims.
+    """
+    length = file.seek(0, os.SEEK_END)
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        if any(info.compress_type != zipfile.ZIP_STORED for info in members):
+            raise ValueError("it is compressed")
+        if sum(info.file_size for info in members) > length:
+            raise ValueError("it claims to hold more than it is long")
+        return {
+            info.filename.removesuffix(".npy"): read_array(io.BytesIO(archive.read(info)))
+            for info in members
+        }
 
 
 def write(path: Path, key: str, result: Any) -> Any:
@@ -46,10 +67,14 @@ def write(path: Path, key: str, result: Any) -> Any:
     arrays: dict[str, np.ndarray] = {}
     try:
         tree = _encode(result, arrays)
+        header = json.dumps({"key": key, "result": tree}).encode()
+        as_read = _decode(tree, dict(arrays))
     except TypeError as err:
         _warn(f"{err} It was not kept.")
         return result
-    header = json.dumps({"key": key, "result": tree}).encode()
+    except RecursionError:
+        _warn("cached: a result must not be nested so deep. It was not kept.")
+        return result
     arrays["header"] = np.frombuffer(header, np.uint8)
     temporary = None
     try:
@@ -62,7 +87,7 @@ def write(path: Path, key: str, result: Any) -> Any:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
         _warn(f"cached: {path} cannot be written ({err}), so the result is not kept.")
-    return _decode(tree, arrays)
+    return as_read
 
 
 def _warn(message: str) -> None:
@@ -149,7 +174,7 @@ def _decode(said: Any, arrays: Any) -> Any:
 
 
 def _decode_array(said: dict[str, Any], arrays: Any) -> Any:
-    array = arrays[said["array"]]
+    array = arrays.pop(said["array"])  # each is said once, or a short file could be a large result
     if "dtype" in said:
         array = np.frombuffer(array.tobytes(), jnp.dtype(said["dtype"])).reshape(said["shape"])
     if "impl" in said:

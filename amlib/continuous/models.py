@@ -200,7 +200,8 @@ class EpanechnikovMemory(ContinuousAM):
 
     - `Xi`: stored patterns, see `ContinuousAM`.
     - `beta`: two over the squared radius of the supports, > 0; trainable.
-    - `eps`: floor of the sum, >= 0. A positive one makes the energy finite everywhere.
+    - `eps`: floor of the sum, >= 0. A positive one makes the energy finite everywhere. It is not
+      trained: a negative one is no energy.
 
     **Raises:** `ValueError` if `beta` is not a finite positive scalar, or `eps` is negative.
 
@@ -208,7 +209,9 @@ class EpanechnikovMemory(ContinuousAM):
     """
 
     beta: Scalar = eqx.field(converter=positive_field("beta"), default=1.0)
-    eps: Scalar = eqx.field(converter=lambda e: checks.as_float(e, "eps"), default=0.0)
+    eps: Scalar = eqx.field(
+        converter=lambda e: checks.as_float(e, "eps"), metadata={"trained": False}, default=0.0
+    )
 
     def __check_init__(self):
         if checks.is_concrete(self.eps) and self.eps.ndim == 0:

@@ -34,10 +34,11 @@ def flip(
     **Returns:** the noisy state. The expected overlap with `x` is `1 - 2p`. The same key flips
     the same bits in every float dtype, with and without x64.
 
-    **Raises:** `ValueError` when `p` is not in [0, 1] (at run time where `p` is traced).
+    **Raises:** `ValueError` when `p` is not in [0, 1] (at run time where `p` is traced), and for a
+    state of 0 and 1 alone, whose zeros have no sign to change (not where `x` is traced by `jit`).
     """
     _checks.key(key, "flip: key")
-    x = _checks.as_float(x, "flip: x")
+    x = _checks.not_bits(_checks.as_float(x, "flip: x"), "flip: x")
     p = _fraction(p, "flip: p")
     return jnp.where(jr.uniform(key, x.shape, jnp.float32) < p, -x, x)
 
@@ -55,11 +56,12 @@ def flip_exactly(
 
     **Returns:** the noisy state, at Hamming distance `k` from `x`.
 
-    **Raises:** `ValueError` when `k` is not in [0, `x.size`] (at run time where `k` is traced);
-    `TypeError` when `k` is not an integer.
+    **Raises:** `ValueError` when `k` is not in [0, `x.size`] (at run time where `k` is traced), and
+    for a state of 0 and 1 alone (not where `x` is traced by `jit`); `TypeError` when `k` is not an
+    integer.
     """
     _checks.key(key, "flip_exactly: key")
-    x = _checks.as_float(x, "flip_exactly: x")
+    x = _checks.not_bits(_checks.as_float(x, "flip_exactly: x"), "flip_exactly: x")
     k = _count(k, x.size, "flip_exactly: k")
     return jnp.where(_pick(key, x.shape, k), -x, x)
 
@@ -96,9 +98,15 @@ def mask(
     **Returns:** the state with its hidden part overwritten.
 
     **Raises:** `ValueError` when `fraction` is not in [0, 1], for an unknown `side`, for a flat
-    state without a picture shape, and for `"random"` without a key.
+    state without a picture shape, for `"random"` without a key, and for a `value` below 0 in a
+    state of 0 and 1 alone.
     """
     x = _checks.as_float(x, "mask: x")
+    if _checks.is_concrete(value) and np.any(np.asarray(value) < 0) and _checks.are_bits(x):
+        raise ValueError(
+            f"mask: value must be 0 or 1 in a state of 0 and 1; {value} came. Pass value=0, or "
+            "make spins of the bits by 2*x - 1."
+        )
     _checks.choice(side, get_args(Side), "mask: side")
     if shape is not None and math.prod(shape) != x.size:
         raise ValueError(

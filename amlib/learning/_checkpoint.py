@@ -1,4 +1,8 @@
-"""Where a training stands, in a file that a killed process cannot spoil."""
+"""Where a training stands, in a file that a killed process cannot spoil.
+
+A file belongs to one run: the same model, data, key, and the same computation. Two losses of one
+name may close over different constants; what JAX traces of them tells all.
+"""
 
 import hashlib
 import math
@@ -14,6 +18,7 @@ import optax
 from amlib import _files as files
 from amlib._types import Key
 from amlib.learning import _epochs as epochs_
+from amlib.learning._computation import fingerprint, versions
 
 
 class State(NamedTuple):
@@ -49,8 +54,18 @@ class Checkpoint:
             "the loss's values": _digest(run.loss),
             "key": _digest(key),
             "optimizer": files.describe(state.optimizer),
+            "the optimizer's initial values": _digest(state.optimizer),
         }
+        self._all = run, state, rest, key
+        self._found: dict[str, str] | None = None
         self.steps = _probe(run.optimizer, state)
+
+    def computation(self) -> dict[str, str]:
+        """What the functions of the run compute; asked once all else fits."""
+        if self._found is None:
+            self._found = _computation(*self._all)
+            del self._all  # the first weights need not stay in memory
+        return self._found
 
     def write(self, state: State) -> None:
         """Write a state, atomically."""
@@ -61,6 +76,8 @@ class Checkpoint:
             "history": state.history,
             "run": self.run,
             "model": self.model,
+            "computation": self.computation(),
+            "versions": versions(),
             "steps": self.steps,
         }
         files.write(self.path, _tree(state), "checkpoint", notes)
@@ -71,6 +88,8 @@ class Checkpoint:
             return state
         content = files.read(self.path, "checkpoint")
         notes = content.notes
+        with files.whatever_it_holds(self.path):
+            _check_notes(notes)
         self._refuse_unless_same(notes)
         tree = files.restore(self.path, content, _tree(state))
         return State(
@@ -85,12 +104,18 @@ class Checkpoint:
         """Raise unless the file belongs to a run with the same arguments."""
         self._refuse_if("model", files.differences(notes["model"], self.model))
         for name, now in self.run.items():
-            was = notes["run"][name]
+            was = notes["run"].get(name)
             if isinstance(now, dict) and isinstance(was, dict):
                 self._refuse_if(name, files.differences(was, now))
             elif was != now:
                 hashed = isinstance(now, str)
                 self._refuse_if(name, ["other values" if hashed else f"{was} then, {now} now"])
+        if notes["versions"] == versions():
+            for name, now in self.computation().items():
+                if notes["computation"].get(name) != now:
+                    self._refuse_if(name, ["it computes something else: other code or constants"])
+            return
+        # Another JAX may trace the same functions otherwise; what an optimiser does stays.
         close = [
             math.isclose(was, now, rel_tol=1e-3) or (was != was and now != now)
             for was, now in zip(notes["steps"], self.steps, strict=True)
@@ -115,6 +140,44 @@ def _tree(state: State) -> dict[str, Any]:
     return {name: getattr(state, name) for name in ("params", "best", "optimizer", "loss")}
 
 
+def _check_notes(notes: dict[str, Any]) -> None:
+    """Raise, anything, unless the notes of a checkpoint are of the form that `write` gives them."""
+    kinds = {
+        "epoch": int, "best_epoch": int, "best_loss": float, "history": dict, "run": dict,
+        "model": dict, "computation": dict, "versions": dict, "steps": list,
+    }  # fmt: skip
+    for name, kind in kinds.items():
+        if not isinstance(notes[name], kind):
+            raise TypeError(f"its {name} is no {kind.__name__}")
+    if len(notes["steps"]) != _PROBED or not all(isinstance(a, float) for a in notes["steps"]):
+        raise ValueError("its steps are of another form")
+    for column in notes["history"].values():
+        if len(column) != notes["epoch"] or not all(isinstance(a, float) for a in column):
+            raise ValueError("its history is of another length")
+
+
+def _computation(run: Any, state: State, rest: Any, key: Key) -> dict[str, str]:
+    """What the functions of a run compute, as checksums."""
+
+    def rows(data: Any) -> Any:
+        size = min(run.batch_size, epochs_.length(data))
+        return jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), data)
+
+    loss, (value, grads, _) = fingerprint(
+        epochs_.value_and_grad, run.loss, state.params, rest, rows(run.data), key, state.loss
+    )
+    optimizer, _ = fingerprint(
+        epochs_.update, run.optimizer, state.params, state.optimizer, value, grads
+    )
+    found = {"loss": loss, "optimizer": optimizer}
+    if run.validation is not None:
+        model, batch = eqx.combine(state.params, rest), rows(run.validation)
+        found["validation loss"], _ = fingerprint(run.loss, model, batch, key)
+        for name, metric in run.metrics.items():
+            found[f"metric {name!r}"], _ = fingerprint(metric, model, batch)
+    return found
+
+
 def _digest(tree: Any) -> str:
     """A checksum of the values of all arrays and numbers."""
     digest = hashlib.sha256()
@@ -126,11 +189,15 @@ def _digest(tree: Any) -> str:
     return digest.hexdigest()
 
 
+_PROBED = 2  # steps
+
+
 @eqx.filter_jit
 def _step_lengths(optimizer: optax.GradientTransformation, params: Any, state: Any) -> list[Any]:
-    grads = jax.tree.map(lambda p: jnp.full_like(p, 1e-2), params)
     lengths = []
-    for _ in range(2):
+    for k in range(_PROBED):
+        # Gradients that differ: to equal ones, averages of any length answer the same.
+        grads = jax.tree.map(lambda p, k=k: jnp.full_like(p, 1e-2 * (-0.3) ** k), params)
         new, state = epochs_.update(optimizer, params, state, jnp.asarray(1.0), grads)
         moves = jax.tree.map(lambda a, b: jnp.abs((a - b).astype(jnp.float32)), new, params)
         lengths.append(sum(move.sum() for move in jax.tree.leaves(moves)))
@@ -139,5 +206,5 @@ def _step_lengths(optimizer: optax.GradientTransformation, params: Any, state: A
 
 
 def _probe(optimizer: optax.GradientTransformation, state: State) -> list[float]:
-    """How far two steps with given gradients go: it tells learning rates and the like apart."""
+    """How far steps with given gradients go: it tells rates, momenta and the like apart."""
     return [float(a) for a in _step_lengths(optimizer, state.params, state.optimizer)]

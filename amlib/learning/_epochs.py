@@ -25,7 +25,7 @@ def train(
     loss: Any,
     optimizer: optax.GradientTransformation,
     batch_size: int,
-) -> tuple[tuple[Any, Any, Any], Array, Array]:
+) -> tuple[tuple[Any, Any, Any], Array, Array, Array]:
     """One epoch over shuffled data.
 
     **Arguments:**
@@ -34,7 +34,7 @@ def train(
     - `rest`: the part of the model that is not trained.
 
     **Returns:** what is carried, after the epoch; the mean loss; whether loss and parameters are
-    finite.
+    finite; whether they stayed as they do without a gradient.
     """
     N = length(data)
     steps = N // batch_size
@@ -54,12 +54,38 @@ def train(
         new, _ = eqx.partition((params, state, loss_state), eqx.is_array)
         return new, value
 
+    before = carried[0]
     arrays, values = lax.scan(step, arrays, (order, jnp.arange(steps)))
     carried = eqx.combine(arrays, others)
     finite = jnp.isfinite(values).all()
     for leaf in jax.tree.leaves(carried[0]):
         finite &= jnp.isfinite(leaf).all()
-    return carried, values.mean(), finite
+    return carried, values.mean(), finite, _rested(before, carried[0], steps)
+
+
+def _rested(old: Any, new: Any, steps: int) -> Array:
+    """Whether each array is what it was, or shrank as a whole, as by weight decay.
+
+    Only then may all gradients have been zero. To look at each would slow small models by 40 %.
+    """
+    rested = jnp.asarray(True)
+    for a, b in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True):
+        tolerance = (16 + steps) * float(jnp.finfo(a.dtype).eps)
+        a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+        size = (a * a).sum()
+        scale = jnp.where(size > 0, (a * b).sum() / size, 0.0)
+        rested &= (jnp.abs(b - scale * a) <= tolerance * jnp.abs(b)).all()
+    return rested
+
+
+@eqx.filter_jit
+def has_no_gradient(
+    params: Any, rest: Any, data: Any, key: Key, loss: Any, state: Any, batch_size: int
+) -> Array:
+    """Whether the gradient over one batch is exactly zero, in every number."""
+    batch = jax.tree.map(lambda a: a[:batch_size], data)
+    _, grads, _ = value_and_grad(loss, params, rest, batch, key, state)
+    return ~jnp.stack([(grad != 0).any() for grad in jax.tree.leaves(grads)]).any()
 
 
 def update(optimizer: Any, params: Any, state: Any, value: Array, grads: Any) -> tuple[Any, Any]:
@@ -227,10 +253,13 @@ def split(data: Any, validation: Any, key: Key) -> tuple[Any, Any]:
 
 
 def partition(model: Any, trainable: Any) -> tuple[Any, Any]:
-    """The parameters to train, and the rest of the model."""
-    spec = eqx.is_inexact_array if trainable is None else _spec(model, trainable)
+    """The parameters to train, and the rest of the model.
+
+    What is not trained must not reach an optimiser: one with weight decay moves it all the same.
+    """
+    spec = True if trainable is None else _spec(model, trainable)
     params, rest = eqx.partition(model, spec)
-    params, others = eqx.partition(params, eqx.is_inexact_array)
+    params, others = eqx.partition(params, parameters(model))
     rest = eqx.combine(rest, others)
     if not jax.tree.leaves(params):
         raise ValueError(
@@ -238,6 +267,34 @@ def partition(model: Any, trainable: Any) -> tuple[Any, Any]:
             f"{'there is none' if trainable is None else '`trainable` chooses none'}."
         )
     return strong(params), rest
+
+
+def parameters(model: Any) -> Any:
+    """Which leaves of a model can be trained, as a tree of bools.
+
+    Those are the floating-point arrays, but for the fields that say `metadata={"trained": False}`
+    and all that is in them.
+    """
+    leaves, structure = jax.tree_util.tree_flatten_with_path(model)
+    may = [eqx.is_inexact_array(leaf) and _is_trained(model, path) for path, leaf in leaves]
+    return jax.tree.unflatten(structure, may)
+
+
+def _is_trained(node: Any, path: Any) -> bool:
+    """Whether no field on the path to a leaf says that it is not trained."""
+    for key in path:
+        if isinstance(key, jax.tree_util.GetAttrKey):
+            fields = getattr(type(node), "__dataclass_fields__", {})
+            if key.name in fields and not fields[key.name].metadata.get("trained", True):
+                return False
+            node = getattr(node, key.name)
+        elif isinstance(key, jax.tree_util.SequenceKey):
+            node = node[key.idx]
+        elif isinstance(key, jax.tree_util.DictKey):
+            node = node[key.key]
+        else:  # a node that does not say what it holds
+            return True
+    return True
 
 
 def strong(tree: Any) -> Any:

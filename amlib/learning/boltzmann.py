@@ -15,6 +15,7 @@ from amlib._types import Key, Scalar
 from amlib.learning.reconstructors import (
     STATES,
     AbstractOverlapReconstructor,
+    check_states,
     cut,
     squash,
 )
@@ -234,3 +235,8 @@ class HebbianLoss(eqx.Module):
             ),
         )
         return jnp.mean(jnp.abs(x - rebuilt)), grads
+
+    def check(self, model: Any, data: Any) -> None:
+        """Raise where data are known to be bits and the model's states spins, or the reverse."""
+        if isinstance(model, AbstractRBM):
+            check_states(data, model.states, "HebbianLoss: data")

@@ -9,7 +9,9 @@ result = am.fit(model, (clean, noisy), loss, optax.adam(1e-3), 10, 100, jax.rand
 result.model, result.history["loss"]
 ```
 
-**Frozen parts.** `trainable=lambda model: model.Xi` trains this part and leaves the rest alone.
+**Frozen parts.** `trainable=lambda model: model.Xi` trains this part and leaves the rest alone. A
+field that is never to be trained says so where it is defined,
+`T: Array = eqx.field(metadata={"trained": False})`: no optimiser sees it.
 
 **Constraints by parametrisation.** What must hold for a parameter is best computed from a free
 one, in the model: positive numbers as `jax.nn.softplus(self.raw_beta)`, symmetric couplings without
@@ -41,6 +43,8 @@ from amlib import _checks as checks
 from amlib._types import Key
 from amlib.learning import _epochs as epochs_
 from amlib.learning._checkpoint import Checkpoint, State
+
+_ASKS = 3  # times to look for a gradient: a learning rate that begins at zero moves nothing either
 
 
 class OUTCOMES(eqx.Enumeration):
@@ -122,12 +126,15 @@ def fit(
       on with a finished run. A checkpoint of other arguments (model, data, loss, optimiser, batch
       size, key) is refused.
     - `progress`: whether to show a bar with the loss.
-    - `trainable`: which floating-point arrays to train; `None` means all. `lambda model: model.Xi`
+    - `trainable`: which floating-point arrays to train; `None` means all, but for fields that say
+      that they are not trained. `lambda model: model.Xi`
       picks parts (or a list of parts) of the model; an Equinox filter (a function from a leaf to a
       bool, or a tree of bools) also does.
     - `patience`: stop when the validation loss has not improved for so many epochs.
 
     **Returns:** a `FitResult`.
+
+    **Warns:** where an epoch moved nothing because the gradient is exactly zero; at most once.
 
     **Raises:** `ValueError` for data that are empty, not finite or of different lengths, a batch
     size out of range, `epochs < 1`, a loss that is no scalar, nothing to train, or a checkpoint
@@ -224,7 +231,7 @@ def _loop(
     progress: bool,
 ) -> FitResult:
     """Run epochs until one of the outcomes."""
-    outcome, bad_row = OUTCOMES.completed, None
+    outcome, bad_row, asks = OUTCOMES.completed, None, _ASKS
     with tqdm(
         total=epochs, initial=min(state.epoch, epochs), desc="fit", disable=not progress
     ) as bar:
@@ -232,7 +239,9 @@ def _loop(
             if patience is not None and state.epoch - state.best_epoch >= patience:
                 outcome = OUTCOMES.early_stopped
                 break
-            new, row = _epoch(run, state, rest)
+            new, row, rested = _epoch(run, state, rest)
+            if rested and asks:
+                asks = 0 if _warned_of_no_gradient(run, state, rest) else asks - 1
             bar.set_postfix({name: f"{row[name]:.4g}" for name in row if name != "seconds"})
             if new is None:
                 outcome, bad_row = OUTCOMES.nonfinite, row
@@ -256,11 +265,12 @@ def _loop(
     )
 
 
-def _epoch(run: _Run, state: State, rest: Any) -> tuple[State | None, dict[str, float]]:
-    """One epoch: the state after it, or `None` if that is not finite; and a row of history."""
+def _epoch(run: _Run, state: State, rest: Any) -> tuple[State | None, dict[str, float], bool]:
+    """One epoch: the state after it, or `None` if that is not finite; a row of history; and
+    whether the parameters stayed as they do without a gradient."""
     start = time.perf_counter()
     key = jr.fold_in(run.keys.epochs, state.epoch)
-    trained, losses, finite = epochs_.train(
+    trained, losses, finite, rested = epochs_.train(
         (state.params, state.optimizer, state.loss), rest, run.data, key,
         run.loss, run.optimizer, run.batch_size,
     )  # fmt: skip
@@ -270,14 +280,14 @@ def _epoch(run: _Run, state: State, rest: Any) -> tuple[State | None, dict[str, 
         values |= epochs_.evaluate(
             trained[0], rest, run.validation, run.keys.validation, functions, run.batch_size
         )
-    values, finite = jax.device_get((values, finite))  # waits for the epoch to end
+    values, finite, rested = jax.device_get((values, finite, rested))  # waits for the end
     row = {name: float(value) for name, value in values.items()}
     finite = bool(finite) and all(
         np.isfinite(row[name]) for name in ("loss", "validation_loss") if name in row
     )
     row["seconds"] = time.perf_counter() - start
     if not finite:
-        return None, row
+        return None, row, bool(rested)
     better = run.validation is not None and row["validation_loss"] < state.best_loss
     epoch = state.epoch + 1
     new = State(
@@ -290,7 +300,24 @@ def _epoch(run: _Run, state: State, rest: Any) -> tuple[State | None, dict[str, 
         best_loss=row["validation_loss"] if better else state.best_loss,
         history={name: [*state.history.get(name, []), value] for name, value in row.items()},
     )
-    return new, row
+    return new, row, bool(rested)
+
+
+def _warned_of_no_gradient(run: _Run, state: State, rest: Any) -> bool:
+    """Warn if the gradient is exactly zero; say whether it is."""
+    key = jr.fold_in(run.keys.epochs, state.epoch)
+    if not epochs_.has_no_gradient(
+        state.params, rest, run.data, key, run.loss, state.loss, run.batch_size
+    ):
+        return False
+    checks.warn(
+        f"fit: in epoch {state.epoch + 1}, the gradient is exactly zero in every parameter: "
+        "nothing is learned from the loss. Either it does not depend on what is trained; or a step "
+        "without slope lies between (jnp.sign, a comparison, argmax, rounding, stop_gradient, the "
+        "recall of spins); or units are saturated (weights or beta too large, a dead relu); or all "
+        "is learned. jax.grad of the parts of the loss shows where it ends."
+    )
+    return True
 
 
 def _checked_metrics(metrics: Any, validation: Any, patience: int | None, loss: Any) -> dict:

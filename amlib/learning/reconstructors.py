@@ -20,6 +20,7 @@ from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from amlib import _checks as checks
 from amlib._types import Key, Scalar
+from amlib.learning._epochs import parameters
 
 STATES = ("spins", "bits")
 """What a unit may be: `"spins"` are -1/+1, `"bits"` are 0/1."""
@@ -69,9 +70,11 @@ class AbstractReconstructor(eqx.Module):
 
         **Returns:** a binary state. A unit whose field is exactly 0 keeps its value.
 
-        **Raises:** `ValueError` for a wrong shape.
+        **Raises:** `ValueError` for a wrong shape, and for bits where spins are meant or spins
+        where bits are.
         """
         x = as_state(self, x, "reconstruct")
+        check_states(x, self.states, "reconstruct: x")
         smooth = self.soft(x)
         # The difference is exactly 0 where it is finite: the value is a state, bit for bit.
         hard = lax.stop_gradient(cut(self.field(x), x, self.states))
@@ -134,6 +137,19 @@ def as_state(model: AbstractReconstructor, x: Any, where: str) -> Array:
     return x.astype(floats[0]) if floats else x
 
 
+def check_states(x: Any, states: str, where: str) -> None:
+    """Raise where states are known to be bits and spins are meant, or spins and bits are meant."""
+    if states == "spins":
+        checks.not_bits(x, where)
+        return
+    value = checks.known(x)
+    if value is not None and (value == -1).any() and (abs(value) == 1).all():
+        raise ValueError(
+            f"{where}: this model is of states='bits', 0 and 1; -1 and +1 came. Spins become bits "
+            "by (x + 1) / 2; or make the model with states='spins'."
+        )
+
+
 def count_parameters(model: eqx.Module) -> int:
     """How many trainable numbers a model has; of symmetric couplings each counts once.
 
@@ -146,8 +162,7 @@ def count_parameters(model: eqx.Module) -> int:
     if isinstance(model, DenseReconstructor):
         D = model.shape[0]
         return D * (D - 1) // 2 + (0 if model.bias is None else D)
-    fixed = 1 if isinstance(model, ModernDenseReconstructor) else 0  # its temperature
-    return sum(a.size for a in jax.tree.leaves(model) if eqx.is_inexact_array(a)) - fixed
+    return sum(a.size for a in jax.tree.leaves(eqx.filter(model, parameters(model))))
 
 
 class DenseReconstructor(AbstractOverlapReconstructor):
@@ -248,13 +263,14 @@ class ModernDenseReconstructor(AbstractOverlapReconstructor):
     - `key`: for random memories.
 
     **Raises:** `ValueError` unless there is either a memory or its size, and a key for the latter;
-    for `T` not above 0; for a memory that is no matrix or not finite.
+    for `T` not above 0; for a memory that is no matrix or not finite. Warns of a memory of 0 and
+    1 alone where states are spins.
 
     **Reference:** Ramsauer et al. 2021, eq. 3, on binary states.
     """
 
     memory: Float[Array, "K D"]
-    T: Scalar
+    T: Scalar = eqx.field(metadata={"trained": False})
     shape: tuple[int, ...] = eqx.field(static=True)
     states: str = eqx.field(static=True)
 
@@ -287,6 +303,8 @@ class ModernDenseReconstructor(AbstractOverlapReconstructor):
             if count is not None or size is not None:
                 raise ValueError(f"{where}: a memory came with count or size; drop one of the two.")
             self.memory = checks.as_float(memory, f"{where}: memory")
+            if states == "spins":
+                checks.warn_of_bits(self.memory, f"{where}: memory")
         self.T = checks.as_float(T, f"{where}: T").astype(self.memory.dtype)
         self.shape, self.states = self.memory.shape[1:], states
 

@@ -28,6 +28,7 @@ from amlib.learning.reconstructors import (
     AbstractOverlapReconstructor,
     AbstractReconstructor,
     as_state,
+    check_states,
     cut,
 )
 
@@ -146,7 +147,7 @@ class ContinuousTimeHopfield(eqx.Module):
     reconstructor: AbstractReconstructor
     max_steps: int = eqx.field(static=True, default=1000)
     tol: float = eqx.field(static=True, default=1e-3)
-    solver: Any = None
+    solver: Any = eqx.field(metadata={"trained": False}, default=None)
 
     def __check_init__(self):
         _check(self, "ContinuousTimeHopfield")
@@ -363,6 +364,11 @@ class ReconstructionLoss(eqx.Module):
         for _ in range(self.steps - 1):
             y = jax.vmap(model)(y)
         return jnp.mean(jnp.abs(x - jax.vmap(model.soft)(y)))
+
+    def check(self, model: Any, data: Any) -> None:
+        """Raise where data are known to be bits and the model's states spins, or the reverse."""
+        if isinstance(model, AbstractReconstructor):
+            check_states(data, model.states, "ReconstructionLoss: data")
 
 
 def flip(key: Key, x: Array, p: float, states: str) -> Array:

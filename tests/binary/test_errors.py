@@ -42,6 +42,40 @@ def test_the_type_checker_is_off():
         model.recall(x, order=3)
 
 
+# -- patterns that were bits ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [int, np.uint8, jnp.float32, jnp.bfloat16])
+def test_patterns_of_bits_are_told_once(dtype):
+    bits = jnp.asarray(Xi > 0, dtype)
+    for make in (am.ClassicalHopfield, lambda Xi: am.ExponentialDenseAM(Xi, beta=2.0)):
+        with pytest.warns(UserWarning, match=r"Xi: .* 0 and 1 alone came.*2 \* Xi - 1") as caught:
+            memory = make(bits)
+        assert [warning.filename for warning in caught] == [__file__]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            eqx.tree_at(lambda m: m.Xi, memory, memory.Xi)  # no construction, no warning
+
+
+def test_patterns_that_may_be_meant_are_not_told():
+    bits = np.asarray(Xi > 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for patterns in (bits, Xi, 0 * Xi, 0 * Xi + 1, bits - 0.5, 2 * bits):
+            am.ClassicalHopfield(patterns)
+        jax.jit(lambda Xi: am.ClassicalHopfield(Xi).energy(x))(jnp.asarray(bits, float))
+        jax.vmap(lambda Xi: am.ClassicalHopfield(Xi).energy(x))(jnp.asarray(bits, float)[None])
+        am.BipolarIsing(jnp.eye(3))
+
+
+@pytest.mark.parametrize("rule", ["hebb", "storkey", "pseudo_inverse"])
+def test_rules_refuse_bits(rule):
+    rule = getattr(am.learning.rules, rule)
+    with pytest.raises(ValueError, match=r"must hold only -1 and \+1.*2\*x - 1"):
+        rule(np.asarray(Xi > 0, int))
+    rule(np.asarray(Xi > 0))  # bools are spins
+
+
 # -- the energy -------------------------------------------------------------------------------
 
 

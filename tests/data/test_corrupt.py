@@ -193,6 +193,37 @@ def test_gaussian_bad_sigma(sigma):
         corrupt.add_gaussian(KEY, jnp.ones(3), sigma)
 
 
+# ----------------------------------------------------------------- alphabets
+
+BITS = np.asarray(spins((3, 6, 6)) > 0, np.float32)
+OF_BITS = {
+    "flip": lambda key, x: corrupt.flip(key, x, 0.3),
+    "flip_exactly": lambda key, x: corrupt.flip_exactly(key, x, 5),
+    "mask": lambda key, x: corrupt.mask(x, 0.3, "random", key=key),
+}
+of_bits = pytest.mark.parametrize("spoil", OF_BITS.values(), ids=OF_BITS)
+
+
+@of_bits
+@pytest.mark.parametrize("dtype", [np.int8, np.float32, jnp.bfloat16])
+def test_bits_are_refused_with_the_cure(spoil, dtype):
+    """Once they gave -0 and mixtures of 0/1 and -1/+1."""
+    with pytest.raises(ValueError, match=r"0 and 1.* came.*2\*x - 1"):
+        spoil(KEY, BITS[0].astype(dtype))
+    with pytest.raises(ValueError, match=r"2\*x - 1"):
+        jax.vmap(spoil)(jr.split(KEY, 3), jnp.asarray(BITS, dtype))
+    assert set(np.unique(spoil(KEY, 2 * BITS[0] - 1))) == {-1, 1}
+    jax.jit(spoil)(KEY, BITS[0])  # what is traced cannot be known
+
+
+def test_grey_states_and_masked_bits_are_no_mistake():
+    grey = jnp.array([0.0, 0.5, 1.0, 0.0])
+    assert sorted(np.abs(corrupt.flip(KEY, grey, 0.5)).tolist()) == [0, 0, 0.5, 1]
+    masked = corrupt.mask(BITS[0], value=0)
+    assert set(np.unique(masked)) == {0, 1}
+    assert jnp.array_equal(corrupt.flip(KEY, jnp.ones(4), 1), -jnp.ones(4))
+
+
 # ----------------------------------------------------------------- laws over all four
 
 EVERY = {

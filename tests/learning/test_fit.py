@@ -1,5 +1,6 @@
 """The training loop: what it computes, how it stops, and that killing it changes nothing."""
 
+import hashlib
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ import pytest
 from jax import lax
 
 import amlib as am
-from amlib.learning import OUTCOMES, _epochs
+from amlib.learning import OUTCOMES, _checkpoint, _epochs
 
 
 class Line(eqx.Module):
@@ -111,7 +112,7 @@ def test_validation_counts_every_example_once(data):
 
 def test_validation_noise_is_the_same_each_epoch(data):
     def noisy(model, batch, key):
-        return loss(model, batch, None) * 0 + jr.normal(key)
+        return loss(model, batch, None) + jr.normal(key)
 
     result = fit(data, 3, loss=noisy, optimizer=optax.sgd(0.0), validation=data)
     assert len(set(result.history["validation_loss"])) == 1
@@ -239,6 +240,70 @@ def test_the_bar_shows_the_loss(data, capsys):
     assert "loss=" in shown
     fit(data, 2)
     assert capsys.readouterr().err == ""
+
+
+FLAT = {
+    "a sign": lambda m, b, k: jnp.mean(jnp.sign(jax.vmap(m)(b["x"])) * b["y"]),
+    "stop_gradient": lambda m, b, k: loss(lax.stop_gradient(m), b, k),
+    "another loss": lambda m, b, k: jnp.mean(b["y"] ** 2),
+    "saturated": lambda m, b, k: jnp.mean(jnp.tanh(jax.vmap(m)(b["x"]) + 100)),
+}
+
+
+@pytest.mark.parametrize("why", FLAT)
+@pytest.mark.parametrize("optimizer", [SGD, ADAM, optax.adamw(0.01, weight_decay=0.1)])
+def test_a_loss_without_slope_is_told_once(data, why, optimizer):
+    model = Line(jnp.array([1.0, -2.0, 0.1]), jnp.asarray(0.1), jnp.arange(4))
+    with pytest.warns(UserWarning, match=r"in epoch 1, the gradient is exactly zero") as caught:
+        fit(data, 3, model=model, loss=FLAT[why], optimizer=optimizer)
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+def test_a_gradient_that_dies_later_is_told(data):
+    """A relu that the first steps kill, also after a learning rate of zero, which kills nothing."""
+
+    def dying(model, batch, key):
+        return jnp.mean(jax.nn.relu(jax.vmap(model)(0 * batch["x"]) + 0.25))
+
+    with pytest.warns(UserWarning, match="in epoch 2, the gradient is exactly zero"):
+        fit(data, 3, loss=dying, optimizer=SGD)
+    late = optax.sgd(lambda step: 0.1 * (step >= 6))  # 6 steps are an epoch
+    with pytest.warns(UserWarning, match="in epoch 3, the gradient is exactly zero"):
+        fit(data, 3, loss=dying, optimizer=late)
+    fit(data, 4, optimizer=optax.sgd(0.0))
+
+
+class Scaled(eqx.Module):
+    """What `Line` computes, over a temperature and after a layer that are never trained."""
+
+    line: Line
+    parts: dict
+    T: jax.Array = eqx.field(metadata={"trained": False})
+
+    def __call__(self, x):
+        return self.line(x) / self.T + self.parts["a"][0].shift
+
+
+class Shift(eqx.Module):
+    shift: jax.Array = eqx.field(metadata={"trained": False})
+
+
+@pytest.mark.parametrize("trainable", [None, eqx.is_inexact_array, lambda m: [m.line.w, m.T]])
+def test_fields_that_are_not_trained_reach_no_optimiser(data, trainable):
+    seen = []
+
+    def spy(grads, state, params=None):
+        seen.append(jax.tree.structure(params))
+        return jax.tree.map(lambda p: -p - 1, params), state
+
+    optimizer = optax.GradientTransformation(lambda params: (), spy)
+    model = Scaled(line(), {"a": [Shift(jnp.asarray(0.5))]}, jnp.asarray(2.0))
+    end = fit(data, 1, model=model, optimizer=optimizer, trainable=trainable).last
+    assert (end.T, end.parts["a"][0].shift) == (2.0, 0.5)
+    assert (end.line.w != 0).all()
+    assert {tree.num_leaves for tree in seen} <= {1, 2}  # w, and b where it is trained
+    with pytest.raises(ValueError, match="`trainable` chooses none"):
+        fit(data, 1, model=model, trainable=lambda m: m.T)
 
 
 # -- what goes wrong ---------------------------------------------------------------------------
@@ -373,7 +438,12 @@ def test_a_checkpoint_goes_on_bit_for_bit(data, tmp_path):
         ),
         ({"trainable": lambda model: model.w}, r"in trained parts:\s+\.b"),
         ({"optimizer": SGD}, r"in optimizer:\s+"),
-        ({"optimizer": optax.adam(0.06)}, "in optimizer:\n  its first steps"),
+        ({"optimizer": optax.adam(0.06)}, "in optimizer:\n  it computes something else"),
+        ({"optimizer": optax.adam(0.05, b1=0.95)}, "in optimizer:\n  it computes something else"),
+        (
+            {"optimizer": optax.inject_hyperparams(optax.adam)(0.05)},
+            "in optimizer",
+        ),
         ({"batch_size": 7}, "in batch_size:\n  8 then, 7 now"),
         ({"key": jr.key(4)}, "in key"),
         ({"loss": mean_abs}, "in loss"),
@@ -388,6 +458,80 @@ def test_a_checkpoint_of_another_run_is_refused_and_kept(data, tmp_path, change,
         fit(data, 2, checkpoint=path, **change)
     assert "The file is kept" in str(error.value)
     assert path.read_bytes() == before
+
+
+def powers(power, weights):
+    """Losses that differ in a number or an array that they close over, and in nothing else."""
+
+    def loss(model, batch, key):
+        error = jnp.abs(jax.vmap(model)(batch["x"]) - batch["y"]) ** power
+        return jnp.mean(error) + jnp.sum(weights * model.w)
+
+    return loss
+
+
+def test_checkpoints_tell_constants_apart(data, tmp_path):
+    path, zeros = tmp_path / "run", np.zeros(3, np.float32)
+    options = {"checkpoint": path, "validation": 0.2}
+
+    def metric(scale):
+        return lambda model, batch: scale * mean_abs(model, batch)
+
+    def run(epochs, power=1.5, weights=zeros, scale=1.0, optimizer=ADAM):
+        loss, metrics = powers(power, weights), {"m": metric(scale)}
+        return fit(data, epochs, loss=loss, metrics=metrics, optimizer=optimizer, **options)
+
+    run(1)
+    before = path.read_bytes()
+    for name, change in {
+        "loss": {"power": 1.5001},
+        "loss ": {"weights": zeros + np.array([0, 1e-9, 0], np.float32)},
+        "metric 'm'": {"scale": 2.0},
+        "optimizer": {"optimizer": optax.adam(0.05, eps=1.001e-8)},
+    }.items():
+        with pytest.raises(ValueError, match=f"it differs in {name.strip()}:\n  it computes"):
+            run(2, **change)
+        assert path.read_bytes() == before
+    assert run(2).epoch == 2  # the same functions, made anew
+
+
+def test_a_checkpoint_of_another_jax_is_compared_by_what_the_optimiser_does(
+    data, tmp_path, monkeypatch
+):
+    path = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(_checkpoint, "versions", lambda: {"jax": "0.0.1"})
+        patch.setattr(_checkpoint, "_computation", lambda *_: {"loss": "another text"})
+        fit(data, 1, checkpoint=path)
+    for other in (optax.adam(0.06), optax.adam(0.05, b1=0.95), optax.adam(0.05, b2=0.9)):
+        with pytest.raises(ValueError, match=r"in optimizer:\n  its first steps on a probe"):
+            fit(data, 2, checkpoint=path, optimizer=other)
+    assert fit(data, 2, checkpoint=path).epoch == 2
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda notes: notes.pop("epoch"),
+        lambda notes: notes.update(epoch="1"),
+        lambda notes: notes.update(epoch=7),
+        lambda notes: notes["history"].update(loss=["x"]),
+        lambda notes: notes.update(run=[]),
+        lambda notes: notes.pop("versions"),
+        lambda notes: notes.update(steps=[1.0]),
+        lambda notes: notes.update(steps=[[], []]),
+    ],
+)
+def test_a_forged_checkpoint_is_refused(data, tmp_path, spoil):
+    path = tmp_path / "run"
+    fit(data, 1, checkpoint=path)
+    _, header, body = path.read_bytes().split(b"\n", 2)
+    header = json.loads(header)
+    spoil(header["notes"])
+    rest = json.dumps(header).encode() + b"\n" + body
+    path.write_bytes(f"amlib-file 1 {hashlib.sha256(rest).hexdigest()}\n".encode() + rest)
+    with pytest.raises(ValueError, match="damaged or forged"):
+        fit(data, 2, checkpoint=path)
 
 
 def test_checkpoints_of_other_data_are_refused(data, tmp_path):

@@ -606,11 +606,49 @@ def test_the_number_of_parameters():
     assert count_parameters(am.ModernDenseReconstructor(spins(0, 3, 7))) == 3 * 7
 
 
+def test_the_temperature_is_not_trained_nor_decayed():
+    model = am.ModernDenseReconstructor(count=3, size=7, T=0.5, key=jr.key(0))
+    optimizer = optax.adamw(0.05, weight_decay=0.5)
+    loss = am.ReconstructionLoss()
+    end = am.fit(model, spins(0, 9, 7), loss, optimizer, 20, 3, jr.key(1), progress=False).model
+    assert end.T == 0.5
+    assert (end.memory != model.memory).all()
+
+
 def test_a_saved_model_comes_back(tmp_path):
     for name in ("dense", "modern", "rbm", "conv"):
         am.save(tmp_path / name, make(name, seed=5))
         back = am.load(tmp_path / name, make(name))
         jax.tree.map(np.testing.assert_array_equal, back, make(name, seed=5))
+
+
+def bits(seed, *shape):
+    return (spins(seed, *shape) + 1) / 2
+
+
+def test_a_memory_of_bits_for_spins_is_told():
+    with pytest.warns(UserWarning, match=r"memory: patterns of -1 and \+1.*2 \* Xi - 1") as caught:
+        am.ModernDenseReconstructor(bits(0, 3, 7))
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    am.ModernDenseReconstructor(bits(0, 3, 7), states="bits")
+    am.ModernDenseReconstructor(spins(0, 3, 7))
+
+
+@pytest.mark.parametrize("states", ["spins", "bits"])
+def test_states_of_the_other_alphabet_are_refused(states):
+    right, wrong = (spins, bits) if states == "spins" else (bits, spins)
+    model = am.DenseReconstructor(7, states=states)
+    cure = r"2\*x - 1" if states == "spins" else r"\(x \+ 1\) / 2"
+    model(right(0, 7))
+    with pytest.raises(ValueError, match=f"reconstruct: x: .*{cure}"):
+        model(wrong(0, 7))
+    with pytest.raises(ValueError, match=f"reconstruct: x: .*{cure}"):
+        jax.vmap(model)(wrong(0, 3, 7))
+    rbm = am.HebbianRBMReconstructor(7, 2, states=states, key=jr.key(0))
+    for learner, loss in ((model, am.ReconstructionLoss()), (rbm, am.HebbianLoss())):
+        with pytest.raises(ValueError, match=f"{type(loss).__name__}: data: .*{cure}"):
+            am.fit(learner, wrong(0, 6, 7), loss, optax.sgd(0.1), 1, 2, jr.key(0), progress=False)
 
 
 # -- bad input ---------------------------------------------------------------------------------

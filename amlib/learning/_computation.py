@@ -1,0 +1,97 @@
+"""What a function computes, as a checksum: of its jaxpr, with all constants.
+
+Two functions of one name may close over different numbers, or call different functions. What JAX
+traces of them holds everything that counts, and nothing else: not the names of variables, comments
+or lines. It depends on the versions of JAX and of the libraries that are traced.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+from jax.extend import core as jcore
+
+
+def versions() -> dict[str, str]:
+    """What else a fingerprint depends on."""
+    return {room.__name__: str(room.__version__) for room in (jax, eqx, optax)}
+
+
+def fingerprint(fn: Callable[..., Any], *args: Any) -> tuple[str, Any]:
+    """Return a checksum of what `fn` computes for arguments like these, and its outputs' shapes.
+
+    Values of arrays among the arguments do not count; all else that `fn` uses does.
+    """
+    closed, shapes, _ = eqx.filter_make_jaxpr(fn)(*args)
+    digest = _Digest()
+    digest.add(closed)
+    return digest.hexdigest(), shapes
+
+
+class _Digest:
+    """A checksum of nested programs and their constants, the same in every process."""
+
+    def __init__(self):
+        self._sha = hashlib.sha256()
+        self.hexdigest = self._sha.hexdigest
+
+    def add(self, value: Any) -> None:
+        if isinstance(value, jcore.ClosedJaxpr):
+            self._program(value.jaxpr, value.consts)
+        elif isinstance(value, jcore.Jaxpr):
+            self._program(value, ())
+        elif isinstance(value, jax.Array | np.ndarray | np.generic):
+            self._array(value)
+        elif isinstance(value, Mapping):
+            self.add(sorted(value.items(), key=lambda item: str(item[0])))
+        elif isinstance(value, tuple | list):
+            self._text(f"{type(value).__name__} of {len(value)}")
+            for part in value:
+                self.add(part)
+        elif isinstance(value, set | frozenset):
+            self.add(sorted(map(_plain, value)))
+        else:
+            self._text(_plain(value))
+
+    def _text(self, text: str) -> None:
+        self._sha.update(f"{len(text)} {text}".encode())
+
+    def _array(self, value: Any) -> None:
+        self._text(f"{value.dtype} {value.shape}")
+        if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            value = jr.key_data(value)
+        self._sha.update(np.ascontiguousarray(np.asarray(value)).tobytes())
+
+    def _program(self, jaxpr: Any, consts: Sequence[Any]) -> None:
+        self.add(list(consts))
+        numbers: dict[Any, int] = {}
+
+        def name(atom: Any) -> None:
+            if isinstance(atom, jcore.Literal):
+                self.add(np.asarray(atom.val, atom.aval.dtype))  # pyright: ignore
+            else:
+                self._text(f"{numbers.setdefault(atom, len(numbers))} {atom.aval}")
+
+        for atom in (*jaxpr.constvars, *jaxpr.invars):
+            name(atom)
+        for eqn in jaxpr.eqns:
+            self._text(eqn.primitive.name)
+            self.add(eqn.params)
+            for atom in (*eqn.invars, *eqn.outvars):
+                name(atom)
+        for atom in jaxpr.outvars:
+            name(atom)
+
+
+def _plain(value: Any) -> str:
+    """A parameter of an operation as text, without addresses; of a function, its name."""
+    if callable(value):
+        return str(getattr(value, "__qualname__", type(value).__qualname__))
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
