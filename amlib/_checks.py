@@ -16,6 +16,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike
 
+from amlib import _shards as shards
+
 
 def is_concrete(x: object) -> bool:
     """Whether the value of `x` is known now, i.e. `x` is not a tracer."""
@@ -63,7 +65,11 @@ def require(x: Array, bad: Array | np.ndarray | np.bool_ | bool, message: str) -
         if np.any(np.asarray(bad)):
             raise ValueError(message)
         return x
-    return eqx.error_if(x, bad, message)
+    if not shards.axes(x, bad):
+        return eqx.error_if(x, bad, message)
+    # Equinox's check returns a value that no device has of its own, so it can't return `x`.
+    failed = eqx.error_if(jnp.zeros((), bool), bad, message)
+    return jnp.where(failed, jnp.zeros_like(x), x)
 
 
 def finite(x: Array, where: str) -> Array:

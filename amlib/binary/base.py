@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Shaped
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _shards as shards
 from amlib._types import EnergyFn, Key, Scalar
 from amlib.descent import flips
 from amlib.descent.incremental import FlipEvaluator, scalar_output
@@ -199,6 +199,7 @@ class BinaryAM(AbstractBinaryAM):
 
 
 @eqx.filter_jit
+@shards.local
 def _async_update(model: AbstractBinaryAM, x: Array, idx: Array) -> tuple[Array, Array]:
     flat = x.reshape(-1)
     flipped = flat.at[idx].multiply(-1).reshape(x.shape)
@@ -208,6 +209,7 @@ def _async_update(model: AbstractBinaryAM, x: Array, idx: Array) -> tuple[Array,
 
 
 @eqx.filter_jit
+@shards.local
 def _async_recall(model: AbstractBinaryAM, x0: Array, key: Array, nsteps: int) -> Any:
     bits = jax.random.choice(key, x0.size, shape=(nsteps,))  # as from np.arange(D), without a table
     x, trajectory = flips.visit(_energy(model, x0), x0, bits)
@@ -215,6 +217,7 @@ def _async_recall(model: AbstractBinaryAM, x0: Array, key: Array, nsteps: int) -
 
 
 @eqx.filter_jit
+@shards.local
 def _descend(
     model: AbstractBinaryAM, x0: Array, key: Array, order: str, max_sweeps: int, record: int
 ) -> Recall:
@@ -227,6 +230,7 @@ def _descend(
 
 
 @eqx.filter_jit
+@shards.local
 def _sample(
     model: AbstractBinaryAM, x0: Array, key: Array, beta: Array, order: str, sweeps: int
 ) -> Recall:
@@ -235,11 +239,13 @@ def _sample(
 
 
 @eqx.filter_jit
+@shards.local
 def _flip_energies(model: AbstractBinaryAM, x: Array) -> Array:
     return flips.flip_energies(_energy(model, x), x)
 
 
 @eqx.filter_jit
+@shards.local
 def _is_fixed_point(model: AbstractBinaryAM, x: Array) -> Array:
     return flips.is_fixed_point(_energy(model, x), x)
 

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _shards as shards
 from amlib._types import Scalar
 from amlib.descent import flows
 from amlib.descent.incremental import scalar_output
@@ -157,6 +157,7 @@ def _update(model: AbstractContinuousAM, x: Array) -> Array:
 
 
 @eqx.filter_jit
+@shards.local
 def _recall(
     model: AbstractContinuousAM,
     x0: Array,

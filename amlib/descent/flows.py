@@ -27,6 +27,7 @@ from jaxtyping import Array, Float
 from amlib import _checks as checks
 from amlib._types import EnergyFn
 from amlib.descent.incremental import scalar_output
+from amlib.descent.loop import iterate
 from amlib.descent.stationary import (
     AbstractMethod,
     Box,
@@ -34,7 +35,6 @@ from amlib.descent.stationary import (
     Problem,
     Projection,
     Sphere,
-    iterate,
     positive_field,
 )
 from amlib.descent.steady import FixedPoint, Flow
@@ -177,7 +177,7 @@ class GradientDescent(AbstractMethod):
             return _Carry(x, energy, grad, size, s.steps + 1, result)
 
         start = _start(problem, x0, tol, largest)
-        end, kept = iterate(step, start, max_steps, save_every, differentiable=True)
+        end, kept = iterate(step, start, max_steps, save_every)
         return Recall(end.x, end.energy, end.steps, end.result, kept)
 
 
@@ -227,5 +227,5 @@ class CCCP(AbstractMethod):
             return _Carry(x, energy, grad, s.step_size, s.steps + 1, result)
 
         start = _start(problem, x0, tol, jnp.ones((), x0.dtype))
-        end, kept = iterate(step, start, max_steps, save_every, differentiable=True)
+        end, kept = iterate(step, start, max_steps, save_every)
         return Recall(end.x, end.energy, end.steps, end.result, kept)

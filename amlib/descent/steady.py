@@ -11,7 +11,8 @@ import optimistix as optx
 from jax import lax
 from jaxtyping import Array, Float
 
-from amlib.descent.stationary import AbstractMethod, Problem, implicit, iterate, positive_field
+from amlib.descent.loop import iterate
+from amlib.descent.stationary import AbstractMethod, Problem, implicit, positive_field
 from amlib.descent.trajectory import RESULTS, ContinuousTrajectory, Recall
 
 
@@ -186,7 +187,7 @@ class FixedPoint(AbstractMethod):
 
             energy = problem.energy(x0)
             start = _Solve(x0, energy, arrays, jnp.zeros((), jnp.int32), RESULTS.step_limit)
-            end, kept = iterate(step, start, max_steps, save_every, differentiable=False)
+            end, kept = iterate(step, start, max_steps, save_every)
             return problem.put(end.x), (end.result == RESULTS.converged, end.steps, kept)
 
         x, (settled, steps, kept) = implicit(problem, x0, solve, self.linear_solver)

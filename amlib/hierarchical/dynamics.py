@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _shards as shards
 from amlib.descent.flows import descend
 from amlib.descent.trajectory import RESULTS, Recall
 from amlib.hierarchical import energies, graph
@@ -88,6 +88,7 @@ def recall(
 
 
 @eqx.filter_jit
+@shards.local
 def _recall(
     ham: Any,
     xs: Any,
