@@ -36,6 +36,7 @@ from amlib.descent.stationary import (
     Projection,
     Sphere,
     positive_field,
+    rises,
 )
 from amlib.descent.steady import FixedPoint, Flow
 from amlib.descent.trajectory import RESULTS, Recall
@@ -113,12 +114,14 @@ class _Carry(NamedTuple):
     step_size: Array
     steps: Array
     result: RESULTS
+    rose: Array
 
 
 def _start(problem: Problem, x0: Array, tol: Array, step_size: Array) -> _Carry:
     energy, grad = problem.value_and_grad(x0)
     zero = jnp.zeros((), jnp.int32)
-    return _Carry(x0, energy, grad, step_size, zero, _judge(problem, x0, energy, grad, tol))
+    result = _judge(problem, x0, energy, grad, tol)
+    return _Carry(x0, energy, grad, step_size, zero, result, jnp.zeros((), bool))
 
 
 def _judge(problem: Problem, x: Array, energy: Array, grad: Array, tol: Array) -> RESULTS:
@@ -126,6 +129,10 @@ def _judge(problem: Problem, x: Array, energy: Array, grad: Array, tol: Array) -
     finite = jnp.isfinite(energy) & jnp.isfinite(grad).all() & jnp.isfinite(x).all()
     result = RESULTS.where(still, RESULTS.converged, RESULTS.step_limit)
     return RESULTS.where(finite, result, RESULTS.nonfinite)
+
+
+def _rose(s: _Carry, x: Array, energy: Array) -> Array:
+    return rises(s.energy, energy, 0.5 * jnp.sum(x * x))
 
 
 class GradientDescent(AbstractMethod):
@@ -163,7 +170,8 @@ class GradientDescent(AbstractMethod):
             energy, grad = problem.value_and_grad(x)
             result = _judge(problem, x, energy, grad, tol)
             if not self.backtracking:
-                return _Carry(x, energy, grad, s.step_size, s.steps + 1, result)
+                rose = s.rose | _rose(s, x, energy)
+                return _Carry(x, energy, grad, s.step_size, s.steps + 1, result, rose)
             kept = _fell(problem, s, x, energy, grad)
             stuck = (x == s.x).all()
             result = RESULTS.where(kept, result, RESULTS.step_limit)
@@ -174,11 +182,13 @@ class GradientDescent(AbstractMethod):
                 (x, energy, grad),
                 (s.x, s.energy, s.grad),
             )
-            return _Carry(x, energy, grad, size, s.steps + 1, result)
+            return _Carry(x, energy, grad, size, s.steps + 1, result, s.rose)
 
         start = _start(problem, x0, tol, largest)
         end, kept = iterate(step, start, max_steps, save_every)
-        return Recall(end.x, end.energy, end.steps, end.result, kept)
+        failed = end.rose & (end.result == RESULTS.step_limit)
+        result = RESULTS.where(failed, RESULTS.ascent, end.result)
+        return Recall(end.x, end.energy, end.steps, result, kept)
 
 
 def _fell(problem: Problem, s: _Carry, x: Array, energy: Array, grad: Array) -> Array:
@@ -215,8 +225,7 @@ class CCCP(AbstractMethod):
         def step(s: _Carry) -> _Carry:
             x = problem.move(s.x, s.grad)
             energy, grad = problem.value_and_grad(x)
-            scale = jnp.abs(energy) + jnp.abs(s.energy) + 0.5 * jnp.sum(x * x).astype(energy.dtype)
-            rose = energy - s.energy > 100 * jnp.finfo(x.dtype).eps * scale
+            rose = _rose(s, x, energy)
             result = _judge(problem, x, energy, grad, tol)
             result = RESULTS.where(rose, RESULTS.ascent, result)
             x, energy, grad = jax.tree.map(
@@ -224,7 +233,7 @@ class CCCP(AbstractMethod):
                 (x, energy, grad),
                 (s.x, s.energy, s.grad),
             )
-            return _Carry(x, energy, grad, s.step_size, s.steps + 1, result)
+            return _Carry(x, energy, grad, s.step_size, s.steps + 1, result, rose)
 
         start = _start(problem, x0, tol, jnp.ones((), x0.dtype))
         end, kept = iterate(step, start, max_steps, save_every)

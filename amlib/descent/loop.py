@@ -4,6 +4,7 @@ What it carries has `x`, `energy`, `steps` and `result`, which is `RESULTS.step_
 as the loop runs.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -31,7 +32,7 @@ def iterate(
     """Repeat `step` until its result is final; keep every `save_every`-th state if asked.
 
     Derivatives of every order, forward and backward, go through the steps. Backward they keep
-    the states of about two roots of `max_steps` steps, and compute what lies between anew.
+    about ten states for each factor of ten in `max_steps`, and compute what lies between anew.
 
     **Arguments:**
 
@@ -60,13 +61,18 @@ def iterate(
     return end, ContinuousTrajectory(x, energy, steps.astype(energy.dtype))
 
 
+def states_kept(nbytes: int) -> int:
+    """How many states of this size a record may hold, beyond the start."""
+    return max(FEWEST, RECORD_BYTES // nbytes)
+
+
 def kept_steps(max_steps: int, save_every: int, nbytes: int) -> np.ndarray:
     """After which steps a record keeps the state.
 
-    After every `save_every`-th and the last, if so many states fit in `RECORD_BYTES`, or are no
-    more than `FEWEST`. Shapes are fixed before it is known how many steps a recall takes. So
-    where they don't fit, the first half of them are kept as asked, and from there on ever more
-    sparsely, each a constant factor later than the one before, up to the last.
+    After every `save_every`-th and the last, if `states_kept` allows. Shapes are fixed before it
+    is known how many steps a recall takes. So where it does not, the first half of the states
+    are kept as asked, and from there on ever more sparsely, each a constant factor later than
+    the one before, up to the last.
 
     **Arguments:**
 
@@ -75,15 +81,14 @@ def kept_steps(max_steps: int, save_every: int, nbytes: int) -> np.ndarray:
 
     **Returns:** increasing numbers of steps.
     """
-    asked = -(-max_steps // save_every)
-    room = max(FEWEST, RECORD_BYTES // nbytes)
+    asked, room = -(-max_steps // save_every), states_kept(nbytes)
     if asked <= room:
-        chosen = np.arange(1, asked + 1)
+        chosen = list(range(1, asked + 1))
     else:
         chosen = list(range(1, room // 2 + 1))
         for left in range(room - len(chosen), 0, -1):
             at = chosen[-1]
-            chosen.append(max(at + 1, math.floor(at * (asked / at) ** (1 / left) + 1e-9)))
+            chosen.append(max(at + 1, round(at * (asked / at) ** (1 / left))))
     return np.minimum(np.asarray(chosen) * save_every, max_steps)
 
 
@@ -106,7 +111,11 @@ def _(primals: Any, tangents: Any) -> Any:
 
 
 def _in_segments(step: Any, carry: Any, stop: Array, longest: int) -> Any:
-    """The same as loops of known length, which can be transposed; each skips what is not needed."""
+    """The same as loops in loops of known length, which can be transposed.
+
+    Each skips what is not needed. Skipped turns still cost a pass over what `step` depends on, so
+    there are few of them: the depth grows with `longest`, and not the width.
+    """
 
     def unless_done(many: Callable[[Any], Any]) -> Callable[[Any, None], tuple[Any, None]]:
         # Asked of all lanes of a `vmap` together: a condition of each would compute both sides.
@@ -121,8 +130,13 @@ def _in_segments(step: Any, carry: Any, stop: Array, longest: int) -> Any:
         runs = _runs(carry, stop)
         return jax.tree.map(lambda new, old: jnp.where(runs, new, old), step(carry), carry)
 
-    def several(carry: Any) -> Any:
-        return lax.scan(unless_done(one), carry, None, length=inner)[0]
+    depth = max(1, round(math.log(longest, 8)))
+    width = math.ceil(longest ** (1 / depth) - 1e-9)
+    run = one
+    for _ in range(depth):
+        run = functools.partial(_repeat, unless_done(run), width)
+    return run(carry)
 
-    inner = math.isqrt(longest)
-    return lax.scan(unless_done(several), carry, None, length=-(-longest // inner))[0]
+
+def _repeat(body: Callable[[Any, None], Any], times: int, carry: Any) -> Any:
+    return lax.scan(body, carry, None, length=times)[0]

@@ -151,6 +151,22 @@ class AbstractMethod(eqx.Module):
         """
 
 
+def rises(before: Array, after: Array, size: Array) -> Bool[Array, "..."]:
+    r"""Whether an energy rose by more than its rounding can feign.
+
+    $$E' - E > 100\, \epsilon\, (|E| + |E'| + S)$$
+
+    **Arguments:**
+
+    - `before`, `after`: $E$ and $E'$.
+    - `size`: $S$, the size of the summands that cancel in them.
+
+    **Returns:** whether it did; 1.2e-5 is $100\,\epsilon$ in float32, 2.2e-14 in float64.
+    """
+    scale = jnp.abs(before) + jnp.abs(after) + size.astype(after.dtype)
+    return after - before > 100 * jnp.finfo(after.dtype).eps * scale
+
+
 def implicit(
     problem: Problem,
     x0: Array,
