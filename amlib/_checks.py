@@ -137,11 +137,25 @@ def at_least(value: object, low: int | float, where: str) -> None:
 
 
 def integer(value: object, low: int, where: str) -> int:
-    """Return a Python integer; raise unless `value` is an integer of at least `low`."""
+    """Return a Python integer; raise unless `value` is one of at least `low` that JAX can count."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{where}: must be an integer; {value!r} came.")
     at_least(int(value), low, where)
+    at_most(int(value), COUNTABLE, where)
     return int(value)
+
+
+COUNTABLE = 2**31 - 1
+"""Indices and counters are 32-bit integers."""
+
+
+def at_most(value: int, high: int, where: str) -> None:
+    """Raise unless `value`, a number of steps or a size, is at most `high`."""
+    if value > high:
+        raise ValueError(
+            f"{where}: must be at most {high}; {value} came. "
+            "Of steps take fewer, and go on from where they end."
+        )
 
 
 def key(value: object, where: str) -> None:

@@ -6,7 +6,6 @@ from typing import Any, cast
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Shaped
 
 from amlib import _checks as checks, _shards as shards
@@ -68,7 +67,7 @@ class AbstractBinaryAM(eqx.Module):
         **Arguments:**
 
         - `x0`: the starting state, -1/+1.
-        - `nsteps`: how many bits to visit, at least 0. About `D log D` visits see every bit.
+        - `nsteps`: how many bits to visit, 0 to 2^31 - 1. About `D log D` visits see every bit.
         - `key`: chooses the bits; `jax.random.PRNGKey(0)` if not given.
 
         **Returns:** the final state, and a pair: the states after each visit as a lazy array
@@ -78,7 +77,7 @@ class AbstractBinaryAM(eqx.Module):
 
         **Reference:** Krotov and Hopfield 2016, eq. 4.
         """
-        nsteps = _count(nsteps, 0, "async_recall: nsteps")
+        nsteps = checks.integer(nsteps, 0, "async_recall: nsteps")
         x0 = _state(self, x0, "async_recall")
         return _async_recall(self, x0, _key(key), nsteps)
 
@@ -120,9 +119,10 @@ class AbstractBinaryAM(eqx.Module):
         that does not keep the Boltzmann law.
         """
         checks.choice(order, flips.ORDERS, "recall: order")
-        max_sweeps = _count(max_sweeps, 1, "recall: max_sweeps")
-        record = _count(record, 0, "recall: record")
+        max_sweeps = checks.integer(max_sweeps, 1, "recall: max_sweeps")
+        record = checks.integer(record, 0, "recall: record")
         x0 = _state(self, x0, "recall")
+        checks.at_most(max_sweeps, checks.COUNTABLE // x0.size, "recall: max_sweeps")
         if beta is None:
             return _descend(self, x0, _key(key), order, max_sweeps, record)
         if order not in flips.VISIT_ORDERS:
@@ -257,15 +257,6 @@ def _energy(model: AbstractBinaryAM, x: Array) -> EnergyFn:
     """The energy function; raise unless it returns one real scalar."""
     scalar_output(model.energy, x)
     return model.energy
-
-
-def _count(value: Any, low: int, where: str) -> int:
-    """A Python integer of at least `low`."""
-    if not isinstance(value, int | np.integer) or isinstance(value, bool):
-        raise TypeError(f"{where}: must be an integer; {value!r} came.")
-    value = int(value)
-    checks.at_least(value, low, where)
-    return value
 
 
 def _key(key: Key | None) -> Key:

@@ -38,6 +38,7 @@ def with_derivative(
     derivative rules, at each state: `(flat, state) = state_of(flat, visit)` from `flat = x`.
     """
     closed = jax.make_jaxpr(energy)(jax.ShapeDtypeStruct(x.shape, x.dtype))
+    jaxpr = closed.jaxpr  # the rule outlives this trace, so it must not hold the constants
 
     @jax.custom_jvp
     def attach(constants, energies, x, visits):
@@ -52,7 +53,7 @@ def with_derivative(
             flat, state = state_of(flat, visit)
 
             def at(*c):
-                fn = jcore.jaxpr_as_fun(jcore.ClosedJaxpr(closed.jaxpr, c))
+                fn = jcore.jaxpr_as_fun(jcore.ClosedJaxpr(jaxpr, c))
                 return fn(state.reshape(x.shape))[0]
 
             return flat, jax.jvp(at, constants, tangents[0])[1]

@@ -9,10 +9,16 @@ Which method?
 
 | method | when | derivative through it |
 |---|---|---|
-| `GradientDescent(..., backtracking=True)` | any energy; never raises it | the steps' (reverse) |
-| `CCCP()` | the convex part of the energy is $\frac12\|x\|^2$: few steps, no step size | as above |
+| `GradientDescent(..., backtracking=True)` | any energy; never raises it | of the steps |
+| `CCCP()` | the energy's convex part is $\frac12\|x\|^2$: few steps, no step size | of the steps |
 | `Flow()` | the path itself matters (continuous time) | implicit: of the end state |
 | `FixedPoint()` | the end state matters, and its derivative in parameters | implicit |
+
+Derivatives are of every order, forward (`jax.jvp`, `jax.jacfwd`) and backward (`jax.grad`).
+
+Energies are compared as computed. Where they never rise, the exact ones may still do so by what
+the computed ones are off: for the memories here by less than
+$100\, \epsilon\, (|E| + |E'| + \tfrac12 \|x\|^2)$, with $100\,\epsilon$ = 1.2e-5 in float32.
 
 Nothing here knows a model.
 """
@@ -78,7 +84,8 @@ def descend(
       3.5e-4 in float32 and 1.5e-8 in float64.
     - `project`: a function from a state to the nearest allowed state, such as `Box()` or
       `Sphere()`; `None` leaves the state free.
-    - `save_every`: keep the state and the energy every so many steps; `None` keeps nothing.
+    - `save_every`: keep the state and the energy every so many steps, later ones more sparsely
+      where that would be over 1 MiB of states; `None` keeps nothing.
     - `field`: from a state to its energy and the direction to move against, where that is not
       the gradient (it must vanish in the same states, and going against it must lower the
       energy); it takes the gradient's place everywhere. `GradientDescent` with backtracking then
@@ -95,16 +102,15 @@ def descend(
             f"recall: method must be GradientDescent(...), CCCP(), Flow(...), FixedPoint(...) or "
             f"another AbstractMethod; {method!r} came. Look in amlib.descent.flows."
         )
-    checks.at_least(max_steps, 1, "recall: max_steps")
+    max_steps = checks.integer(max_steps, 1, "recall: max_steps")
     if save_every is not None:
-        checks.at_least(save_every, 1, "recall: save_every")
-        save_every = min(int(save_every), int(max_steps))
+        save_every = min(checks.integer(save_every, 1, "recall: save_every"), max_steps)
     if tol is None:
         tol = float(jnp.finfo(x0.dtype).eps) ** 0.5
     tol = checks.as_float(tol, "recall: tol").astype(x0.dtype)
     scalar_output(energy, x0)
     problem = Problem(energy, project, field)
-    return method.run(problem, problem.put(x0), int(max_steps), tol, save_every)
+    return method.run(problem, problem.put(x0), max_steps, tol, save_every)
 
 
 class _Carry(NamedTuple):
@@ -140,10 +146,11 @@ class GradientDescent(AbstractMethod):
 
     $$x \leftarrow P(x - \eta \nabla E(x))$$
 
-    With `backtracking` the energy never rises: a step is taken only where
+    With `backtracking` the energy, as computed, never rises: a step is taken only where
     $E(x') \le E(x) - 10^{-4} \|x' - x\|^2 / \eta$; otherwise $\eta$ is halved, which counts as a
     step, and after a step it doubles again up to `step_size`. It ends as converged also where no
-    step that floats can represent lowers the energy.
+    step that floats can represent lowers the energy. Without, a step may raise it: a recall that
+    did so beyond rounding (see `CCCP`), and has not converged, ends as `RESULTS.ascent`.
 
     **Arguments:**
 
@@ -210,7 +217,10 @@ class CCCP(AbstractMethod):
 
     It applies to energies $E(x) = \frac12\|x\|^2 + \text{concave}$: each step then minimises an
     upper bound that touches $E$ at $x$, so the energy falls for any start, without a step size,
-    and on any closed constraint set. The energy is watched: a step that raises it beyond rounding
+    and on any closed constraint set, but for rounding. The energy is watched: a step with
+
+    $$E' - E > 100\, \epsilon\, (|E| + |E'| + \tfrac12 \|x\|^2)$$
+
     is undone, and ends the recall with `RESULTS.ascent`.
 
     **Reference:** Yuille and Rangarajan 2003, Neural Comput. 15, 915; for this form Ramsauer et

@@ -70,10 +70,9 @@ def recall(
     save_every: int | None,
 ) -> Recall:
     """Let the states move, see `HAM.recall`."""
-    checks.at_least(steps, 1, "HAM.recall: steps")
+    steps = checks.integer(steps, 1, "HAM.recall: steps")
     if save_every is not None:
-        checks.at_least(save_every, 1, "HAM.recall: save_every")
-        save_every = min(int(save_every), int(steps))
+        save_every = min(checks.integer(save_every, 1, "HAM.recall: save_every"), steps)
     dt = checks.as_float(dt, "HAM.recall: dt")
     if checks.is_concrete(dt):
         checks.positive(dt, "HAM.recall: dt")
@@ -85,7 +84,7 @@ def recall(
     for name, x in graph.items(xs):
         if checks.is_concrete(x):  # while tracing, the result says it: no check in a trained step
             checks.finite(x, f"HAM.recall: layer {name!r}")
-    return _recall(ham, xs, dt, free, method, tol, (int(steps), save_every))
+    return _recall(ham, xs, dt, free, method, tol, (steps, save_every))
 
 
 @eqx.filter_jit
