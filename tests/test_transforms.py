@@ -31,7 +31,7 @@ def on_two_devices(fn, check_vma=True, shared=()):
     if len(devices) < 2:
         pytest.skip("needs two devices: tests/conftest.py asks for them")
     mesh = Mesh(np.asarray(devices[:2]), ("batch",))
-    specs = tuple(P() for _ in shared) + (P("batch"),)
+    specs = (*[P()] * len(shared), P("batch"))
     many = lambda *args: jax.vmap(lambda x: fn(*args[:-1], x))(args[-1])
     sharded = jax.shard_map(
         many, mesh=mesh, in_specs=specs, out_specs=P("batch"), check_vma=check_vma

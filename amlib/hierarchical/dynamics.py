@@ -148,7 +148,10 @@ class _Way:
         """The energy in parts, and the size of what they sum, which its rounding goes by."""
         xhats, xs = self.at(v)
         parts = energies.energy_tree(self.ham, xhats, xs)
-        products = [jnp.sum(jnp.abs(xs[n] * xhats[n])) for n, _ in graph.items(self.ham.neurons)]
+        # Of a layer: its products, and of its Lagrangian say one a unit (the log 2 of log cosh).
+        products = [
+            jnp.sum(jnp.abs(xs[n] * xhats[n]) + 1) for n, _ in graph.items(self.ham.neurons)
+        ]
         sizes = [jnp.abs(part) for part in jax.tree.leaves(parts)] + products
         return parts, sum(sizes, jnp.zeros((), self.dtype))
 
