@@ -15,6 +15,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import ShapedArray, Tracer
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import AbstractMesh, PartitionSpec
@@ -26,7 +27,7 @@ def axes(*trees: Any) -> tuple[Any, ...]:
     """The mesh axes over which an array of `trees` varies; none outside `jax.shard_map`."""
     found = set()
     for leaf in jax.tree.leaves(trees):
-        if isinstance(leaf, jax.core.Tracer):
+        if isinstance(leaf, Tracer):
             found |= jax.typeof(leaf).manual_axis_type.varying
     return tuple(sorted(found, key=str))
 
@@ -53,7 +54,7 @@ def local(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _hidden(a: Any, over: tuple[Any, ...]) -> Any:
-    if not isinstance(a, jax.core.Tracer):
+    if not isinstance(a, Tracer):
         return a
     if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
         data = _hidden(jax.random.key_data(a), over)
@@ -63,7 +64,7 @@ def _hidden(a: Any, over: tuple[Any, ...]) -> Any:
 
 
 def _shown(a: Any, over: tuple[Any, ...], like: Any) -> Any:
-    if isinstance(a, jax.core.Tracer):
+    if isinstance(a, Tracer):
         return _typed.bind(a, like=like)
     return lax.pcast(a, over, to="varying")  # known, and so the same on all devices
 
@@ -74,7 +75,7 @@ def _shown(a: Any, over: tuple[Any, ...], like: Any) -> Any:
 
 def _type(a: Any, *, like: Any) -> Any:
     if like is None:
-        return jax.core.ShapedArray(a.shape, a.dtype, weak_type=a.weak_type)
+        return ShapedArray(a.shape, a.dtype, weak_type=a.weak_type)
     sharding = like.sharding.update(spec=PartitionSpec(*[None] * a.ndim))
     return a.update(sharding=sharding, manual_axis_type=like.manual_axis_type)
 
