@@ -38,7 +38,9 @@ def with_derivative(
     derivative rules, at each state: `(flat, state) = state_of(flat, visit)` from `flat = x`.
     """
     closed = jax.make_jaxpr(energy)(jax.ShapeDtypeStruct(x.shape, x.dtype))
-    jaxpr = closed.jaxpr  # the rule outlives this trace, so it must not hold the constants
+    # The rule outlives this trace, so it must not hold the constants; newer jaxprs do.
+    detach = getattr(closed.jaxpr, "with_consts", None)
+    jaxpr = closed.jaxpr if detach is None else detach(())
 
     @jax.custom_jvp
     def attach(constants, energies, x, visits):
