@@ -21,6 +21,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike
 
+from amlib import _shards as shards
+
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
@@ -72,7 +74,11 @@ def require(x: Array, bad: Array | np.ndarray | np.bool_ | bool, message: str) -
         if np.any(np.asarray(bad)):
             raise ValueError(message)
         return x
-    return eqx.error_if(x, bad, message)
+    if not shards.axes(x, bad):
+        return eqx.error_if(x, bad, message)
+    # Equinox's check returns a value that no device has of its own, so it can't return `x`.
+    failed = eqx.error_if(jnp.zeros((), bool), bad, message)
+    return jnp.where(failed, jnp.zeros_like(x), x)
 
 
 def finite(x: Array, where: str) -> Array:
@@ -185,13 +191,25 @@ def at_least(value: object, low: int | float, where: str) -> None:
 
 
 def integer(value: object, low: int, where: str) -> int:
-    """Return a Python integer; raise unless `value` is an integer from `low` to 2**31 - 1."""
+    """Return a Python integer; raise unless `value` is one of at least `low` that JAX can count."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{where}: must be an integer; {value!r} came.")
     at_least(int(value), low, where)
-    if value >= 2**31:
-        raise ValueError(f"{where}: must be less than 2**31; {value} came. Counts are int32.")
+    at_most(int(value), COUNTABLE, where)
     return int(value)
+
+
+COUNTABLE = 2**31 - 1
+"""Indices and counters are 32-bit integers."""
+
+
+def at_most(value: int, high: int, where: str) -> None:
+    """Raise unless `value`, a number of steps or a size, is at most `high`."""
+    if value > high:
+        raise ValueError(
+            f"{where}: must be at most {high}; {value} came. "
+            "Of steps take fewer, and go on from where they end."
+        )
 
 
 def key(value: object, where: str) -> None:

@@ -7,6 +7,7 @@ from jaxtyping import install_import_hook
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_num_cpu_devices", 2)  # for test_transforms.py
 matplotlib.use("agg")
 
 with install_import_hook("amlib", "beartype.beartype"):

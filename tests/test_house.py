@@ -24,7 +24,7 @@ ROOT = Path(amlib.__file__).parents[1]
 README, CHANGELOG = ROOT / "README.md", ROOT / "CHANGELOG.md"
 
 FLOORS = (
-    {"data", "_checks", "_files", "_interrupt", "_types"},
+    {"data", "_checks", "_files", "_interrupt", "_shards", "_types"},
     {"descent"},
     {"binary", "continuous", "hierarchical"},
     {"learning"},

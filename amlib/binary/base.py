@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Shaped
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _shards as shards
 from amlib._types import EnergyFn, Key, Scalar
 from amlib.descent import flips
 from amlib.descent.frames import Frames
@@ -101,7 +101,7 @@ class AbstractBinaryAM(eqx.Module):
         **Arguments:**
 
         - `x0`: the starting state, -1/+1.
-        - `nsteps`: how many bits to visit, at least 0. About `D log D` visits see every bit.
+        - `nsteps`: how many bits to visit, 0 to 2^31 - 1. About `D log D` visits see every bit.
         - `key`: chooses the bits; `jax.random.PRNGKey(0)` if not given.
 
         **Returns:** the final state, and a pair: the states after each visit as a lazy array
@@ -159,6 +159,7 @@ class AbstractBinaryAM(eqx.Module):
         max_sweeps = checks.integer(max_sweeps, 1, "recall: max_sweeps")
         record = checks.integer(record, 0, "recall: record")
         x0 = _state(self, x0, "recall")
+        checks.at_most(max_sweeps, checks.COUNTABLE // x0.size, "recall: max_sweeps")
         if beta is None:
             return _descend(_Known(self), x0, _key(key, "recall: key"), order, max_sweeps, record)
         if order not in flips.VISIT_ORDERS:
@@ -244,6 +245,7 @@ class BinaryAM(AbstractBinaryAM):
 
 
 @eqx.filter_jit
+@shards.local
 def _async_update(model: AbstractBinaryAM, x: Array, idx: Array) -> tuple[Array, Array]:
     flat = x.reshape(-1)
     flipped = flat.at[idx].multiply(-1).reshape(x.shape)
@@ -271,6 +273,7 @@ class _Known(eqx.Module):
 
 
 @eqx.filter_jit
+@shards.local
 def _async_recall(known: _Known, x0: Array, key: Array, nsteps: int) -> Any:
     bits = jax.random.choice(key, x0.size, shape=(nsteps,))  # as from np.arange(D), without a table
     x, trajectory = flips.visit(known.energy(x0), x0, bits, bounded=known.arrays())
@@ -278,6 +281,7 @@ def _async_recall(known: _Known, x0: Array, key: Array, nsteps: int) -> Any:
 
 
 @eqx.filter_jit
+@shards.local
 def _descend(
     known: _Known, x0: Array, key: Array, order: str, max_sweeps: int, record: int
 ) -> Recall:
@@ -290,17 +294,20 @@ def _descend(
 
 
 @eqx.filter_jit
+@shards.local
 def _sample(known: _Known, x0: Array, key: Array, beta: Array, order: str, sweeps: int) -> Recall:
     energy, visits = known.energy(x0), cast(flips.VisitOrder, order)
     return flips.glauber(energy, x0, key, beta, order=visits, sweeps=sweeps, bounded=known.arrays())
 
 
 @eqx.filter_jit
+@shards.local
 def _flip_energies(known: _Known, x: Array) -> Array:
     return flips.flip_energies(known.energy(x), x, bounded=known.arrays())
 
 
 @eqx.filter_jit
+@shards.local
 def _is_fixed_point(known: _Known, x: Array) -> Array:
     return flips.is_fixed_point(known.energy(x), x, bounded=known.arrays())
 

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _shards as shards
 from amlib._types import Scalar
 from amlib.descent import flows
 from amlib.descent.plan import scalar_output
@@ -114,12 +114,14 @@ class AbstractContinuousAM(eqx.Module):
         - `method`: `GradientDescent(...)`, `CCCP()`, `Flow(...)` or `FixedPoint(...)`, see
           `amlib.descent.flows`. `None` takes `CCCP()` for models with unit steps, and
           `GradientDescent(1.0, backtracking=True)` for all others.
-        - `max_steps`: the step limit, at least 1.
+        - `max_steps`: the step limit, 1 to 2^31 - 1.
         - `tol`: see above, in units of the state; `None` means the square root of the precision,
           3.5e-4 in float32 and 1.5e-8 in float64.
         - `project`: keeps the state on a set: `Box(low, high)`, `Sphere(radius)`, or any function
           from a state to the nearest allowed state.
         - `save_every`: keep the state and the energy every so many steps; `None` keeps nothing.
+          Room is made for `max_steps`, and for 1 MiB of states at most: where they are more, the
+          later ones are kept ever more sparsely (see `ContinuousTrajectory`).
 
         **Returns:** a `Recall` with `x`, `energy`, `steps`, `result` and, where `save_every` was
         given, `trajectory`. A recall that does not converge says so in `result`.
@@ -170,6 +172,7 @@ def _update(model: AbstractContinuousAM, x: Array) -> Array:
 
 
 @eqx.filter_jit
+@shards.local
 def _recall(
     model: AbstractContinuousAM,
     x0: Array,

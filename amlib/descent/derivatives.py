@@ -37,6 +37,9 @@ def with_derivative(
     derivative rules, at each state: `(flat, state) = state_of(flat, visit)` from `flat = x`.
     """
     closed = jax.make_jaxpr(energy)(jax.ShapeDtypeStruct(x.shape, x.dtype))
+    # The rule outlives this trace, so it must not hold the constants; newer jaxprs do.
+    detach = getattr(closed.jaxpr, "with_consts", None)
+    jaxpr = closed.jaxpr if detach is None else detach(())
 
     @jax.custom_jvp
     def attach(constants, energies, x, visits):
@@ -51,7 +54,7 @@ def with_derivative(
             flat, state = state_of(flat, visit)
 
             def at(*c):
-                fn = jcore.jaxpr_as_fun(jcore.ClosedJaxpr(closed.jaxpr, c))
+                fn = jcore.jaxpr_as_fun(jcore.ClosedJaxpr(jaxpr, c))
                 return fn(state.reshape(x.shape))[0]
 
             return flat, jax.jvp(at, constants, tangents[0])[1]

@@ -9,10 +9,16 @@ Which method?
 
 | method | when | derivative through it |
 |---|---|---|
-| `GradientDescent(..., backtracking=True)` | any energy; never raises it | the steps' (reverse) |
-| `CCCP()` | the convex part of the energy is $\frac12\|x\|^2$: few steps, no step size | as above |
+| `GradientDescent(..., backtracking=True)` | any energy; never raises it | of the steps |
+| `CCCP()` | the energy's convex part is $\frac12\|x\|^2$: few steps, no step size | of the steps |
 | `Flow()` | the path itself matters (continuous time) | implicit: of the end state |
 | `FixedPoint()` | the end state matters, and its derivative in parameters | implicit |
+
+Derivatives are of every order, forward (`jax.jvp`, `jax.jacfwd`) and backward (`jax.grad`).
+
+Energies are compared as computed. Where these never rise the exact ones may, by what rounding
+hides: for the memories here by less than
+$100\, \epsilon\, (|E| + |E'| + \tfrac12 \|x\|^2 + D)$, with $100\,\epsilon$ = 1.2e-5 in float32.
 
 Nothing here knows a model.
 """
@@ -26,6 +32,7 @@ from jaxtyping import Array, Float
 
 from amlib import _checks as checks
 from amlib._types import EnergyFn
+from amlib.descent.loop import iterate
 from amlib.descent.plan import scalar_output
 from amlib.descent.stationary import (
     AbstractMethod,
@@ -34,8 +41,8 @@ from amlib.descent.stationary import (
     Problem,
     Projection,
     Sphere,
-    iterate,
     positive_field,
+    rises,
 )
 from amlib.descent.steady import FixedPoint, Flow
 from amlib.descent.trajectory import RESULTS, Recall
@@ -77,7 +84,8 @@ def descend(
       3.5e-4 in float32 and 1.5e-8 in float64.
     - `project`: a function from a state to the nearest allowed state, such as `Box()` or
       `Sphere()`; `None` leaves the state free.
-    - `save_every`: keep the state and the energy every so many steps; `None` keeps nothing.
+    - `save_every`: keep the state and the energy every so many steps, later ones more sparsely
+      where that would be over 1 MiB of states; `None` keeps nothing.
     - `field`: from a state to its energy and the direction to move against, where that is not
       the gradient (it must vanish in the same states, and going against it must lower the
       energy); it takes the gradient's place everywhere. `GradientDescent` with backtracking then
@@ -94,16 +102,15 @@ def descend(
             f"recall: method must be GradientDescent(...), CCCP(), Flow(...), FixedPoint(...) or "
             f"another AbstractMethod; {method!r} came. Look in amlib.descent.flows."
         )
-    checks.at_least(max_steps, 1, "recall: max_steps")
+    max_steps = checks.integer(max_steps, 1, "recall: max_steps")
     if save_every is not None:
-        checks.at_least(save_every, 1, "recall: save_every")
-        save_every = min(int(save_every), int(max_steps))
+        save_every = min(checks.integer(save_every, 1, "recall: save_every"), max_steps)
     if tol is None:
         tol = float(jnp.finfo(x0.dtype).eps) ** 0.5
     tol = checks.as_float(tol, "recall: tol").astype(x0.dtype)
     scalar_output(energy, x0)
     problem = Problem(energy, project, field)
-    return method.run(problem, problem.put(x0), int(max_steps), tol, save_every)
+    return method.run(problem, problem.put(x0), max_steps, tol, save_every)
 
 
 class _Carry(NamedTuple):
@@ -113,12 +120,14 @@ class _Carry(NamedTuple):
     step_size: Array
     steps: Array
     result: RESULTS
+    rose: Array
 
 
 def _start(problem: Problem, x0: Array, tol: Array, step_size: Array) -> _Carry:
     energy, grad = problem.value_and_grad(x0)
     zero = jnp.zeros((), jnp.int32)
-    return _Carry(x0, energy, grad, step_size, zero, _judge(problem, x0, energy, grad, tol))
+    result = _judge(problem, x0, energy, grad, tol)
+    return _Carry(x0, energy, grad, step_size, zero, result, jnp.zeros((), bool))
 
 
 def _judge(problem: Problem, x: Array, energy: Array, grad: Array, tol: Array) -> RESULTS:
@@ -128,15 +137,20 @@ def _judge(problem: Problem, x: Array, energy: Array, grad: Array, tol: Array) -
     return RESULTS.where(finite, result, RESULTS.nonfinite)
 
 
+def _half_square(x: Array) -> Array:
+    return 0.5 * jnp.sum(x * x)
+
+
 class GradientDescent(AbstractMethod):
     r"""Follow the negative gradient.
 
     $$x \leftarrow P(x - \eta \nabla E(x))$$
 
-    With `backtracking` the energy never rises: a step is taken only where
+    With `backtracking` the energy, as computed, never rises: a step is taken only where
     $E(x') \le E(x) - 10^{-4} \|x' - x\|^2 / \eta$; otherwise $\eta$ is halved, which counts as a
     step, and after a step it doubles again up to `step_size`. It ends as converged also where no
-    step that floats can represent lowers the energy.
+    step that floats can represent lowers the energy. Without, a step may raise it: a recall that
+    did so beyond rounding (see `CCCP`), and has not converged, ends as `RESULTS.ascent`.
 
     **Arguments:**
 
@@ -163,7 +177,9 @@ class GradientDescent(AbstractMethod):
             energy, grad = problem.value_and_grad(x)
             result = _judge(problem, x, energy, grad, tol)
             if not self.backtracking:
-                return _Carry(x, energy, grad, s.step_size, s.steps + 1, result)
+                # Summands of any energy: say one a unit, such as the log 2 of log cosh.
+                rose = s.rose | rises(s.energy, energy, _half_square(x) + x.size)
+                return _Carry(x, energy, grad, s.step_size, s.steps + 1, result, rose)
             kept = _fell(problem, s, x, energy, grad)
             stuck = (x == s.x).all()
             result = RESULTS.where(kept, result, RESULTS.step_limit)
@@ -174,11 +190,13 @@ class GradientDescent(AbstractMethod):
                 (x, energy, grad),
                 (s.x, s.energy, s.grad),
             )
-            return _Carry(x, energy, grad, size, s.steps + 1, result)
+            return _Carry(x, energy, grad, size, s.steps + 1, result, s.rose)
 
         start = _start(problem, x0, tol, largest)
-        end, kept = iterate(step, start, max_steps, save_every, differentiable=True)
-        return Recall(end.x, end.energy, end.steps, end.result, kept)
+        end, kept = iterate(step, start, max_steps, save_every)
+        failed = end.rose & (end.result == RESULTS.step_limit)
+        result = RESULTS.where(failed, RESULTS.ascent, end.result)
+        return Recall(end.x, end.energy, end.steps, result, kept)
 
 
 def _fell(problem: Problem, s: _Carry, x: Array, energy: Array, grad: Array) -> Array:
@@ -200,7 +218,10 @@ class CCCP(AbstractMethod):
 
     It applies to energies $E(x) = \frac12\|x\|^2 + \text{concave}$: each step then minimises an
     upper bound that touches $E$ at $x$, so the energy falls for any start, without a step size,
-    and on any closed constraint set. The energy is watched: a step that raises it beyond rounding
+    and on any closed constraint set, but for rounding. The energy is watched: a step with
+
+    $$E' - E > 100\, \epsilon\, (|E| + |E'| + \tfrac12 \|x\|^2)$$
+
     is undone, and ends the recall with `RESULTS.ascent`.
 
     **Reference:** Yuille and Rangarajan 2003, Neural Comput. 15, 915; for this form Ramsauer et
@@ -215,8 +236,7 @@ class CCCP(AbstractMethod):
         def step(s: _Carry) -> _Carry:
             x = problem.move(s.x, s.grad)
             energy, grad = problem.value_and_grad(x)
-            scale = jnp.abs(energy) + jnp.abs(s.energy) + 0.5 * jnp.sum(x * x).astype(energy.dtype)
-            rose = energy - s.energy > 100 * jnp.finfo(x.dtype).eps * scale
+            rose = rises(s.energy, energy, _half_square(x))
             result = _judge(problem, x, energy, grad, tol)
             result = RESULTS.where(rose, RESULTS.ascent, result)
             x, energy, grad = jax.tree.map(
@@ -224,8 +244,8 @@ class CCCP(AbstractMethod):
                 (x, energy, grad),
                 (s.x, s.energy, s.grad),
             )
-            return _Carry(x, energy, grad, s.step_size, s.steps + 1, result)
+            return _Carry(x, energy, grad, s.step_size, s.steps + 1, result, rose)
 
         start = _start(problem, x0, tol, jnp.ones((), x0.dtype))
-        end, kept = iterate(step, start, max_steps, save_every, differentiable=True)
+        end, kept = iterate(step, start, max_steps, save_every)
         return Recall(end.x, end.energy, end.steps, end.result, kept)

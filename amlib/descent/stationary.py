@@ -1,4 +1,4 @@
-"""What all continuous methods share: the projected step, the loop, the implicit derivative.
+"""What all continuous methods share: the projected step and the implicit derivative.
 
 A method looks for a state that the projected unit step leaves alone,
 
@@ -19,7 +19,6 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import equinox as eqx
-import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 import lineax as lx
@@ -28,7 +27,7 @@ from jaxtyping import Array, Bool, Float
 
 from amlib import _checks as checks
 from amlib._types import EnergyFn
-from amlib.descent.trajectory import RESULTS, ContinuousTrajectory, Recall
+from amlib.descent.trajectory import Recall
 
 Projection: TypeAlias = Callable[[Array], Array]
 Field: TypeAlias = Callable[[Array], tuple[Array, Array]]
@@ -152,50 +151,20 @@ class AbstractMethod(eqx.Module):
         """
 
 
-def iterate(
-    step: Callable[[Any], Any],
-    start: Any,
-    max_steps: int,
-    save_every: int | None,
-    *,
-    differentiable: bool,
-) -> tuple[Any, ContinuousTrajectory | None]:
-    """Repeat `step` until its result is final; keep every `save_every`-th state if asked.
+def rises(before: Array, after: Array, size: Array) -> Bool[Array, "..."]:
+    r"""Whether an energy rose by more than its rounding can feign.
+
+    $$E' - E > 100\, \epsilon\, (|E| + |E'| + S)$$
 
     **Arguments:**
 
-    - `step`, `start`: the loop. What it carries has `x`, `energy`, `steps` and `result`, which is
-      `RESULTS.step_limit` for as long as the loop runs.
-    - `max_steps`: the limit.
-    - `save_every`: steps between two states kept, or `None` to keep nothing.
-    - `differentiable`: whether reverse-mode derivatives go through the steps (with a number of
-      checkpoints that grows as the root of `max_steps`).
+    - `before`, `after`: $E$ and $E'$.
+    - `size`: $S$, the size of the summands that cancel in them.
 
-    **Returns:** the last carry, and the record.
+    **Returns:** whether it did; 1.2e-5 is $100\,\epsilon$ in float32, 2.2e-14 in float64.
     """
-
-    def run(carry: Any, limit: int) -> Any:
-        return eqxi.while_loop(
-            lambda s: (s.result == RESULTS.step_limit) & (s.steps < max_steps),
-            step,
-            carry,
-            max_steps=limit,
-            kind="checkpointed" if differentiable else "lax",
-        )
-
-    if save_every is None:
-        return run(start, max_steps), None
-
-    def segment(carry: Any, _: None) -> tuple[Any, tuple[Array, Array, Array]]:
-        carry = run(carry, save_every)
-        return carry, (carry.x, carry.energy, carry.steps)
-
-    # One loop per state that is kept: a buffer carried through a loop is copied in every step
-    # of a batch. A loop that has nothing left to do costs nothing.
-    end, kept = lax.scan(segment, start, None, length=-(-max_steps // save_every))
-    first = (start.x, start.energy, start.steps)
-    x, energy, steps = (jnp.concatenate([a[None], b]) for a, b in zip(first, kept, strict=True))
-    return end, ContinuousTrajectory(x, energy, steps.astype(energy.dtype))
+    scale = jnp.abs(before) + jnp.abs(after) + size.astype(after.dtype)
+    return after - before > 100 * jnp.finfo(after.dtype).eps * scale
 
 
 def implicit(

@@ -11,7 +11,8 @@ import optimistix as optx
 from jax import lax
 from jaxtyping import Array, Float
 
-from amlib.descent.stationary import AbstractMethod, Problem, implicit, iterate, positive_field
+from amlib.descent.loop import iterate, states_kept
+from amlib.descent.stationary import AbstractMethod, Problem, implicit, positive_field
 from amlib.descent.trajectory import RESULTS, ContinuousTrajectory, Recall
 
 
@@ -64,7 +65,10 @@ class Flow(AbstractMethod):
             return -grad if problem.project is None else problem.move(y, grad) - x
 
         end = diffrax.SubSaveAt(t1=True)
-        saves = [end, end if save_every is None else diffrax.SubSaveAt(steps=save_every)]
+        saves = [end, end]
+        if save_every is not None:
+            every = max(save_every, -(-max_steps // states_kept(x0.nbytes)))
+            saves = [end, diffrax.SubSaveAt(steps=every)]
 
         def solve(x0: Array) -> tuple[Array, Any]:
             fine = tol / 30
@@ -90,7 +94,8 @@ class Flow(AbstractMethod):
 
         x, (settled, steps, times, states) = implicit(problem, x0, solve, self.linear_solver)
         energy = problem.energy(x)
-        result = _verdict(problem, x, energy, settled)
+        result = RESULTS.where(settled, RESULTS.converged, RESULTS.step_limit)
+        result = _if_finite(problem, x, energy, result)
         kept = None
         if save_every is not None:
             kept = self._record(problem, x0, x, times, states)
@@ -124,7 +129,9 @@ class FixedPoint(AbstractMethod):
 
     The derivative is that of the solution, by the implicit function theorem: its memory does not
     depend on the number of steps, and it is zero in the start. A root finder such as
-    `optimistix.Newton` takes few steps, but may end on a saddle or a maximum.
+    `optimistix.Newton` takes few steps, but may end on a saddle or a maximum. The trajectory holds
+    the solver's iterates, and the end is what the solver makes of the last
+    (`optimistix.BestSoFarFixedPoint` returns another one).
 
     **Arguments:**
 
@@ -165,38 +172,53 @@ class FixedPoint(AbstractMethod):
             moved = problem.move(x, problem.grad(x), size)
             return (moved - x if roots else moved), None
 
-        tags = frozenset()
-
         def solve(x0: Array) -> tuple[Array, Any]:
-            struct = jax.ShapeDtypeStruct(x0.shape, x0.dtype)
+            # As `optimistix.iterative_solve` does it, which keeps no states on the way.
+            struct, tags = jax.eval_shape(lambda: x0), frozenset()
             first = solver.init(fn, x0, None, {}, struct, None, tags)
             arrays, rest = eqx.partition(first, eqx.is_array)
 
+            def judge(x: Array, state: Any) -> RESULTS:
+                ended, outcome = solver.terminate(fn, x, None, {}, state, tags)
+                result = RESULTS.where(ended, RESULTS.converged, RESULTS.step_limit)
+                fine = outcome == optx.RESULTS.successful
+                return RESULTS.where(fine, result, RESULTS.gave_up)
+
             def step(s: _Solve) -> _Solve:
                 x, state, _ = solver.step(fn, s.x, None, {}, eqx.combine(s.state, rest), tags)
-                ended, outcome = solver.terminate(fn, x, None, {}, state, tags)
+                result = RESULTS.where(jnp.isfinite(x).all(), judge(s.x, state), RESULTS.nonfinite)
                 state = jax.tree.map(
                     lambda new, old: new.astype(old.dtype), eqx.filter(state, eqx.is_array), s.state
                 )
-                good = ended & (outcome == optx.RESULTS.successful)
-                result = RESULTS.where(good, RESULTS.converged, RESULTS.step_limit)
-                result = RESULTS.where(jnp.isfinite(x).all(), result, RESULTS.nonfinite)
                 energy = s.energy if save_every is None else problem.energy(x)
                 return _Solve(x, energy, state, s.steps + 1, result)
 
-            energy = problem.energy(x0)
-            start = _Solve(x0, energy, arrays, jnp.zeros((), jnp.int32), RESULTS.step_limit)
-            end, kept = iterate(step, start, max_steps, save_every, differentiable=False)
-            return problem.put(end.x), (end.result == RESULTS.converged, end.steps, kept)
+            zero = jnp.zeros((), jnp.int32)
+            start = _Solve(x0, problem.energy(x0), arrays, zero, judge(x0, first))
+            end, kept = iterate(step, start, max_steps, save_every)
+            state, outcome = eqx.combine(end.state, rest), _outcome(end.result)
+            x, _, _ = solver.postprocess(fn, end.x, None, None, {}, state, tags, outcome)
+            return problem.put(x), (end.result, end.steps, kept)
 
-        x, (settled, steps, kept) = implicit(problem, x0, solve, self.linear_solver)
+        x, (result, steps, kept) = implicit(problem, x0, solve, self.linear_solver)
         energy = problem.energy(x)
-        return Recall(x, energy, steps, _verdict(problem, x, energy, settled), kept)
+        return Recall(x, energy, steps, _if_finite(problem, x, energy, result), kept)
 
 
-def _verdict(problem: Problem, x: Array, energy: Array, settled: Array) -> RESULTS:
+def _outcome(result: RESULTS) -> optx.RESULTS:
+    """How a loop ended, in the words of Optimistix."""
+    words = optx.RESULTS.nonlinear_divergence
+    for ours, theirs in (
+        (RESULTS.converged, optx.RESULTS.successful),
+        (RESULTS.step_limit, optx.RESULTS.nonlinear_max_steps_reached),
+        (RESULTS.nonfinite, optx.RESULTS.nonfinite),
+    ):
+        words = optx.RESULTS.where(result == ours, theirs, words)
+    return words
+
+
+def _if_finite(problem: Problem, x: Array, energy: Array, result: RESULTS) -> RESULTS:
     finite = jnp.isfinite(energy) & jnp.isfinite(problem.residual(x)).all()
-    result = RESULTS.where(settled, RESULTS.converged, RESULTS.step_limit)
     return RESULTS.where(finite, result, RESULTS.nonfinite)
 
 

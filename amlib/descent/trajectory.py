@@ -16,9 +16,11 @@ class RESULTS(eqx.Enumeration):
     step_limit = "Stopped at the step limit before a fixed point was reached."
     nonfinite = "Stopped because the energy is not finite (it overflowed, or it is NaN)."
     ascent = (
-        "Stopped because a unit step raised the energy: its convex part is not 0.5*||x||^2. "
-        "Use GradientDescent(backtracking=True)."
+        "Ended short of a fixed point, after a step that raised the energy: too long a step, or "
+        "unit steps (CCCP) where the energy's convex part is not 0.5*||x||^2. Use "
+        "GradientDescent(backtracking=True), or a smaller step_size or dt."
     )
+    gave_up = "Stopped because the solver gave up: its steps grow. Use another solver or start."
     sampled = "Drew the requested number of Glauber sweeps; there is no fixed point to reach."
 
 
@@ -47,7 +49,11 @@ class Trajectory(eqx.Module):
 class ContinuousTrajectory(eqx.Module):
     """The record of a continuous recall: the states and energies that were asked for.
 
-    Entries after the end of the recall repeat its last state.
+    Its size is fixed before a recall begins, by the step limit. It holds at most 1 MiB of states
+    (or 32, if that is more), and the start. A record of more keeps the first half of them every
+    `save_every` steps, and the others ever more sparsely up to the step limit (a flow's record:
+    all of them more sparsely); `time` says when. Entries after the end of the recall repeat its
+    last state.
 
     **Arguments:**
 

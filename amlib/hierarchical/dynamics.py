@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _shards as shards
 from amlib.descent.flows import descend
+from amlib.descent.stationary import rises
 from amlib.descent.trajectory import RESULTS, Recall
 from amlib.hierarchical import energies, graph
 from amlib.hierarchical.graph import Name
@@ -69,10 +70,9 @@ def recall(
     save_every: int | None,
 ) -> Recall:
     """Let the states move, see `HAM.recall`."""
-    checks.at_least(steps, 1, "HAM.recall: steps")
+    steps = checks.integer(steps, 1, "HAM.recall: steps")
     if save_every is not None:
-        checks.at_least(save_every, 1, "HAM.recall: save_every")
-        save_every = min(int(save_every), int(steps))
+        save_every = min(checks.integer(save_every, 1, "HAM.recall: save_every"), steps)
     dt = checks.as_float(dt, "HAM.recall: dt")
     if checks.is_concrete(dt):
         checks.positive(dt, "HAM.recall: dt")
@@ -84,10 +84,11 @@ def recall(
     for name, x in graph.items(xs):
         if checks.is_concrete(x):  # while tracing, the result says it: no check in a trained step
             checks.finite(x, f"HAM.recall: layer {name!r}")
-    return _recall(ham, xs, dt, free, method, tol, (int(steps), save_every))
+    return _recall(ham, xs, dt, free, method, tol, (steps, save_every))
 
 
 @eqx.filter_jit
+@shards.local
 def _recall(
     ham: Any,
     xs: Any,
@@ -143,9 +144,16 @@ class _Way:
         """The energy."""
         return energies.energy(self.ham, *self.at(v))
 
-    def parts(self, v: Moving) -> Any:
-        """The energy in parts."""
-        return energies.energy_tree(self.ham, *self.at(v))
+    def measure(self, v: Moving) -> tuple[Any, Array]:
+        """The energy in parts, and the size of what they sum, which its rounding goes by."""
+        xhats, xs = self.at(v)
+        parts = energies.energy_tree(self.ham, xhats, xs)
+        # Of a layer: its products, and of its Lagrangian say one a unit (the log 2 of log cosh).
+        products = [
+            jnp.sum(jnp.abs(xs[n] * xhats[n]) + 1) for n, _ in graph.items(self.ham.neurons)
+        ]
+        sizes = [jnp.abs(part) for part in jax.tree.leaves(parts)] + products
+        return parts, sum(sizes, jnp.zeros((), self.dtype))
 
     def direction(self, v: Moving) -> Moving:
         """What the free states move against: the forces over the time constants."""
@@ -169,31 +177,32 @@ def _euler(way: _Way, dt: Array, tol: Array, steps: int, save_every: int | None)
             return v
         return lax.scan(lambda v, _: (step(v), None), v, None, length=count)[0]
 
-    def segment(v: Moving, _: None) -> tuple[Moving, Moving]:
+    def segment(v: Moving, _: None) -> tuple[Moving, Any]:
         v = several(v, every)
-        return v, v
+        return v, (way.measure(v), None if save_every is None else v)
 
     v = way.start
     if steps <= 8:
         kept = [v := several(v, every) for _ in range(steps // every)]
         frames = jax.tree.map(lambda *x: jnp.stack(x), way.start, *kept)
+        measures = lax.map(way.measure, frames)
     else:
+        first = (way.measure(v), None if save_every is None else v)
         v, kept = lax.scan(segment, v, None, length=steps // every)
-        frames = jax.tree.map(lambda x, xs: jnp.concatenate([x[None], xs]), way.start, kept)
+        measures, frames = jax.tree.map(lambda x, xs: jnp.concatenate([x[None], xs]), first, kept)
     v = several(v, steps % every)
     times = dt * every * jnp.arange(1 + steps // every, dtype=dt.dtype)
+    record = _record(way, measures, frames if save_every else None, times)
     pull = jax.tree.leaves(way.direction(v))
     finite = jnp.stack([jnp.isfinite(x).all() for x in [*jax.tree.leaves(v), *pull]]).all()
     still = jnp.stack([jnp.max(jnp.abs(x), initial=0) <= tol for x in pull]).all()
-    result = RESULTS.where(still, RESULTS.converged, RESULTS.step_limit)
+    result = RESULTS.step_limit
+    if not any(c.no_feedback for c in way.ham.connections):  # with feedback, it should fall
+        rose = rises(record.energy[:-1], record.energy[1:], measures[1][1:]).any()
+        result = RESULTS.where(rose, RESULTS.ascent, result)
+    result = RESULTS.where(still, RESULTS.converged, result)
     result = RESULTS.where(finite, result, RESULTS.nonfinite)
-    return Recall(
-        way.states(v),
-        way.energy(v),
-        jnp.asarray(steps, jnp.int32),
-        result,
-        _record(way, frames, times, save_every),
-    )
+    return Recall(way.states(v), way.energy(v), jnp.asarray(steps, jnp.int32), result, record)
 
 
 def _descend(way: _Way, method: Any, tol: Array, steps: int, save_every: int | None) -> Recall:
@@ -219,12 +228,15 @@ def _descend(way: _Way, method: Any, tol: Array, steps: int, save_every: int | N
         )
     else:
         frames, times = end.trajectory.x, end.trajectory.time
-    record = _record(way, jax.vmap(apart)(frames), times, save_every)
+    frames = jax.vmap(apart)(frames)
+    measures = lax.map(way.measure, frames)
+    record = _record(way, measures, None if save_every is None else frames, times)
     return Recall(way.states(apart(end.x)), end.energy, end.steps, end.result, record)
 
 
-def _record(way: _Way, frames: Moving, times: Array, save_every: int | None) -> HAMTrajectory:
-    parts = lax.map(way.parts, frames)
+def _record(way: _Way, measures: Any, frames: Moving | None, times: Array) -> HAMTrajectory:
+    parts, _ = measures
     energy = sum(jax.tree.leaves(parts), jnp.zeros_like(times))
-    x = None if save_every is None else jax.vmap(way.states)(frames)
-    return HAMTrajectory(energy, parts, times, x)
+    return HAMTrajectory(
+        energy, parts, times, None if frames is None else jax.vmap(way.states)(frames)
+    )

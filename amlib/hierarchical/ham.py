@@ -8,7 +8,7 @@ $$\tau \frac{dx}{dt} = -\frac{\partial E}{\partial \hat x}
 
 The gradient of a layer's own term in its activation is its state (Legendre), so the dynamics
 needs no derivative of an activation. The energy falls along the flow where the Lagrangians are
-convex.
+convex and every connection sends its signal to all of its layers.
 """
 
 from typing import Any
@@ -300,13 +300,16 @@ class HAM(eqx.Module):
         - `clamp`: layers that do not move, a name (or place) or several. No gradient is taken in
           them.
         - `method`: `None` takes exactly `steps` steps of Euler's method, and derivatives go
-          through them (unrolled). Otherwise one of `amlib.descent.flows`, over all states
-          together: `GradientDescent(dt)` ends at rest, and with backtracking never raises the
-          energy; `Flow()` is the adaptive flow with every layer's `tau`; `FixedPoint(...)` solves
+          through them (unrolled); if one raised the energy by more than rounding (1.2e-5 of its
+          summands in float32), and they end short of rest, the result is `RESULTS.ascent`.
+          Otherwise one of `amlib.descent.flows`, over all states together:
+          `GradientDescent(dt)` ends at rest, and with backtracking never raises the energy as
+          computed; `Flow()` is the adaptive flow with every layer's `tau`; `FixedPoint(...)` solves
           for the rest. The last two have the implicit derivative.
         - `tol`: at rest once no state would move by more in a unit step; `None` means the square
           root of the precision, 3.5e-4 in float32.
-        - `save_every`: keep the states every so many steps; `None` keeps none.
+        - `save_every`: keep the states every so many steps; `None` keeps none. Of a `method` at
+          most 1 MiB of states are kept, the later ones more sparsely.
 
         **Returns:** a `Recall`: `x` has a state per layer, `trajectory` is a `HAMTrajectory` with
         the energies in parts (of every step of Euler's method, otherwise of the start, of the

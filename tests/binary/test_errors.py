@@ -410,6 +410,12 @@ def test_traced_patterns_that_are_not_finite_are_a_result():
 def test_negative_numbers_of_steps():
     with raises(ValueError, "async_recall: nsteps: must be at least 0; -1 came."):
         model.async_recall(x, nsteps=-1)
+    cure = "came. Of steps take fewer, and go on from where they end."
+    with raises(ValueError, f"async_recall: nsteps: must be at most 2147483647; {10**12} {cure}"):
+        model.async_recall(x, nsteps=10**12)
+    most = (2**31 - 1) // x.size
+    with raises(ValueError, f"recall: max_sweeps: must be at most {most}; {2**30} {cure}"):
+        model.recall(x, max_sweeps=2**30)
     with raises(ValueError, "recall: max_sweeps: must be at least 1; 0 came."):
         model.recall(x, max_sweeps=0)
     with raises(ValueError, "recall: record: must be at least 0; -2 came."):
@@ -426,7 +432,7 @@ def test_numbers_of_steps_that_are_no_integers(number):
 
 @pytest.mark.parametrize("number", [2**31, 10**12])
 def test_numbers_of_steps_that_no_counter_holds(number):
-    message = f"must be less than 2**31; {number} came. Counts are int32."
+    message = f"must be at most 2147483647; {number} came."
     for name in ("max_sweeps", "record"):
         with raises(ValueError, f"recall: {name}: {message}"):
             model.recall(x, **{name: number})

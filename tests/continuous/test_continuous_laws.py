@@ -80,6 +80,21 @@ def test_energy_never_rises_and_recall_ends_where_it_says(name):
         assert jnp.abs(model.update(end.x)).max() < 5e-3
 
 
+@few
+def test_exact_energies_rise_by_less_than_rounding(name):
+    """As computed they never do, see above; this is what the docstrings say of the exact ones."""
+    model = make(name)
+    end = model.recall(query(), save_every=1, max_steps=400, tol=0.0)
+    with jax.enable_x64(True):
+        model = jax.tree.map(lambda a: a.astype(float), model)
+        x = end.trajectory.x.astype(float)
+        exact = np.asarray(measure_all(model, x))
+        size = np.abs(exact[1:]) + np.abs(exact[:-1]) + 0.5 * np.sum(np.asarray(x[1:]) ** 2, 1) + D
+    rise = np.diff(exact)
+    assert (rise <= 100 * np.finfo(np.float32).eps * size).all()
+    assert rise.min() < 0
+
+
 @every
 def test_gradients_equal_finite_differences(name, x64):
     model, x = make(name, jnp.float64), query(jnp.float64)

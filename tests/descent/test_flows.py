@@ -273,6 +273,23 @@ def test_cccp_stops_where_it_does_not_apply():
     assert descend(lambda x: 0.5 * jnp.sum(x**2), jnp.ones(3), am.CCCP()).steps == 1
 
 
+def test_plain_steps_that_raise_the_energy_say_so():
+    steep = lambda x: 5 * jnp.sum((x - 1) ** 2)
+    end = run(steep, jnp.zeros(2), am.GradientDescent(0.22), max_steps=9)
+    assert end.energy > steep(jnp.zeros(2))
+    assert end.result == R.ascent
+    assert "a smaller step_size" in str(R[end.result])
+    assert run(steep, jnp.zeros(2), am.GradientDescent(0.01), max_steps=9).result == R.step_limit
+
+
+def test_rounding_is_no_ascent():
+    # At rest but for rounding, of summands that cancel: half of the steps raise the energy.
+    Xi, beta, x0 = problem()
+    for name in ("gradient", "cccp"):
+        end = solve(Xi, beta, x0, METHODS[name], tol=0.0, max_steps=300, save_every=1)
+        assert end.result in (R.step_limit, R.converged)
+
+
 def test_cccp_needs_fewer_steps():
     Xi, beta, x0 = problem()
     steps = [int(solve(Xi, beta, x0, METHODS[m]).steps) for m in ("cccp", "gradient")]
@@ -309,6 +326,35 @@ def test_fixed_point_takes_other_solvers(solver):
     assert_allclose(end.x, solve(Xi, beta, x0, am.CCCP(), tol=1e-6).x, atol=1e-4)
 
 
+def test_fixed_point_returns_what_the_solver_makes_of_its_last_iterate():
+    # x - grad E = -2x: the iterates are 1, -2, 4, -8, 16, -32, and the first was the best.
+    solver = optx.BestSoFarFixedPoint(optx.FixedPointIteration(1e-5, 1e-5))
+    x0, energy = jnp.ones(1), lambda x: 1.5 * jnp.sum(x**2)
+    end = run(energy, x0, am.FixedPoint(solver), max_steps=5, save_every=1)
+    theirs = optx.fixed_point(lambda x, _: -2 * x, solver, x0, max_steps=5, throw=False)
+    assert_allclose(end.x, theirs.value)
+    assert_allclose(end.x, [1.0])
+    assert_allclose(end.energy, 1.5)
+    assert end.result == R.step_limit
+    assert_allclose(end.trajectory.x[:, 0], [1, -2, 4, -8, 16, -32])
+    roots = optx.BestSoFarRootFinder(optx.Newton(1e-6, 1e-6))
+    found = run(quartic, jnp.array([0.8]), am.FixedPoint(roots), max_steps=30)
+    assert found.result == R.converged
+    assert_allclose(found.x, [1.0], atol=1e-5)
+
+
+def test_fixed_point_ends_where_its_solver_gives_up():
+    # Newton's steps towards the root that exp(-x) does not have are all as long as the first.
+    flat = lambda x: -jnp.sum(jnp.exp(-x))
+    solver = optx.Newton(1e-6, 1e-6, cauchy_termination=False)
+    theirs = optx.root_find(lambda x, _: -jax.grad(flat)(x), solver, jnp.ones(2), throw=False)
+    end = run(flat, jnp.ones(2), am.FixedPoint(solver))
+    assert theirs.result != optx.RESULTS.successful
+    assert end.steps == theirs.stats["num_steps"]
+    assert end.result == R.gave_up
+    assert "gave up" in str(R[end.result])
+
+
 def test_fixed_point_step_size_tames_strong_curvature():
     steep = lambda x: 5 * jnp.sum((x - 1) ** 2)
     assert descend(steep, jnp.zeros(2), am.FixedPoint(), max_steps=100).result != R.converged
@@ -338,6 +384,8 @@ def test_bad_arguments():
         am.ModernHopfield(jnp.eye(3)).recall(x0, method="cccp")
     with pytest.raises(ValueError, match="max_steps: must be at least 1; 0 came"):
         descend(quartic, x0, am.CCCP(), max_steps=0)
+    with pytest.raises(ValueError, match=r"max_steps: must be at most 2147483647; 10+ came"):
+        descend(quartic, x0, am.CCCP(), max_steps=10**12)
     with pytest.raises(ValueError, match="save_every: must be at least 1; 0 came"):
         descend(quartic, x0, am.CCCP(), save_every=0)
     with pytest.raises(ValueError, match="step_size: must be finite and greater than 0"):

@@ -341,6 +341,41 @@ def test_the_result_says_how_it_ended():
     assert blown.result == am.RESULTS.nonfinite
 
 
+def test_euler_steps_that_raise_the_energy_say_so():
+    ham = small()
+    xs = some_states(ham)
+    end = ham.recall(xs, 30, 2.2)
+    assert end.energy > end.trajectory.energy[0]
+    assert end.result == am.RESULTS.ascent
+    assert "smaller step_size or dt" in str(am.RESULTS[end.result])
+    assert ham.recall(xs, 5, 2.2, save_every=1).result == am.RESULTS.ascent  # few: not in a loop
+    # At rest but for rounding, and not converged: no ascent.
+    assert ham.recall(xs, 1000, 0.1, tol=0.0).result == am.RESULTS.step_limit
+    end = ham.recall(xs, 30, method=am.GradientDescent(2.2))
+    assert end.result == am.RESULTS.ascent
+
+
+def test_a_connection_without_feedback_may_raise_the_energy():
+    way = am.Connection(("input", "hidden"), "dense", "input")
+    layers = {"input": am.IdentityLayer(2), "hidden": am.IdentityLayer(2)}
+    ham = am.HAM(layers, {"dense": am.DenseSynapse(-jnp.eye(2))}, [way])
+    end = ham.recall({"input": jnp.array([1.0, 0]), "hidden": jnp.array([1.0, 0])}, 12, 0.01)
+    assert end.trajectory.energy[-1] > end.trajectory.energy[0] - 1
+    assert end.result == am.RESULTS.step_limit
+
+
+def test_energies_take_no_room_for_states():
+    ham = am.HAM([am.TanhLayer(5000)], [], [])
+    peak = lambda steps: (
+        jax.jit(lambda x: ham.recall([x], steps).trajectory.energy)
+        .lower(jnp.ones(5000))
+        .compile()
+        .memory_analysis()
+        .temp_size_in_bytes
+    )
+    assert peak(1000) < peak(10) + 100 * 1000  # and not 20 kB a step
+
+
 def test_half_precision_and_integer_states_work():
     ham = small()
     end = ham.recall({"input": np.arange(6), "hidden": jnp.ones(4, jnp.float16)}, 3)
