@@ -15,6 +15,12 @@ Integers are affine in their own ring: sums, products with constants and convers
 is not wider hold modulo 2^n, and so do the rows, also where a sum wraps around. A conversion to a
 wider type, or to a float, is affine only where `integers` proves that nothing wrapped. Half
 precision is never affine, since thousands of flips would add up thousands of roundings.
+
+A carried float keeps the rounding of the largest value that it has had. That is no more than the
+full energy has where a term has one size for both values of its bit (*balanced*, as in `Xi @ x`).
+Of a penalty, which is huge for one value and nearly nothing for the other, the carried sum would
+keep the noise of the huge one: such sums are evaluated from the state, where that costs no more
+than reading it.
 """
 
 import math
@@ -45,6 +51,11 @@ DATA |= dict.fromkeys(("scatter", "scatter-add", "scatter_add"), (0, 2))
 DATA |= dict.fromkeys(("scatter-mul", "scatter_mul"), (0,))
 """Operands that an operation with indices moves; the others say where to, and are constants."""
 
+_KEEP_BALANCE = MOVES | frozenset(
+    """mul div neg abs sign integer_pow square tanh sin tan asin atan sinh asinh atanh erf cbrt cos
+    cosh stop_gradient reduce_precision convert_element_type select_n""".split()
+)  # products, and functions that are odd or even
+
 SUMS = frozenset({"add", "sub", "add_any"})
 BILINEAR = frozenset({"mul", "dot_general", "conv_general_dilated"})
 _LINEAR = MOVES | set(DATA) | {"neg", "reduce_sum", "cumsum", "reduce_window_sum", "stop_gradient"}
@@ -52,11 +63,15 @@ _LINEAR |= {"real", "imag", "fft"}
 
 
 class Bitwise(NamedTuple):
-    """A value whose every element depends on at most one bit; `source` is -1 for none."""
+    """A value whose every element depends on at most one bit; `source` is -1 for none.
+
+    `balanced` is whether each element is known to have the same size at both values of its bit.
+    """
 
     source: np.ndarray
     plus: Any
     minus: Any
+    balanced: bool = True
 
     def delta(self, dtype: Any) -> Any:
         """The value at +1 less that at -1, taken in `dtype`: a narrower one might not hold it.
@@ -108,6 +123,8 @@ class Affine:
             return f"products of two bits ({what}): what one flip changes depends on other bits"
         if e.name in _ELEMENTWISE:
             return f"{what} combines two bits in one element, which is not affine in either"
+        if self._is_penalty(e):
+            return f"{what} sums penalties, which differ in size: they are read from the state"
         if any(map(self._infinite, e.ins)):
             return f"{what} adds up infinite or NaN values, which cannot be subtracted again"
         return f"{what} is not affine in the bits"
@@ -119,7 +136,7 @@ class Affine:
         out = aval[e.outs[0]].dtype
         if not _adds_up(out) or any(_is_bool(aval[i].dtype) for i in deps):
             return False
-        if any(map(self._infinite, deps)):
+        if any(map(self._infinite, deps)) or self._is_penalty(e):
             return False
         if e.name in _LINEAR:
             data = DATA.get(e.name, range(len(e.ins)))
@@ -152,9 +169,17 @@ class Affine:
             return True  # truncation keeps the ring
         return self._ranges.differences_fit(v)
 
+    def _is_penalty(self, e: Equation) -> bool:
+        """Whether a sum of unbalanced terms is better evaluated from the state, and cheap there."""
+        terms = [self.bitwise[i] for i in e.ins if i in self.bitwise]
+        sums = e.name in SUMS | BILINEAR | {"reduce_sum", "cumsum", "reduce_window_sum"}
+        inexact = jnp.issubdtype(self.program.aval[e.outs[0]].dtype, jnp.inexact)
+        unbalanced = any(not t.balanced for t in terms)
+        return sums and inexact and unbalanced and self.program.cost(e) <= 2 * self.D
+
     def _infinite(self, v: int) -> bool:
         """Whether it is known now that `v` takes infinite or NaN values: no row undoes those."""
-        values = self.bitwise[v][1:] if v in self.bitwise else ()
+        values = self.bitwise[v][1:3] if v in self.bitwise else ()
         known = [a for a in values if isinstance(a, np.ndarray)]
         return any(not np.isfinite(a).all() for a in known)
 
@@ -170,16 +195,14 @@ class Affine:
             order = (*batch[side], *contract[side])
             if len(order) != value.source.ndim:
                 return False
-            source, *values = value
-            parts.append(
-                Bitwise(source.transpose(order), *(v.transpose(order).astype(out) for v in values))
-            )
+            plus, minus = (v.transpose(order).astype(out) for v in (value.plus, value.minus))
+            parts.append(Bitwise(value.source.transpose(order), plus, minus, value.balanced))
         a, b = parts
         source = merge_sources([a.source, b.source], a.source.shape)
-        if source is None:
+        if source is None or self._is_penalty(e):
             return False
         with np.errstate(all="ignore"):
-            product = Bitwise(source, a.plus * b.plus, a.minus * b.minus)
+            product = Bitwise(source, a.plus * b.plus, a.minus * b.minus, a.balanced & b.balanced)
         axes = tuple(range(len(batch[0]), source.ndim))
         self.summands[e.outs[0]] = (product, axes)
         return True
@@ -201,7 +224,8 @@ class Affine:
         if source is None:
             return None
         plus, minus = (_apply(e, e.params, [o[k] for o in operands]) for k in (1, 2))
-        return Bitwise(source, plus, minus)
+        kept = e.name in _KEEP_BALANCE and all(o.balanced for o in operands)
+        return Bitwise(source, plus, minus, kept or _same_size(plus, minus))
 
     def _move(self, e: Equation) -> Bitwise | None:
         operands = [self._operand(i) for i in e.ins]
@@ -218,7 +242,12 @@ class Affine:
             if e.name == "gather":  # what is filled in out of bounds depends on no bit
                 params = [e.params | {"fill_value": -1}, e.params, e.params]
         source, plus, minus = (_apply(e, params[k], [o[k] for o in operands]) for k in range(3))
-        return Bitwise(np.asarray(source), plus, minus)
+        return Bitwise(np.asarray(source), plus, minus, all(o.balanced for o in operands))
+
+
+def _same_size(plus: Any, minus: Any) -> bool:
+    known = isinstance(plus, np.ndarray) and isinstance(minus, np.ndarray)
+    return known and not _is_bool(plus.dtype) and bool((np.abs(plus) == np.abs(minus)).all())
 
 
 def _is_bool(dtype: Any) -> bool:

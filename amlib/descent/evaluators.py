@@ -74,13 +74,12 @@ class AbstractFlips(abc.ABC):
 
         return jax.tree.map(pick, self.rows)
 
+    @abc.abstractmethod
     def proves_fixed(self, x: Array) -> Array | None:
         """Whether it is certain, without an energy per flip, that no flip lowers the energy.
 
         **Returns:** `None` where this form has no such proof.
         """
-        del x
-        return None
 
     def _as_out(self, e: Array) -> Array:
         return lax.convert_element_type(e, self.out)
@@ -100,8 +99,11 @@ class Generic(AbstractFlips):
         del row, s
         return self._as_out(self._energy(x)), carry
 
+    def proves_fixed(self, x: Array) -> None:
+        del x
 
-class Incremental(AbstractFlips):
+
+class AbstractCarried(AbstractFlips):
     """One row per flip is added to what is carried, and the head gives the energy.
 
     **Arguments:**
@@ -124,18 +126,6 @@ class Incremental(AbstractFlips):
         self.rows = rows
         self._program, self._carried, self._head = program, tuple(carried), list(head)
 
-    def start(self, x: Array) -> tuple[Array, Carry]:
-        program = self._program
-        wanted = [program.out, *self._carried]
-        e, *values = program.evaluate(program.equations, {program.x: x}, wanted)
-        return self._as_out(e), Carry(tuple(values), ())
-
-    def flip(self, x: Array, carry: Carry, row: BitRows, s: Array) -> tuple[Array, Carry]:
-        program, values = self._program, self._moved(carry, row, s)
-        known = {program.x: x} | dict(zip(self._carried, values, strict=True))
-        (e,) = program.evaluate(self._head, known, [program.out])
-        return self._as_out(e), Carry(values, ())
-
     def _moved(self, carry: Carry, row: BitRows, s: Array) -> tuple[Array, ...]:
         return tuple(
             _add_row(value, raw.astype(value.dtype), scale.astype(value.dtype), s)
@@ -150,7 +140,26 @@ def _add_row(value: Array, raw: Array, scale: Array, s: Array) -> Array:
     return value - s.astype(value.dtype) * scale * raw
 
 
-class Compact(Incremental):
+class Incremental(AbstractCarried):
+    """Rows as they are; the head is evaluated as it is written."""
+
+    def start(self, x: Array) -> tuple[Array, Carry]:
+        program = self._program
+        wanted = [program.out, *self._carried]
+        e, *values = program.evaluate(program.equations, {program.x: x}, wanted)
+        return self._as_out(e), Carry(tuple(values), ())
+
+    def flip(self, x: Array, carry: Carry, row: BitRows, s: Array) -> tuple[Array, Carry]:
+        program, values = self._program, self._moved(carry, row, s)
+        known = {program.x: x} | dict(zip(self._carried, values, strict=True))
+        (e,) = program.evaluate(self._head, known, [program.out])
+        return self._as_out(e), Carry(values, ())
+
+    def proves_fixed(self, x: Array) -> None:
+        del x
+
+
+class Compact(AbstractCarried):
     """Rows are int8, and each exponential sum is centred on its own last log-sum-exp."""
 
     exact = False

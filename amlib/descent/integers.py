@@ -48,7 +48,7 @@ class Ranges:
         if v in self._program.const:
             values = (self._program.const[v],)
         elif v in self._bitwise:
-            values = self._bitwise[v][1:]
+            values = self._bitwise[v][1:3]
         if values and all(is_concrete(a) for a in values):
             known = [np.asarray(a) for a in values if np.size(a)]
             ends = [(int(a.min()), int(a.max())) for a in known] or [(0, 0)]

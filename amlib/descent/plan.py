@@ -34,7 +34,7 @@ from amlib import _checks as checks
 from amlib._types import EnergyFn
 from amlib.descent.affine import MOVES, Affine
 from amlib.descent.derivatives import freeze
-from amlib.descent.evaluators import Compact, Generic, Incremental, Loop
+from amlib.descent.evaluators import AbstractCarried, Compact, Generic, Incremental, Loop
 from amlib.descent.jaxprs import Equation, Program, Unsupported
 from amlib.descent.lanes import all_lanes
 from amlib.descent.rows import RowMaker, Rows
@@ -78,7 +78,7 @@ class Cut:
 
     def form(
         self, tables: dict[int, Rows], compact: dict[Stabilizer, Factor] | None = None
-    ) -> Incremental:
+    ) -> AbstractCarried:
         """The incremental form, or with the maxima to carry the compact one.
 
         Rows that are no more than another view of the patterns are made again where they are used:

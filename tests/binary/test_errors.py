@@ -432,7 +432,8 @@ def test_numbers_of_steps_that_are_no_integers(number):
 
 @pytest.mark.parametrize("number", [2**31, 10**12])
 def test_numbers_of_steps_that_no_counter_holds(number):
-    message = f"must be at most 2147483647; {number} came."
+    cure = "Of steps take fewer, and go on from where they end."
+    message = f"must be at most 2147483647; {number} came. {cure}"
     for name in ("max_sweeps", "record"):
         with raises(ValueError, f"recall: {name}: {message}"):
             model.recall(x, **{name: number})

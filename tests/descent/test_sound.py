@@ -208,6 +208,29 @@ def test_a_wall_that_cannot_be_left_is_not_finite():
     assert end.result == RESULTS.nonfinite
 
 
+@pytest.mark.parametrize("form", ["sum", "product", "rows"])
+def test_a_penalty_leaves_no_rounding_behind(form):
+    """A carried float would keep the noise of 1e9 after the last penalty is gone."""
+    penalty = jr.uniform(jr.key(5), (D,), minval=1e9, maxval=2e9)
+
+    def energy(x):
+        if form == "product":
+            walls = penalty @ jnp.where(x < 0, 1.0, 1e-9)
+        elif form == "rows":
+            walls = jnp.sum(jnp.where(x < 0, penalty, 0.0).reshape(4, -1), axis=1).sum()
+        else:
+            walls = jnp.sum(jnp.where(x < 0, penalty, 0.3))
+        return walls - jnp.sum((Xi @ x) ** 2)
+
+    assert FlipPlan(energy, jnp.ones(D), "incremental").path == "incremental"
+    record = assert_follows(energy, -jnp.ones(D), jnp.tile(jnp.arange(D), 2))
+    last = jax.jit(energy)(record.frames[-1])
+    np.testing.assert_allclose(record.energy[-1], last, rtol=1e-5)
+    broken = jnp.ones(D).at[0].set(-1.0)
+    got = flips.flip_energies(energy, broken, path="incremental")[0]
+    np.testing.assert_allclose(got, jax.jit(energy)(jnp.ones(D)), rtol=1e-5)
+
+
 @pytest.mark.parametrize("form", ["sum", "product"])
 def test_infinite_weights_that_are_only_known_at_run_time(form):
     weights = jnp.zeros(D).at[0].set(jnp.inf)
