@@ -1,0 +1,444 @@
+"""Whether the library is right about a drawn energy: against the energy itself, at every state.
+
+The recorded energies must be those of the energy evaluated in full, within rounding, and so must
+every decision that is not a tie. Most are equal to a few units in the last place. Where one is not,
+`rounding` measures how far the energy moves when each of its operations rounds differently (Monte
+Carlo arithmetic, Parker 1997): a difference within that is rounding, all else is wrong. States at
+which the energy is nothing but rounding are counted as undecided, never as right.
+"""
+
+import contextlib
+import math
+import warnings
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend import core as jcore
+
+import amlib.descent.affine
+import amlib.descent.incremental
+from amlib.descent import flips
+from amlib.descent.incremental import FlipEvaluator
+from amlib.descent.trajectory import RESULTS
+from tests.fuzzing.energies import Case, MAX_SIZE
+
+SAMPLES = 12
+_SAFETY = 3.0  # a difference may be this many times the largest that was sampled
+_NOISE = np.random.default_rng(0).uniform(-1, 1, 20_011).astype(np.float32)
+_ILL = 1e-2  # relative rounding from which a state decides nothing
+
+
+class Report(NamedTuple):
+    """What came of one case."""
+
+    path: str
+    reason: str
+    checked: int  # energies and decisions
+    undecided: int
+    failures: tuple[str, ...]
+
+
+@contextlib.contextmanager
+def setting(case: Case) -> Iterator[None]:
+    """The precision, promotion rules and limits under which a case runs."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(jax.enable_x64(case.x64))
+        stack.enter_context(jax.numpy_dtype_promotion("standard"))
+        stack.enter_context(jax.numpy_rank_promotion("allow"))
+        stack.enter_context(warnings.catch_warnings())
+        for name, value in case.limits:
+            module, attribute = name.split(".")
+            module = getattr(amlib.descent, module)
+            stack.callback(setattr, module, attribute, getattr(module, attribute))
+            setattr(module, attribute, value)
+        yield
+
+
+def check(case: Case) -> Report:
+    """Run the library on a case, and the energy itself on every state it saw."""
+    with setting(case):
+        make, constants = case.make(), case.values()
+        batches = _lanes(case, constants)
+        warnings.simplefilter("error")  # a library that warns has met a value it did not expect
+        try:
+            truth = [Truth(make(*c), case) for c, _ in batches]
+            for t, (_, x0) in zip(truth, batches, strict=True):
+                jax.make_jaxpr(t.energy)(x0)
+        except Warning:  # the energy itself warns
+            warnings.simplefilter("ignore")
+            truth = [Truth(make(*c), case) for c, _ in batches]
+        plan = FlipEvaluator(make(*constants), case.start(), case.path)
+        failures = []
+        if "analysis failed" in plan.reason:
+            failures.append(plan.reason)
+        try:
+            records = _run(case, make, constants)
+        except Exception as err:
+            if case.call == "grad" and _generic_fails_too(case, make, constants):
+                return Report("refused", "no derivative", 0, 0, ())
+            message = (str(err).strip() or "no message").splitlines()[0][:300]
+            failures.append(f"crash: {type(err).__name__}: {message}")
+            records = []
+        checked = undecided = 0
+        for record, t, (_, x0) in zip(records, truth, batches, strict=bool(records)):
+            found = _compare(case, record, t, np.asarray(x0))
+            checked, undecided = checked + found[0], undecided + found[1]
+            failures += found[2]
+    return Report(plan.path, plan.reason, checked, undecided, tuple(failures))
+
+
+def _lanes(case: Case, constants: list[Any]) -> list[tuple[list[Any], jax.Array]]:
+    """The constants and start of each lane of a `vmap`; one lane for all other calls."""
+    if case.call != "vmap":
+        return [(constants, case.start())]
+    other = [_varied(c) for c in constants]
+    return [(constants, case.start(0)), (other, case.start(1))]
+
+
+def _varied(c: Any) -> Any:
+    """Another constant of the same kind; indices and NumPy constants stay."""
+    if isinstance(c, jax.Array) and jnp.issubdtype(c.dtype, jnp.floating):
+        return c * jnp.asarray(-0.5, c.dtype)
+    return c
+
+
+def _run(case: Case, make: Any, constants: list[Any], path: str | None = None) -> list[Any]:
+    """Call the library as the case says; one record per lane."""
+    path = path or case.path
+    arrays = [i for i, c in enumerate(constants) if isinstance(c, jax.Array)]
+    idx = jnp.asarray(case.visits, jnp.int32)
+
+    def run(chosen, x0):
+        c = list(constants)
+        for i, value in zip(arrays, chosen, strict=True):
+            c[i] = value
+        energy = make(*c)
+        x, t = flips.visit(energy, x0, idx, path=path)
+        out = {"x": x, "accepted": t.accepted, "energy": t.energy}
+        out["flips"] = flips.flip_energies(energy, x0, path=path)
+        if case.method != "none":
+            out["fixed"] = flips.is_fixed_point(energy, x, path=path)
+            method = {"sweep": _sweep, "greedy": flips.greedy}[case.method]
+            end = method(energy, x0, max_sweeps=3, record=1, path=path)
+            converged, nonfinite = (end.result == r for r in (RESULTS.converged, RESULTS.nonfinite))
+            out["end"] = (end.x, end.energy, converged, nonfinite)
+        return out
+
+    def scalar(chosen, x0):
+        out = run(chosen, x0)
+        return jnp.sum(out["energy"]) + jnp.sum(out["flips"]), out
+
+    chosen = [constants[i] for i in arrays]
+    if case.call == "eager":
+        return [run(chosen, case.start())]
+    if case.call == "jit":
+        return [jax.jit(lambda x0: run(chosen, x0))(case.start())]
+    if case.call == "arguments":
+        return [jax.jit(run)(chosen, case.start())]
+    if case.call == "vmap":
+        stacked = [jnp.stack([c, _varied(c)]) for c in chosen]
+        both = jax.jit(jax.vmap(run))(stacked, jnp.stack([case.start(0), case.start(1)]))
+        return [jax.tree.map(lambda a, k=k: a[k], both) for k in range(2)]
+    real = [i for i, c in enumerate(chosen) if jnp.issubdtype(c.dtype, jnp.floating)]
+    if not real:
+        return [jax.jit(run)(chosen, case.start())]
+
+    def of_real(values, x0):
+        c = list(chosen)
+        for i, value in zip(real, values, strict=True):
+            c[i] = value
+        return scalar(c, x0)
+
+    of = jax.jit(jax.grad(of_real, has_aux=True))
+    return [of([chosen[i] for i in real], case.start())[1]]
+
+
+def _sweep(energy, x0, **options):
+    return flips.sweep(energy, x0, jax.random.key(0), **options)
+
+
+def _generic_fails_too(case: Case, make: Any, constants: list[Any]) -> bool:
+    try:
+        _run(case, make, constants, path="generic")
+    except Exception:
+        return True
+    return False
+
+
+# -- the truth --------------------------------------------------------------------------------
+
+
+class Truth:
+    """The energy in full, and its rounding, at any states; each evaluated once."""
+
+    def __init__(self, energy: Any, case: Case):
+        self.energy, self.case = energy, case
+        self._known: dict[bytes, float] = {}
+        self._rounding: dict[bytes, float] = {}
+        self._compiled = jax.jit(lambda states: lax.map(energy, states))
+        self._perturbed: Any = None
+
+    def at(self, states: np.ndarray) -> np.ndarray:
+        new = self._missing(states, self._known)
+        if len(new):
+            values = np.asarray(self._compiled(self._padded(new)), np.float64)
+            self._known.update(zip(map(_key, new), values[: len(new)].tolist(), strict=True))
+        return np.array([self._known[_key(s)] for s in states])
+
+    def rounding(self, states: np.ndarray) -> np.ndarray:
+        """How far the energy may move by rounding; infinite where it may cease to be finite."""
+        new = self._missing(states, self._rounding)
+        if len(new):
+            if self._perturbed is None:
+                perturbed = lambda k, x: perturbed_energy(self.energy, x, k)
+                self._perturbed = jax.jit(lambda states, ks: lax.map(
+                    lambda k: lax.map(lambda x: perturbed(k, x), states), ks))
+            ks = jnp.arange(SAMPLES, dtype=jnp.int32)
+            samples = np.asarray(self._perturbed(self._padded(new), ks), np.float64)[:, : len(new)]
+            base = self.at(new)
+            with np.errstate(invalid="ignore"):
+                same = (samples == base) | (np.isnan(samples) & np.isnan(base))
+                spread = np.where(same, 0.0, np.abs(samples - base)).max(0)
+            spread = np.where(np.isnan(spread), np.inf, spread)
+            self._rounding.update(zip(map(_key, new), spread.tolist(), strict=True))
+        return np.array([self._rounding[_key(s)] for s in states])
+
+    def _missing(self, states: np.ndarray, known: dict[bytes, float]) -> np.ndarray:
+        fresh = {_key(s): s for s in states if _key(s) not in known}
+        return np.array(list(fresh.values()))
+
+    def _padded(self, states: np.ndarray) -> jax.Array:
+        """A power of four states, so that few programs are compiled."""
+        n = 4 ** math.ceil(math.log(len(states), 4)) if len(states) > 1 else 1
+        full = np.concatenate([states, np.repeat(states[:1], n - len(states), 0)])
+        return jnp.asarray(full, self.case.dtype)
+
+
+def _key(state: np.ndarray) -> bytes:
+    return np.asarray(state, np.int8).tobytes()
+
+
+# -- comparison -------------------------------------------------------------------------------
+
+
+def _compare(case: Case, record: Any, truth: Truth, x0: np.ndarray) -> tuple[int, int, list[str]]:
+    accepted = np.asarray(record["accepted"])
+    before, after, tried = _trajectory(x0, case.visits, accepted)
+    neighbours = _neighbours(x0)
+    truth.at(np.concatenate([before, after, tried, neighbours]))
+    judge = _Judge(truth)
+    judge.energies("energy of a visit", after, record["energy"])
+    judge.decisions("visit", before, tried, accepted)
+    judge.energies("flip_energies", neighbours, record["flips"])
+    last = after[-1]
+    if not np.array_equal(np.asarray(record["x"], np.int8), last.astype(np.int8)):
+        judge.failures.append("the final state is not the last frame")
+    if case.method != "none":
+        judge.fixed("is_fixed_point", last, bool(record["fixed"]), strict=True)
+        x, e, converged, nonfinite = record["end"]
+        x = np.asarray(x, np.float32)
+        judge.energies(f"energy of {case.method}", x[None], np.asarray(e)[None])
+        if converged:
+            judge.fixed(f"converged {case.method}", x, True, strict=False)
+        finite = np.isfinite(truth.at(np.stack([x, x0])))
+        if nonfinite and finite.all() and judge.clear(np.stack([x, x0])).all():
+            judge.failures.append(f"{case.method} says nonfinite, the energy is finite")
+    return judge.checked, judge.undecided, judge.failures
+
+
+def _trajectory(x0: np.ndarray, visits: Any, accepted: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The states before and after each visit, and the one it tried."""
+    before, after, tried = [], [], []
+    x = np.array(x0, np.float32)
+    for i, kept in zip(visits, accepted, strict=True):
+        other = x.copy()
+        other.reshape(-1)[i] *= -1
+        before.append(x)
+        tried.append(other)
+        x = other if kept else x
+        after.append(x)
+    return np.stack(before), np.stack(after), np.stack(tried)
+
+
+def _neighbours(x: np.ndarray) -> np.ndarray:
+    """All states one flip away."""
+    out = np.repeat(np.array(x, np.float32)[None], x.size, 0)
+    out.reshape(x.size, -1)[np.arange(x.size), np.arange(x.size)] *= -1
+    return out
+
+
+class _Judge:
+    """Compares, counts, and measures rounding only where something differs."""
+
+    def __init__(self, truth: Truth):
+        self.truth, self.failures = truth, []
+        self.checked = self.undecided = 0
+        self._eps = float(jnp.finfo(truth.case.dtype).eps)
+
+    def clear(self, states: np.ndarray) -> np.ndarray:
+        """Where the energy is more than rounding."""
+        exact = np.abs(self.truth.at(states))
+        size = np.where(np.isfinite(exact), exact, 0.0)
+        rounding = self.truth.rounding(states)
+        return np.isfinite(rounding) & (rounding <= _ILL * (size + 1e-30) + 1e-30)
+
+    def energies(self, what: str, states: np.ndarray, got: Any) -> None:
+        got, exact = np.asarray(got, np.float64), self.truth.at(states)
+        with np.errstate(invalid="ignore"):
+            size = np.where(np.isfinite(exact), np.abs(exact), 0.0)
+            same = (got == exact) | (np.isnan(got) & np.isnan(exact))
+            same |= np.abs(got - exact) <= 8 * self._eps * size
+        self.checked += len(got)
+        doubt = np.flatnonzero(~same)
+        if not len(doubt):
+            return
+        allowed = _SAFETY * self.truth.rounding(states[doubt]) + 8 * self._eps * size[doubt]
+        with np.errstate(invalid="ignore"):
+            off = np.abs(got[doubt] - exact[doubt])
+        bad = ~(off <= allowed) & np.isfinite(allowed)
+        self.undecided += int((~np.isfinite(allowed)).sum())
+        if bad.any():
+            k = doubt[bad][0]
+            self.failures.append(
+                f"{what}: {got[k]:.9g} where {exact[k]:.9g} is true (rounding "
+                f"{allowed[bad][0]:.2g}; {bad.sum()} of {len(got)})"
+            )
+
+    def decisions(
+        self, what: str, before: np.ndarray, tried: np.ndarray, accepted: np.ndarray
+    ) -> None:
+        old, new = self.truth.at(before), self.truth.at(tried)
+        self.checked += len(accepted)
+        doubt = np.flatnonzero((new < old) != accepted)
+        if not len(doubt):
+            return
+        clear = self._clearly(before[doubt], tried[doubt])
+        self.undecided += int((~clear).sum())
+        if clear.any():
+            k = doubt[clear][0]
+            self.failures.append(
+                f"{what}: {'kept' if accepted[k] else 'refused'} a flip from {old[k]:.9g} to "
+                f"{new[k]:.9g} ({clear.sum()} of {len(accepted)})"
+            )
+
+    def _clearly(self, before: np.ndarray, tried: np.ndarray) -> np.ndarray:
+        """Where the difference of two energies is more than rounding."""
+        old, new = self.truth.at(before), self.truth.at(tried)
+        noise = _SAFETY * (self.truth.rounding(before) + self.truth.rounding(tried))
+        with np.errstate(invalid="ignore"):
+            size = np.maximum(np.abs(old), np.abs(new))
+            gap = np.abs(old - new)
+            finite = np.isfinite(old) & np.isfinite(new)
+            clear = np.where(finite, gap > noise + 8 * self._eps * size, np.isfinite(noise))
+        return clear
+
+    def fixed(self, what: str, x: np.ndarray, said: bool, strict: bool) -> None:
+        """`said` to be a fixed point; where not `strict`, only a false yes is wrong."""
+        around = _neighbours(x)
+        here = np.repeat(x[None], len(around), 0)
+        old, new = self.truth.at(here), self.truth.at(around)
+        self.checked += 1
+        lower = new < old
+        if said == (not lower.any()) or not (said or strict):
+            return
+        clear = self._clearly(here, around)
+        if said and (lower & clear).any():
+            k = np.flatnonzero(lower & clear)[0]
+            self.failures.append(f"{what}: yes, but bit {k} goes from {old[k]:.9g} to {new[k]:.9g}")
+        elif not said and clear.all():
+            self.failures.append(f"{what}: no, but no flip lowers {old[0]:.9g}")
+        else:
+            self.undecided += 1
+
+
+# -- rounding ---------------------------------------------------------------------------------
+
+_CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "checkpoint": "jaxpr",
+          "remat2": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}  # fmt: skip
+_EXACT = frozenset(
+    """reshape transpose broadcast_in_dim squeeze expand_dims slice rev concatenate pad copy gather
+    dynamic_slice dynamic_update_slice select_n neg abs sign floor ceil round max min clamp
+    reduce_max reduce_min argmax argmin stop_gradient copy_p iota sort scatter cummax cummin
+    optimization_barrier top_k split is_finite""".split()
+)
+_SUMS = frozenset(
+    """dot_general conv_general_dilated reduce_sum cumsum reduce_window_sum scatter-add scatter_add
+    fft scan while cond cumlogsumexp cumprod reduce_prod""".split()
+)
+_RATIONAL = _SUMS | {"add", "sub", "add_any", "mul", "div", "integer_pow", "square", "convert_element_type"}  # fmt: skip
+
+
+def perturbed_energy(energy: Any, x: jax.Array, k: jax.Array) -> jax.Array:
+    """The energy with every operation that rounds rounded in another way, the `k`-th."""
+    closed = jax.make_jaxpr(energy)(x)
+    count = [0]
+    (e,) = _perturbed(closed.jaxpr, closed.consts, [x], k, count)
+    return e
+
+
+def _perturbed(jaxpr: Any, consts: Any, args: Any, k: jax.Array, count: list[int]) -> list[Any]:
+    env = dict(zip(jaxpr.constvars, consts, strict=True)) | dict(
+        zip(jaxpr.invars, args, strict=True)
+    )
+
+    def read(atom):
+        return atom.val if isinstance(atom, jcore.Literal) else env[atom]
+
+    for e in jaxpr.eqns:
+        values = [read(a) for a in e.invars]
+        name = e.primitive.name
+        if name in _CALLS:
+            sub = e.params[_CALLS[name]]
+            inner, c = (sub.jaxpr, sub.consts) if hasattr(sub, "consts") else (sub, [])
+            outs = _perturbed(inner, c, values, k, count)
+        else:
+            rounds = 0.0 if name in _EXACT else 1.0 - _is_exact(name, values)
+            if name in _SUMS:
+                values = [_noisy(v, k, count, rounds) for v in values]
+            outs = e.primitive.bind(*values, **e.params)
+            outs = list(outs) if e.primitive.multiple_results else [outs]
+            if name not in _EXACT:
+                absolute = 16.0 if name in _SUMS else 40.0 if name in ("log", "cumlogsumexp") else 0.0
+                outs = [_noisy(o, k, count, rounds, absolute, name == "log") for o in outs]
+        env.update(zip(e.outvars, outs, strict=True))
+    return [read(a) for a in jaxpr.outvars]
+
+
+def _is_exact(name: str, values: list[Any]) -> Any:
+    """1 where all operands are small dyadic numbers, on which sums and products are exact."""
+    if name not in _RATIONAL:
+        return 0.0
+    exact = jnp.asarray(True)
+    for v in values:
+        v = jnp.asarray(v)
+        if jnp.issubdtype(v.dtype, jnp.complexfloating):
+            return 0.0
+        if not jnp.issubdtype(v.dtype, jnp.floating):
+            continue
+        steps, largest = {2: (1, 16), 4: (64, 64), 8: (2**20, 2**16)}[v.dtype.itemsize]
+        scaled = v.astype("float32") * steps
+        exact &= ((scaled == jnp.round(scaled)) & (jnp.abs(scaled) <= largest * steps)).all()
+    exact = exact & (jnp.asarray(name != "div"))
+    return exact.astype(jnp.float32)
+
+
+def _noisy(v: Any, k: Any, count: list[int], rounds: Any, absolute: float = 0.0, log=False) -> Any:
+    v = jnp.asarray(v)
+    if not jnp.issubdtype(v.dtype, jnp.inexact):
+        return v
+    count[0] += 1
+    start = (k * 7919 + count[0] * 104729) % (_NOISE.size - MAX_SIZE)
+    drawn = lax.dynamic_slice(jnp.asarray(_NOISE), (start,), (v.size,)).reshape(v.shape)
+    u = drawn * rounds
+    half = v.dtype.itemsize == 2
+    eps = float(jnp.finfo(v.dtype).eps)
+    relative = (u * (eps if half else 4 * eps)).astype(v.real.dtype)
+    moved = v + v * relative
+    if absolute and not half:
+        top = 1.0 if log else jnp.max(jnp.where(jnp.isfinite(v), jnp.abs(v), 0), initial=0)
+        moved = moved + jnp.where(jnp.isfinite(v), (u * absolute * eps).astype(v.real.dtype) * top, 0)
+    return jnp.where(jnp.isfinite(v), moved, v).astype(v.dtype)
