@@ -366,9 +366,29 @@ def _fourier(w, v):
     )  # fmt: skip
 
 
+def _mapped(w, v):
+    """Maps, and scans that carry nothing."""
+    fits(v.shape)
+    c = w.rng.choice(["0.5", "-0.3"]) if is_float(v) else "1"
+    k = w.rng.randint(1, 3)
+    W = w.matrix((_rows(w), v.shape[0]), v.dtype)
+    return w.rng.choice(
+        [f"lax.scan(lambda _, __: (None, {v.name}*{c}), None, None, length={k})[1]",
+         f"lax.map(lambda t: t*{c}, {v.name})", f"lax.map(lambda t: jnp.sum(t)*{c}, {v.name})",
+         f"lax.map(lambda t: t + {c}, {v.name}, batch_size=2)",
+         f"lax.scan(lambda _, i: (None, {v.name}[i]*{c}), None, jnp.arange({v.shape[0]}))[1]",
+         f"lax.scan(lambda _, __: (None, jnp.sum({v.name})), None, None, length={k})[1]",
+         f"lax.map(lambda r: jnp.tensordot(r, {v.name}, 1), {W}, batch_size={k})",
+         f"lax.scan(lambda _, r: (None, (jnp.tensordot(r, {v.name}, 1), r[0])), None, {W})[1][0]",
+         f"jax.vmap(lambda r: lax.map(lambda t: t*r, {v.name}))(jnp.arange({k}).astype({v.name}.dtype))"]
+    )  # fmt: skip
+
+
 LINEAR = {
     "product": _product,
     "product again": _product,
+    "mapped": _mapped,
+    "mapped again": _mapped,
     "wide product": _wide_product,
     "bool product": _bool_product,
     "distance": _distance,
@@ -409,9 +429,6 @@ def _loop(w, v):
          f"lax.fori_loop(0, 3, lambda i, t: (t*{c}).astype(t.dtype), {v.name})",
          f"lax.fori_loop(0, {v.name}.shape[0], lambda i, t: t + {v.name}[i], jnp.zeros_like({v.name}[0]))",
          f"lax.while_loop(lambda t: jnp.sum(jnp.abs(t)) > 1.0, lambda t: t*0.5, jnp.tanh({v.name}))",
-         f"lax.scan(lambda _, __: (None, {v.name}*{c}), None, None, length=2)[1]",
-         f"lax.map(lambda t: t*{c}, {v.name})", f"lax.map(lambda t: jnp.sum(t)*{c}, {v.name})",
-         f"lax.map(lambda t: t + {c}, {v.name}, batch_size=2)",
          f"lax.associative_scan(jnp.add, {v.name})"]
     )  # fmt: skip
 
