@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Shaped
 from amlib import _checks as checks
 from amlib._types import EnergyFn, Key, Scalar
 from amlib.descent import flips
-from amlib.descent.incremental import FlipEvaluator, scalar_output
+from amlib.descent.plan import FlipPlan, scalar_output
 from amlib.descent.trajectory import Frames, Recall
 
 
@@ -167,7 +167,7 @@ class AbstractBinaryAM(eqx.Module):
             if shape is None:
                 raise ValueError("explain: this model does not know its state; pass a state x0.")
             x0 = jnp.ones(shape, _known_dtype(self))
-        print(FlipEvaluator(self.energy, _state(self, x0, "explain")).describe())
+        print(FlipPlan(self.energy, _state(self, x0, "explain")).describe())
 
 
 class BinaryAM(AbstractBinaryAM):

@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Float, Shaped
 from amlib import _checks as checks
 from amlib._types import Scalar
 from amlib.descent import flows
-from amlib.descent.incremental import scalar_output
+from amlib.descent.plan import scalar_output
 from amlib.descent.stationary import Projection
 from amlib.descent.trajectory import Recall
 

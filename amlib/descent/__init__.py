@@ -10,7 +10,7 @@ from amlib.descent.flows import (
     Sphere as Sphere,
     descend as descend,
 )
-from amlib.descent.incremental import FlipEvaluator as FlipEvaluator
+from amlib.descent.plan import FlipPlan as FlipPlan
 from amlib.descent.trajectory import (
     RESULTS as RESULTS,
     ContinuousTrajectory as ContinuousTrajectory,

@@ -1,4 +1,4 @@
-"""Find the values of a flat energy that are affine in the bits of `x`, and their rows.
+"""Find the values of a flat energy that are affine in the bits of `x`.
 
 For `x` on the hypercube {-1,+1}^D every value of a `Program` is one of four kinds.
 
@@ -8,8 +8,13 @@ For `x` on the hypercube {-1,+1}^D every value of a `Program` is one of four kin
   elementwise operation: `tanh(x)`, `x**2`, `x != Xi`, `where(x > 0, a, b)`.
 - *Affine*: a constant-weighted sum of bitwise values (dot products, convolutions, sums, moves).
   Flipping bit `i` from `s` to `-s` changes it by exactly `-s * L[i]`, where row
-  `L[i] = value(bit i at +1) - value(bit i at -1)`.
+  `L[i] = value(bit i at +1) - value(bit i at -1)`; `rows` makes the rows.
 - *Other*: everything else.
+
+Integers are affine in their own ring: sums, products with constants and conversions to a type that
+is not wider hold modulo 2^n, and so do the rows, also where a sum wraps around. A conversion to a
+wider type, or to a float, is affine only where `integers` proves that nothing wrapped. Half
+precision is never affine, since thousands of flips would add up thousands of roundings.
 """
 
 import math
@@ -21,7 +26,8 @@ import numpy as np
 from jax import lax
 
 from amlib._checks import is_concrete
-from amlib.descent.jaxprs import Equation, Program, Unsupported, fold
+from amlib.descent.integers import Ranges
+from amlib.descent.jaxprs import HALF, Equation, Program, fold
 
 _ELEMENTWISE = frozenset(
     """add add_any sub mul div rem max min neg abs sign floor ceil round exp exp2 log log1p expm1
@@ -32,16 +38,16 @@ _ELEMENTWISE = frozenset(
 )
 MOVES = frozenset(
     """reshape transpose broadcast_in_dim squeeze expand_dims slice rev concatenate pad copy copy_p
-    gather dynamic_slice""".split()
+    gather dynamic_slice dynamic_update_slice scatter""".split()
 )
-_INDEXED = frozenset({"gather", "dynamic_slice"})
-_LINEAR = MOVES | {"neg", "reduce_sum", "cumsum", "reduce_window_sum", "stop_gradient", "real"}
-_LINEAR |= {"imag", "fft"}
-_BILINEAR = frozenset({"mul", "dot_general", "conv_general_dilated"})
-_SUMS = frozenset({"add", "sub", "add_any"})
+DATA = {"gather": (0,), "dynamic_slice": (0,), "dynamic_update_slice": (0, 1)}
+DATA |= dict.fromkeys(("scatter", "scatter-add", "scatter_add"), (0, 2))
+"""Which operands of an operation with indices are moved; the others say where to."""
 
-_DENSE_LIMIT = 2**27  # elements of a bitwise value written out as rows
-_BLOCK = 2**22  # elements pushed at once through an operation that has no closed-form rows
+SUMS = frozenset({"add", "sub", "add_any"})
+BILINEAR = frozenset({"mul", "dot_general", "conv_general_dilated"})
+_LINEAR = MOVES | set(DATA) | {"neg", "reduce_sum", "cumsum", "reduce_window_sum", "stop_gradient"}
+_LINEAR |= {"real", "imag", "fft"}
 
 
 class Bitwise(NamedTuple):
@@ -51,28 +57,17 @@ class Bitwise(NamedTuple):
     plus: Any
     minus: Any
 
-    @property
-    def delta(self) -> Any:
-        """The value at +1 less that at -1. An energy that overflows is a result, no warning."""
+    def delta(self, dtype: Any) -> Any:
+        """The value at +1 less that at -1, taken in `dtype`: a narrower one might not hold it.
+
+        An energy that overflows is a result, no warning.
+        """
         with np.errstate(all="ignore"):
-            return self.plus - self.minus
-
-
-class Rows(NamedTuple):
-    """The rows of an affine value: `L[i] = scale[i] * raw[i]`.
-
-    The scale, of shape `(1,)` or `(D,)`, stays apart because a bare transpose is three times
-    faster on a CPU than a transpose that also multiplies. `entries` holds the numbers of `raw` in
-    the order in which they lie in memory: reductions over a transpose are slow as well.
-    """
-
-    raw: Any
-    scale: Any
-    entries: Any
+            return self.plus.astype(dtype) - self.minus.astype(dtype)
 
 
 class Affine:
-    """The kinds of all values of a program, and the rows of the affine ones."""
+    """The kinds of all values of a program: `bitwise`, `affine`, and in `obstacles` why not."""
 
     def __init__(self, program: Program, x: jax.ShapeDtypeStruct):
         self.program = program
@@ -81,50 +76,114 @@ class Affine:
         bits = np.arange(self.D, dtype=np.int32).reshape(x.shape)
         self.bitwise = {program.x: Bitwise(bits, ones, -ones)}
         self.affine: set[int] = set()
+        self.summands: dict[int, tuple[Bitwise, tuple[int, ...]]] = {}
+        self.obstacles: dict[int, str] = {}
         self.producer = {o: e for e in program.equations for o in e.outs}
-        self._summands: dict[int, tuple[Bitwise, tuple[int, ...]]] = {}
-        self._memo: dict[int, Any] = {}
+        self._ranges = Ranges(program, self.producer, self.bitwise)
         for e in program.equations:
-            if len(e.outs) == 1:
-                self._classify(e)
-
-    # -- kinds --------------------------------------------------------------------------------
+            self._classify(e)
 
     def _classify(self, e: Equation) -> None:
         deps = self.program.depends(e)
         bitwise = all(i in self.bitwise for i in deps)
-        if bitwise and e.name in _ELEMENTWISE | MOVES:
+        if len(e.outs) == 1 and bitwise and e.name in _ELEMENTWISE | MOVES:
             value = self._elementwise(e) if e.name in _ELEMENTWISE else self._move(e)
             if value is not None:
                 self.bitwise[e.outs[0]] = value
                 return
-        if e.name == "dot_general" and bitwise and self._inner_product(e):
-            self.affine.add(e.outs[0])
-        elif all(i in self.bitwise or i in self.affine for i in deps) and self._is_affine(e, deps):
-            self.affine.add(e.outs[0])
+        if len(e.outs) == 1 and all(i in self.bitwise or i in self.affine for i in deps):
+            product = e.name == "dot_general" and bitwise and self._inner_product(e)
+            if product or self._is_affine(e, deps):
+                self.affine.add(e.outs[0])
+                return
+        if bitwise:
+            self.obstacles |= dict.fromkeys(e.outs, self._obstacle(e))
+
+    def _obstacle(self, e: Equation) -> str:
+        """Why an operation on single bits is not affine in them, for people."""
+        aval = self.program.aval[e.outs[0]]
+        what = f"{e.name} -> {aval.dtype}{list(aval.shape)}"
+        if e.name in BILINEAR and len(self.program.depends(e)) == 2:
+            return f"products of two bits ({what}): what one flip changes depends on other bits"
+        if e.name in _ELEMENTWISE:
+            return f"{what} combines two bits in one element, which is not affine in either"
+        if any(map(self._infinite, e.ins)):
+            return f"{what} adds up infinite or NaN values, which cannot be subtracted again"
+        return f"{what} is not affine in the bits"
+
+    # -- affine values ------------------------------------------------------------------------
 
     def _is_affine(self, e: Equation, deps: list[int]) -> bool:
         aval, first = self.program.aval, e.ins[0]
-        if any(aval[i].dtype == bool for i in (*deps, e.outs[0])):
+        out = aval[e.outs[0]].dtype
+        if not _adds_up(out) or any(_is_bool(aval[i].dtype) for i in deps):
+            return False
+        if any(map(self._infinite, deps)):
             return False
         if e.name in _LINEAR:
-            return deps == [first] or e.name == "concatenate"
-        if e.name in _SUMS:
+            data = DATA.get(e.name, range(len(e.ins)))
+            fixed = {i for k, i in enumerate(e.ins) if k not in data}
+            return not fixed.intersection(deps)
+        if e.name in SUMS:
             return True
-        if e.name in _BILINEAR:
-            return len(deps) == 1
+        if e.name in BILINEAR:
+            return len(deps) == 1 and e.ins.count(deps[0]) == 1 and self._keeps(e, deps[0], out)
         if e.name == "div":
             return deps == [first] and jnp.issubdtype(aval[first].dtype, jnp.inexact)
         if e.name == "select_n":
             return first not in deps
         if e.name == "convert_element_type":
-            new = e.params["new_dtype"]
-            exact = jnp.issubdtype(aval[first].dtype, jnp.integer) and new in (
-                np.float32,
-                np.float64,
-            )
-            return exact or np.can_cast(aval[first].dtype, new, "safe")
+            return self._widens(first, out)
         return False
+
+    def _keeps(self, e: Equation, dep: int, out: Any) -> bool:
+        """Whether a product may be read as one of operands converted to its own type."""
+        if e.name == "mul" or dep in self.bitwise:  # bitwise values are converted one by one
+            return True
+        return self._widens(dep, out)
+
+    def _widens(self, v: int, new: Any) -> bool:
+        """Whether converting the affine value `v` to `new` is itself affine."""
+        old = self.program.aval[v].dtype
+        if not jnp.issubdtype(old, jnp.integer):
+            return bool(np.can_cast(old, new, "safe"))
+        if jnp.issubdtype(new, jnp.integer) and new.itemsize <= old.itemsize:
+            return True  # truncation keeps the ring
+        return self._ranges.differences_fit(v)
+
+    def _infinite(self, v: int) -> bool:
+        """Whether it is known now that `v` takes infinite or NaN values: no row undoes those."""
+        values = self.bitwise[v][1:] if v in self.bitwise else ()
+        known = [a for a in values if isinstance(a, np.ndarray)]
+        return any(not np.isfinite(a).all() for a in known)
+
+    def _inner_product(self, e: Equation) -> bool:
+        """`x @ x` and the like: products of values of the same bits, summed."""
+        out = self.program.aval[e.outs[0]].dtype
+        if not _adds_up(out):
+            return False
+        contract, batch = e.params["dimension_numbers"]
+        parts = []
+        for side in (0, 1):
+            value = self._operand(e.ins[side])
+            order = (*batch[side], *contract[side])
+            if len(order) != value.source.ndim:
+                return False
+            source, *values = value
+            parts.append(
+                Bitwise(source.transpose(order), *(v.transpose(order).astype(out) for v in values))
+            )
+        a, b = parts
+        source = merge_sources([a.source, b.source], a.source.shape)
+        if source is None:
+            return False
+        with np.errstate(all="ignore"):
+            product = Bitwise(source, a.plus * b.plus, a.minus * b.minus)
+        axes = tuple(range(len(batch[0]), source.ndim))
+        self.summands[e.outs[0]] = (product, axes)
+        return True
+
+    # -- bitwise values -----------------------------------------------------------------------
 
     def _operand(self, i: int) -> Bitwise:
         if i in self.bitwise:
@@ -140,168 +199,67 @@ class Affine:
         source = merge_sources(sources, shape)
         if source is None:
             return None
-        plus, minus = (self._apply(e, [o[k] for o in operands]) for k in (1, 2))
+        plus, minus = (_apply(e, e.params, [o[k] for o in operands]) for k in (1, 2))
         return Bitwise(source, plus, minus)
 
     def _move(self, e: Equation) -> Bitwise | None:
         operands = [self._operand(i) for i in e.ins]
-        indices = []
-        if e.name in _INDEXED:  # which bit lands where must be known now
-            indices = [o.plus for o in operands[1:]]
-            fixed = all(i in self.program.const for i in e.ins[1:])
-            if not fixed or not all(is_concrete(i) for i in indices):
+        params = [e.params] * 3
+        if e.name in DATA:  # which bit lands where must be known now
+            places = [k for k in range(len(e.ins)) if k not in DATA[e.name]]
+            at: list[Any] = [self.program.const.get(e.ins[k]) for k in places]
+            if any(i is None or not is_concrete(i) for i in at):
                 return None
-            operands = operands[:1]
-        source, plus, minus = (self._apply(e, [o[k] for o in operands] + indices) for k in range(3))
-        # Out-of-bounds fills are negative integers: they depend on no bit.
-        return Bitwise(np.asarray(np.maximum(source, -1)), plus, minus)
+            if e.name == "scatter" and not _lands_once(e, operands, at[0]):
+                return None
+            for k, i in zip(places, at, strict=True):
+                operands[k] = Bitwise(i, i, i)
+            if e.name == "gather":  # what is filled in out of bounds depends on no bit
+                params = [e.params | {"fill_value": -1}, e.params, e.params]
+        source, plus, minus = (_apply(e, params[k], [o[k] for o in operands]) for k in range(3))
+        return Bitwise(np.asarray(source), plus, minus)
 
-    @staticmethod
-    def _apply(e: Equation, values: list[Any]) -> Any:
-        """Apply an operation; views where NumPy has them, and concrete values stay NumPy."""
-        v = values[0]
-        if isinstance(v, np.ndarray):
-            if e.name == "broadcast_in_dim" and len(values) == 1:
-                shape, dims = e.params["shape"], e.params["broadcast_dimensions"]
-                expanded = [1] * len(shape)
-                for d, n in zip(dims, v.shape, strict=True):
-                    expanded[d] = n
-                return np.broadcast_to(v.reshape(expanded), shape)
-            if e.name == "transpose":
-                return v.transpose(e.params["permutation"])
-            if e.name == "squeeze":
-                return v.squeeze(tuple(e.params["dimensions"]))
-        (out,) = fold(e.primitive, e.params, values)
-        return np.asarray(out) if is_concrete(out) else out
 
-    def _inner_product(self, e: Equation) -> bool:
-        """`x @ x` and the like: products of values of the same bits, summed."""
-        contract, batch = e.params["dimension_numbers"]
-        parts = []
-        for side in (0, 1):
-            value = self._operand(e.ins[side])
-            order = (*batch[side], *contract[side])
-            if len(order) != value.source.ndim:
-                return False
-            source, *values = value
-            parts.append(Bitwise(source.transpose(order), *(v.transpose(order) for v in values)))
-        a, b = parts
-        source = merge_sources([a.source, b.source], a.source.shape)
-        if source is None:
-            return False
-        with np.errstate(all="ignore"):
-            product = Bitwise(source, a.plus * b.plus, a.minus * b.minus)
-        axes = tuple(range(len(batch[0]), source.ndim))
-        self._summands[e.outs[0]] = (product, axes)
+def _is_bool(dtype: Any) -> bool:
+    return bool(jnp.issubdtype(dtype, jnp.bool_))
+
+
+def _adds_up(dtype: Any) -> bool:
+    """Whether sums of many numbers of this type can be carried: neither bools nor halves."""
+    return not _is_bool(dtype) and dtype not in HALF
+
+
+def _lands_once(e: Equation, operands: list[Bitwise], indices: Any) -> bool:
+    """Whether no element is written twice: which write stays is undefined on some devices."""
+    if e.params["unique_indices"]:
         return True
+    with jax.ensure_compile_time_eval():
+        hits = lax.scatter_add(
+            jnp.zeros(operands[0].source.shape, jnp.int32),
+            jnp.asarray(indices),
+            jnp.ones(operands[2].source.shape, jnp.int32),
+            e.params["dimension_numbers"],
+            mode=e.params["mode"],
+        )
+    return bool(np.asarray(hits).max(initial=0) <= 1)
 
-    # -- rows ---------------------------------------------------------------------------------
 
-    def rows(self, v: int) -> Rows:
-        """The rows of an affine value."""
-        rows = self._rows(v)
-        return rows if isinstance(rows, Rows) else Rows(rows, jnp.ones((1,), rows.dtype), rows)
-
-    def forget(self) -> None:
-        """Drop rows made in another trace."""
-        self._memo.clear()
-
-    def _dense(self, v: int) -> Any:
-        if v not in self._memo:
-            rows = self._rows(v)
-            if isinstance(rows, Rows):
-                rows = rows.raw * rows.scale.reshape(-1, *(1,) * (rows.raw.ndim - 1))
-            self._memo[v] = rows
-        return self._memo[v]
-
-    def _rows(self, v: int) -> Any:
-        program, aval = self.program, self.program.aval[v]
-        if v in program.const:
-            return jnp.zeros((self.D, *aval.shape), aval.dtype)
-        if v in self.bitwise:
-            b = self.bitwise[v]
-            if self.D * b.source.size > _DENSE_LIMIT:
-                raise Unsupported(f"a value of shape {aval.shape} is used bit by bit and as a sum")
-            bit = np.arange(self.D).reshape((self.D,) + (1,) * b.source.ndim)
-            return jnp.where(b.source[None] == bit, jnp.asarray(b.delta), 0)
-        if v in self._summands:
-            product, axes = self._summands[v]
-            return self._sum_rows(None, product, axes, (), aval)
-        e = self.producer[v]
-        deps = program.depends(e)
-        if len(deps) == 1 and deps[0] in self.bitwise:
-            return self._first_rows(e, deps[0], aval)
-        return self._later_rows(e, deps, aval)
-
-    def _first_rows(self, e: Equation, dep: int, aval: Any) -> Any:
-        """Rows of the first affine value after bitwise ones: no work that grows with D * D."""
-        b, program = self.bitwise[dep], self.program
-        if e.name == "reduce_sum":
-            return self._sum_rows(None, b, e.params["axes"], (), aval)
-        if e.name == "dot_general":
-            side = 0 if e.ins[0] == dep else 1
-            contract, batch = e.params["dimension_numbers"]
-            if len(contract[side]) + len(batch[side]) == b.source.ndim:
-                weights = jnp.asarray(program.const[e.ins[1 - side]])
-                c, bt = contract[1 - side], batch[1 - side]
-                free = [a for a in range(weights.ndim) if a not in (*c, *bt)]
-                rows = self._sum_rows(
-                    jnp.transpose(weights, (*c, *bt, *free)), b, contract[side], batch[side], aval
-                )
-                return rows._replace(entries=weights) if isinstance(rows, Rows) else rows
-        # Convolutions and the like: push one-hot differences through, in blocks.
-        delta = jnp.asarray(b.delta)
-
-        def row(i):
-            hot = jnp.where(b.source == i, delta, 0).astype(delta.dtype)
-            return e.bind(*[hot if a == dep else self._linear_constant(e, a) for a in e.ins])[0]
-
-        block = max(1, min(self.D, _BLOCK // max(1, math.prod(aval.shape), b.source.size)))
-        return lax.map(row, jnp.arange(self.D, dtype=jnp.int32), batch_size=block)
-
-    def _later_rows(self, e: Equation, deps: list[int], aval: Any) -> Any:
-        """Rows of an affine function of affine values: the same operation on their rows."""
-        if e.name in _SUMS | {"select_n", "concatenate"}:
-            predicate = e.ins[0] if e.name == "select_n" else None
-            axes = [None if a == predicate else 0 for a in e.ins]
-            args = [self.program.const[a] if a == predicate else self._dense(a) for a in e.ins]
-        else:
-            axes = [0 if a in deps else None for a in e.ins]
-            args = [self._dense(a) if a in deps else self._linear_constant(e, a) for a in e.ins]
-        return jax.vmap(lambda *t: e.bind(*t)[0], in_axes=axes)(*args)
-
-    def _linear_constant(self, e: Equation, a: int) -> Any:
-        """A constant operand as the linear part of the operation sees it (padding adds zero)."""
-        value = self.program.const[a]
-        return jnp.zeros_like(value) if e.name == "pad" else value
-
-    def _sum_rows(self, weights: Any, b: Bitwise, contract: Any, batch: Any, aval: Any) -> Any:
-        """Rows of `out[b, f] = sum_c weights[c, b, f] * value[b, c]` for a bitwise value."""
-        if weights is None:
-            batch = [a for a in range(b.source.ndim) if a not in contract]
-        order = (*contract, *batch)
-        count = math.prod(b.source.shape[a] for a in contract)
-        source = np.transpose(b.source, order).reshape(count, -1)
-        delta = b.delta
-        delta = jnp.transpose(delta, order) if not is_concrete(delta) else delta.transpose(order)
-        delta = delta.reshape(count, -1, 1).astype(aval.dtype)
-        in_order = count == self.D and (source[:, :1] == np.arange(count)[:, None]).all()
-        if weights is not None and source.shape[1] == 1 and in_order:
-            raw = weights.reshape((count, *aval.shape)).astype(aval.dtype)
-            if isinstance(delta, np.ndarray) and (delta == delta[0]).all():
-                return Rows(raw, jnp.asarray(delta[0, 0]), raw)
-            return Rows(raw, jnp.asarray(delta.reshape(count)), raw)
-        if weights is not None:
-            delta = weights.reshape(count, source.shape[1], -1).astype(aval.dtype) * delta
-        delta = jnp.asarray(delta)
-        one_bit_each = (source == source[:, :1]).all()
-        if one_bit_each and in_order:
-            return delta.reshape((self.D, *aval.shape))
-        # Elements that depend on no bit (source -1) are sent out of bounds and dropped.
-        target = np.where(source < 0, self.D, source)
-        rows = jnp.zeros((self.D, *delta.shape[1:]), delta.dtype)
-        where = target[:, 0] if one_bit_each else (target, np.arange(source.shape[1])[None])
-        return rows.at[where].add(delta, mode="drop").reshape((self.D, *aval.shape))
+def _apply(e: Equation, params: dict[str, Any], values: list[Any]) -> Any:
+    """Apply an operation; views where NumPy has them, and concrete values stay NumPy."""
+    v = values[0]
+    if isinstance(v, np.ndarray):
+        if e.name == "broadcast_in_dim" and len(values) == 1:
+            shape, dims = params["shape"], params["broadcast_dimensions"]
+            expanded = [1] * len(shape)
+            for d, n in zip(dims, v.shape, strict=True):
+                expanded[d] = n
+            return np.broadcast_to(v.reshape(expanded), shape)
+        if e.name == "transpose":
+            return v.transpose(params["permutation"])
+        if e.name == "squeeze":
+            return v.squeeze(tuple(params["dimensions"]))
+    (out,) = fold(e.primitive, params, values)
+    return np.asarray(out) if is_concrete(out) else out
 
 
 def merge_sources(sources: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray | None:

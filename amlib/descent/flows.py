@@ -26,7 +26,7 @@ from jaxtyping import Array, Float
 
 from amlib import _checks as checks
 from amlib._types import EnergyFn
-from amlib.descent.incremental import scalar_output
+from amlib.descent.plan import scalar_output
 from amlib.descent.stationary import (
     AbstractMethod,
     Box,

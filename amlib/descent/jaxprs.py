@@ -38,9 +38,19 @@ _SLOW = frozenset(
 )
 _LOOPS = frozenset({"scan", "while", "cond"})
 
+HALF = (jnp.bfloat16, jnp.float16)
+"""Dtypes in which a carried sum would drift: sums are taken in float32 and rounded once."""
+
+_PRODUCTS = frozenset({"dot_general", "conv_general_dilated"})
+_SUMS = frozenset({"reduce_sum", "cumsum", "reduce_window_sum"})
+
+# A map becomes a `vmap` only where that holds no value larger than this many elements (16 MB of
+# floats), or than four times all that goes in and comes out: who wrote `lax.map` may have meant it.
+_UNROLL_LIMIT = 2**22
+
 
 class Unsupported(Exception):
-    """An energy that cannot be flattened; its text says why."""
+    """An energy that the analysis cannot take; its text says why."""
 
 
 class Equation(NamedTuple):
@@ -162,9 +172,11 @@ class Program:
         if all(i in self.const for i in ins):
             values = fold(primitive, params, [self.const[i] for i in ins])
             return [self._constant(v) for v in values]
-        if name == "scan" and params["num_carry"] == 0:
-            return self._unroll_map(params, ins)
-        if name == "dot_general" and avals[0].dtype in (jnp.bfloat16, jnp.float16):
+        if name == "scan":
+            outs = self._unroll_map(params, ins, avals)
+            if outs is not None:
+                return outs
+        if name in _PRODUCTS | _SUMS and avals[0].dtype in HALF:
             return self._accumulate_in_float32(primitive, params, ins, avals[0])
         key = self._key(primitive, params, ins)
         if key not in self._seen:
@@ -183,17 +195,57 @@ class Program:
             return object()
         return key
 
-    def _unroll_map(self, params: dict[str, Any], ins: list[int]) -> Sequence[int]:
-        """A scan without carry is a `lax.map`: the same values come from `vmap`, visibly."""
-        nconst = params["num_consts"]
-        axes = [None] * nconst + [0] * (len(ins) - nconst)
-        body = jax.vmap(jcore.jaxpr_as_fun(params["jaxpr"]), in_axes=axes)
-        sub = jax.make_jaxpr(body)(*[self.aval[i] for i in ins])
+    def _unroll_map(
+        self, params: dict[str, Any], ins: list[int], avals: list[Any]
+    ) -> Sequence[int] | None:
+        """A scan without carry is a `lax.map`: the same values come from `vmap`, visibly.
+
+        What is carried and what is mapped over is read off the shapes: the names of a scan's
+        parameters differ between versions of JAX.
+
+        **Returns:** `None` for a scan with a carry, and for a map that saves too much memory.
+        """
+        body, length = params["jaxpr"], params["length"]
+        if any(o.shape == b.shape for o, b in zip(avals, body.out_avals, strict=True)):
+            return None  # a result without the axis of the steps is a carry
+        arguments = zip(ins, body.in_avals, strict=True)
+        mapped = [len(self.aval[i].shape) > len(a.shape) for i, a in arguments]
+        fn = jcore.jaxpr_as_fun(body)
+        if not any(mapped):  # every step computes the same
+            once = self._inline(body.jaxpr, body.consts, ins)
+            spread = jax.make_jaxpr(lambda *a: [jnp.broadcast_to(v, (length, *v.shape)) for v in a])
+            sub = spread(*[self.aval[v] for v in once])
+            return self._inline(sub.jaxpr, sub.consts, once)
+        axes = [0 if m else None for m in mapped]
+        sub = jax.make_jaxpr(jax.vmap(fn, in_axes=axes))(*[self.aval[i] for i in ins])
+        at_hand = sum(map(self.size, ins)) + sum(math.prod(a.shape) for a in avals)
+        if _largest(sub.jaxpr) > max(_UNROLL_LIMIT, 4 * at_hand):
+            return None
         return self._inline(sub.jaxpr, sub.consts, ins)
 
     def _accumulate_in_float32(self, primitive, params, ins, aval) -> Sequence[int]:
-        """Keep half-precision overlaps in float32, so that thousands of flips add up exactly."""
-        params = params | {"preferred_element_type": np.dtype("float32")}
-        wide = self._emit(primitive, params, ins, [aval.update(dtype=np.dtype("float32"))])
-        cast = {"new_dtype": aval.dtype, "weak_type": False, "sharding": None}
-        return self._emit(lax.convert_element_type_p, cast, list(wide), [aval])
+        """Keep half-precision sums in float32, so that thousands of flips add up exactly."""
+        float32 = np.dtype("float32")
+        if primitive.name in _PRODUCTS:
+            params = params | {"preferred_element_type": float32}
+        else:
+            ins = [self._cast(i, float32) for i in ins]
+        (wide,) = self._emit(primitive, params, ins, [aval.update(dtype=float32)])
+        return [self._cast(wide, aval.dtype)]
+
+    def _cast(self, v: int, dtype: Any) -> int:
+        params = {"new_dtype": np.dtype(dtype), "weak_type": False, "sharding": None}
+        aval = self.aval[v].update(dtype=np.dtype(dtype))
+        return self._emit(lax.convert_element_type_p, params, [v], [aval])[0]
+
+
+def _largest(jaxpr: Any) -> int:
+    """Elements of the largest value that a jaxpr makes, those of the jaxprs inside it included."""
+    largest = 0
+    for e in jaxpr.eqns:
+        largest = max([largest, *(math.prod(getattr(v.aval, "shape", ())) for v in e.outvars)])
+        for inner in e.params.values():
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                largest = max(largest, _largest(inner))
+    return largest

@@ -5,8 +5,10 @@ maximum serves as well, and on a CPU the maximum costs more than the exponential
 *proved* from the equations that the energy does not depend on the number `c` that is subtracted;
 then the recall carries `c` along, as the last log-sum-exp, and never computes a maximum.
 
-The proof follows `c` through the head. Every value is one of: *free* of `c`; *shift* k, a number
-of the form `k c + free`; *scale* k, of the form `exp(k c) * free`. The energy must come out free.
+The proof follows `c` through the head. Every value is one of: *free* of `c`; the *centre* itself;
+*shift* k, a number of the form `k c + free`; *scale* k, of the form `exp(k c) * free`. The energy
+must come out free. The proof is about real numbers: that floats hold them, also where powers of a
+sum are taken, is for `plan` to check, from `Stabilizer.power`.
 """
 
 from typing import Any, NamedTuple
@@ -15,41 +17,57 @@ import jax.numpy as jnp
 import numpy as np
 
 from amlib._checks import is_concrete
-from amlib.descent.jaxprs import Equation, Program
+from amlib.descent.jaxprs import HALF, Equation, Program
 
 _SAME = frozenset(
     "broadcast_in_dim reshape squeeze expand_dims transpose stop_gradient copy copy_p".split()
 )
 
 
+# Functions of one real number that never turn, and those of two that do not in either.
+_MONOTONE = frozenset(
+    """neg log log1p exp exp2 expm1 sqrt rsqrt cbrt tanh logistic sinh asinh atan erf floor ceil
+    round add add_any sub mul max min""".split()
+)
+
+
 class _Kind(NamedTuple):
-    name: str  # "free", "shift", "scale" or "true"
+    name: str  # "free", "centre", "shift", "scale" or "true"
     k: int = 0
 
+    @property
+    def shifts(self) -> bool:
+        return self.name in ("centre", "shift")
 
-_FREE, _TRUE = _Kind("free"), _Kind("true")
+
+_FREE, _TRUE, _CENTRE = _Kind("free"), _Kind("true"), _Kind("centre", 1)
 
 
 class Stabilizer(NamedTuple):
     """A maximum over `v` that may be any number `c`, and the sum of `exp(v - c)`.
 
-    `c + log(total)` is the log-sum-exp: the next `c`.
+    `c + log(total)` is the log-sum-exp: the next `c`. The head raises the sum to no power beyond
+    `power`, so a centre that is off by `d` costs it a factor of `exp(power * d)`.
     """
 
     v: int
     c: int
     total: int
+    power: int
 
 
 def find_stabilizers(program: Program, head: list[Equation]) -> list[Stabilizer]:
     """The maxima in `head` that its result provably does not depend on."""
     found = []
     for e in head:
-        if e.name == "reduce_max" and program.aval[e.outs[0]].shape == ():
-            kinds = _follow(program, head, e.outs[0])
+        v, c = e.ins[0], e.outs[0]
+        single = program.aval[c].shape == () and program.aval[c].dtype not in HALF
+        if e.name == "reduce_max" and single:
+            kinds = _follow(program, head, c)
             if kinds is not None:
-                totals = _totals(program, head, kinds, e.ins[0])
-                found.extend(Stabilizer(e.ins[0], e.outs[0], total) for total in totals[:1])
+                power = max((abs(k.k) for k in kinds.values() if k.name == "scale"), default=1)
+                totals = _totals(program, head, kinds, v)
+                found.extend(Stabilizer(v, c, total, power) for total in totals[:1])
     return found
 
 
@@ -73,7 +91,7 @@ def _follow(program: Program, head: list[Equation], c: int) -> dict[int, _Kind] 
     kinds: dict[int, _Kind] = {}
     for e in head:
         if e.outs[0] == c:
-            kinds[c] = _Kind("shift", 1)
+            kinds[c] = _CENTRE
             continue
         ins = [kinds.get(i, _FREE) for i in e.ins]
         if all(k == _FREE for k in ins):
@@ -89,18 +107,18 @@ def _follow(program: Program, head: list[Equation], c: int) -> dict[int, _Kind] 
 def _kind(program: Program, e: Equation, ins: list[_Kind]) -> _Kind | None:
     """The kind of the output of one equation, or `None` for anything not proved."""
     name, first = e.name, ins[0]
-    shifts = [k.name == "shift" for k in ins]
+    shifts = [k.shifts for k in ins]
     scales = [k.name == "scale" for k in ins]
     all_shift = all(s or k == _FREE for s, k in zip(shifts, ins, strict=True))
     all_scale = all(s or k == _FREE for s, k in zip(scales, ins, strict=True))
-    if name in _SAME or (name == "convert_element_type" and _to_float(e)):
+    if name in _SAME or (name == "convert_element_type" and _widens(program, e)):
         return first
-    if name == "is_finite" and shifts[0]:
-        return _TRUE  # `c` is finite by choice
+    if name == "is_finite" and first == _CENTRE:
+        return _TRUE  # `c` is finite by choice; `v - c` need not be, where an entry is masked
     if name == "select_n" and first == _TRUE and len(ins) == 3:
         return ins[2]
     if name == "max" and any(shifts) and any(_is_minus_infinity(program, i) for i in e.ins):
-        return next(k for k in ins if k.name == "shift")
+        return next(k for k in ins if k.shifts)
     if name in ("add", "add_any", "sub") and all_shift:
         total = first.k + (-1 if name == "sub" else 1) * ins[1].k
         return _Kind("shift", total) if total else _FREE
@@ -124,6 +142,12 @@ def _kind(program: Program, e: Equation, ins: list[_Kind]) -> _Kind | None:
 
 def _to_float(e: Equation) -> bool:
     return bool(jnp.issubdtype(e.params["new_dtype"], jnp.floating))
+
+
+def _widens(program: Program, e: Equation) -> bool:
+    """Whether a conversion rounds nothing: a rounded centre would no longer cancel."""
+    old, new = program.aval[e.ins[0]].dtype, e.params["new_dtype"]
+    return _to_float(e) and bool(jnp.promote_types(old, new) == new)
 
 
 def _is_minus_infinity(program: Program, i: int) -> bool:
@@ -170,13 +194,33 @@ def find_factor(
     return Factor(v, signed, largest, uniform)
 
 
-def scalar_head(program: Program, head: list[Equation], known: set[int]) -> list[Equation] | None:
-    """The equations from the values `known` to the energy, if they need no other value."""
-    producer = {o: e for e in head for o in e.outs}
+def monotone_head(program: Program, head: list[Equation], t: Stabilizer) -> list[Equation] | None:
+    """The equations from the sum of exponentials and its centre to the energy.
+
+    **Returns:** `None` if the energy needs another value of the head, or is not provably a
+    monotone function of the sum.
+    """
+    known = {t.total, t.c}
     needed, used = {program.out}, []
     for e in reversed(head):
         if needed & set(e.outs) and not set(e.outs) <= known:
             used.append(e)
             needed |= set(program.depends(e))
-    enough = needed <= known | {o for e in used for o in e.outs}
-    return used[::-1] if enough and all(v in producer for v in known) else None
+    made = {o for e in head for o in e.outs}
+    if not needed <= known | {o for e in used for o in e.outs} or not known <= made:
+        return None
+    moving, positive = {t.total}, {t.total}  # what changes with the sum; what is the sum
+    for e in used[::-1]:
+        changing = [i for i in e.ins if i in moving]
+        if not changing:
+            continue
+        same = e.name in _SAME or (e.name == "convert_element_type" and _to_float(e))
+        identity = same or (e.name == "abs" and changing[0] in positive)
+        divided = e.name == "div" and e.ins[0] in moving
+        odd = e.name == "integer_pow" and e.params["y"] > 0 and e.params["y"] % 2 == 1
+        if len(changing) > 1 or not (identity or divided or odd or e.name in _MONOTONE):
+            return None
+        moving |= set(e.outs)
+        if identity and changing[0] in positive:
+            positive |= set(e.outs)
+    return used[::-1] if program.out in moving else None

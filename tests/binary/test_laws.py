@@ -251,7 +251,7 @@ def test_both_paths_visit_the_same_states(name):
         return [jax.vmap(functools.partial(visit, path=path))(X) for path in paths]
 
     generic, incremental, auto = run(X)
-    evaluator = flips.FlipEvaluator(w.model.energy, w.X[0], "incremental")
+    evaluator = flips.FlipPlan(w.model.energy, w.X[0], "incremental")
     assert evaluator.path == "incremental"  # else this test compares a path with itself
     assert_same(generic, incremental, rtol=1e-5)
     assert_same(generic, auto, rtol=1e-5)

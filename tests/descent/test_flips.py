@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from amlib.descent import flips
-from amlib.descent.incremental import FlipEvaluator
+from amlib.descent.plan import FlipPlan
 from amlib.descent.trajectory import RESULTS
 
 D, WIDE = 30, 300
@@ -110,6 +110,13 @@ def test_an_energy_that_is_not_finite_ends_the_recall(name):
     assert out.result == RESULTS.nonfinite
 
 
+def compact(plan):
+    """Whether the values allow the compact form, and that form."""
+    tables = plan.cut.tables()
+    allowed, stabilizers = plan.cut.allows_compact(tables)
+    return allowed, plan.cut.form(tables, stabilizers)
+
+
 @pytest.mark.parametrize("beta", [0.01, 0.1, 1.0, 1.4, 5.0])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_product_proof_is_never_wrong_and_often_succeeds(beta, seed):
@@ -119,9 +126,8 @@ def test_the_product_proof_is_never_wrong_and_often_succeeds(beta, seed):
 
     @jax.jit
     def proved(x):
-        evaluator = FlipEvaluator(energy, x)
-        allowed, found = evaluator._allows_compact()
-        return allowed, evaluator._ready(True, found).proves_fixed(x)
+        allowed, form = compact(FlipPlan(energy, x))
+        return allowed, form.proves_fixed(x)
 
     answers = [proved(x) for x in states]
     assert all(bool(a) for a, _ in answers)
@@ -137,9 +143,8 @@ def test_the_product_proof_is_never_wrong_and_often_succeeds(beta, seed):
 
 def test_the_product_proof_needs_rows_of_one_size():
     patterns = jnp.where(spins(0, WIDE, D) > 0, 1.0, 0.0)
-    evaluator = FlipEvaluator(lse(patterns, 0.5), spins(0, D))
-    _, found = evaluator._allows_compact()
-    assert not evaluator._ready(True, found).proves_fixed(2 * patterns[0] - 1)
+    _, form = compact(FlipPlan(lse(patterns, 0.5), spins(0, D)))
+    assert not form.proves_fixed(2 * patterns[0] - 1)
 
 
 @pytest.mark.parametrize(
@@ -152,9 +157,8 @@ def test_the_product_proof_needs_rows_of_one_size():
 )
 def test_no_product_proof_where_the_energy_is_more_than_the_sum(energy):
     x = spins(1, D)
-    evaluator = FlipEvaluator(energy(spins(0, WIDE, D)), x, "incremental")
-    _, found = evaluator._allows_compact()
-    assert evaluator._ready(True, found).proves_fixed(x) is None
+    _, form = compact(FlipPlan(energy(spins(0, WIDE, D)), x, "incremental"))
+    assert form.proves_fixed(x) is None
 
 
 def test_lanes_of_a_vmap_do_not_disturb_one_another():

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from amlib.descent import flips
-from amlib.descent.incremental import MAX_ROW_BYTES, FlipEvaluator
 from amlib.descent.jaxprs import Program
+from amlib.descent.plan import MAX_ROW_BYTES, FlipPlan
 from amlib.descent.stabilizers import find_stabilizers
 
 K, D = 12, 40
@@ -111,24 +111,24 @@ def same_trajectory(energy, x0, idx, path="incremental"):
 @pytest.mark.parametrize("name", ENERGIES)
 def test_takes_the_incremental_path_and_the_same_trajectory(name):
     x0, idx = spins(7, D), jr.randint(jr.key(8), (3 * D,), 0, D)
-    evaluator = FlipEvaluator(ENERGIES[name], x0, "incremental")
-    assert evaluator.path == "incremental", evaluator.reason
+    plan = FlipPlan(ENERGIES[name], x0, "incremental")
+    assert plan.path == "incremental", plan.reason
     assert same_trajectory(ENERGIES[name], x0, idx).accepted.any()
 
 
 def test_all_that_gain_take_it_unasked_at_the_size_of_real_use():
     x = jax.ShapeDtypeStruct((600,), jnp.float32)
-    evaluators = {name: FlipEvaluator(e, x) for name, e in energies(150, 600).items()}
-    generic = {name for name, e in evaluators.items() if e.path == "generic"}
+    plans = {name: FlipPlan(e, x) for name, e in energies(150, 600).items()}
+    generic = {name for name, e in plans.items() if e.path == "generic"}
     # A running sum and a Fourier transform cost no more in full than an update of all they carry.
     assert generic == {"shifted product", "fourier"}
-    assert all("too little to gain" in evaluators[name].reason for name in generic)
+    assert all("too little to gain" in plans[name].reason for name in generic)
 
 
 @pytest.mark.parametrize("name", IMAGE_ENERGIES)
 def test_states_may_be_images(name):
     x0, idx = spins(9, 8, 5), jr.randint(jr.key(10), (100,), 0, 40)
-    assert FlipEvaluator(IMAGE_ENERGIES[name], x0, "incremental").path == "incremental"
+    assert FlipPlan(IMAGE_ENERGIES[name], x0, "incremental").path == "incremental"
     assert same_trajectory(IMAGE_ENERGIES[name], x0, idx).accepted.any()
 
 
@@ -143,10 +143,10 @@ HOPELESS = {
 @pytest.mark.parametrize("name", HOPELESS)
 def test_hopeless_energies_fall_back_and_stay_right(name):
     x0, idx = spins(11, D), jr.randint(jr.key(12), (60,), 0, D)
-    evaluator = FlipEvaluator(HOPELESS[name], x0)
-    assert evaluator.path == "generic"
-    assert "generic" in evaluator.describe()
-    assert evaluator.reason in evaluator.describe()
+    plan = FlipPlan(HOPELESS[name], x0)
+    assert plan.path == "generic"
+    assert "generic" in plan.describe()
+    assert plan.reason in plan.describe()
     same_trajectory(HOPELESS[name], x0, idx, path="auto")
 
 
@@ -155,18 +155,18 @@ def test_side_effects_fall_back():
         jax.debug.callback(lambda: None)
         return -jnp.sum((Xi @ x) ** 2)
 
-    assert "side effects" in FlipEvaluator(chatty, spins(0, D)).reason
+    assert "side effects" in FlipPlan(chatty, spins(0, D)).reason
 
 
 def test_rows_over_the_byte_limit_fall_back():
     wide = MAX_ROW_BYTES // (4 * D) + 1
     steps = jax.lax.iota(jnp.float32, wide)
     narrow = lambda x: jnp.sum(jnp.tanh(steps * jnp.sum(x * FIELD)))
-    assert FlipEvaluator(narrow, x_of(D), "incremental").path == "incremental"  # carries a scalar
+    assert FlipPlan(narrow, x_of(D), "incremental").path == "incremental"  # carries a scalar
     broad = lambda x: jnp.sum(jnp.tanh(jnp.cumsum(steps[:, None] * x[None], axis=1)))
-    evaluator = FlipEvaluator(broad, x_of(D), "incremental")
-    assert evaluator.path == "generic"
-    assert "GiB, more than the limit" in evaluator.reason
+    plan = FlipPlan(broad, x_of(D), "incremental")
+    assert plan.path == "generic"
+    assert "GiB, more than the limit" in plan.reason
 
 
 def x_of(n):
@@ -175,17 +175,17 @@ def x_of(n):
 
 def test_a_head_as_costly_as_the_energy_falls_back():
     wide = jr.normal(jr.key(0), (500, 4))
-    evaluator = FlipEvaluator(lambda x: jnp.sum(jnp.tanh(wide @ jnp.tanh(Xi[:4, :6] @ x))), x_of(6))
-    assert evaluator.path == "generic"
-    assert "too little to gain" in evaluator.reason
+    plan = FlipPlan(lambda x: jnp.sum(jnp.tanh(wide @ jnp.tanh(Xi[:4, :6] @ x))), x_of(6))
+    assert plan.path == "generic"
+    assert "too little to gain" in plan.reason
 
 
 def test_cost_per_flip_does_not_contain_D():
     costs = []
     for d in (100, 1000):
         patterns = jnp.ones((K, d))
-        evaluator = FlipEvaluator(lambda x, p=patterns: -jax.nn.logsumexp(p @ x), x_of(d))
-        costs.append(evaluator.flip_cost)
+        plan = FlipPlan(lambda x, p=patterns: -jax.nn.logsumexp(p @ x), x_of(d))
+        costs.append(plan.flip_cost)
     assert costs[0] == costs[1]
 
 
@@ -259,8 +259,8 @@ def test_random_compositions_follow_the_generic_energy(composition):
         return total
 
     x0, idx = spins(seed, n), jr.randint(jr.key(seed), (4 * n,), 0, n)
-    evaluator = FlipEvaluator(energy, x0, "incremental")
-    assert evaluator.path == "incremental", evaluator.reason
+    plan = FlipPlan(energy, x0, "incremental")
+    assert plan.path == "incremental", plan.reason
     # Ties may be broken by rounding, so compare energies along the incremental trajectory with
     # the energy itself, and decisions wherever they are not ties.
     _, fast = jax.jit(lambda x, i: flips.visit(energy, x, i, path="incremental"))(x0, idx)
@@ -284,9 +284,9 @@ WIDE = 300  # patterns: enough for the compact form to be considered
 
 def prepared(energy, x):
     """Which form the values of the rows allow, as `run` decides it."""
-    evaluator = FlipEvaluator(energy, x)
-    assert evaluator._may_compact()
-    allowed, stabilizers = evaluator._allows_compact()
+    cut = FlipPlan(energy, x).cut
+    assert cut.may_compact()
+    allowed, stabilizers = cut.allows_compact(cut.tables())
     return bool(allowed), len(stabilizers)
 
 
@@ -432,9 +432,10 @@ def test_half_precision_overlaps_are_carried_exactly(dtype):
     patterns = spins(0, 8, 3000, dtype=dtype)
     x0, idx = spins(1, 3000, dtype=dtype), jr.randint(jr.key(2), (600,), 0, 3000)
     energy = lambda x: -jnp.sum(((patterns @ x).astype(jnp.float32) / 3000.0) ** 2)
-    evaluator = FlipEvaluator(energy, x0)
-    assert evaluator.path == "incremental"
-    assert all(v.dtype == jnp.float32 for v in evaluator.start(x0)[1].values)
+    plan = FlipPlan(energy, x0)
+    assert plan.path == "incremental"
+    form = plan.cut.form(plan.cut.tables())
+    assert all(v.dtype == jnp.float32 for v in form.start(x0)[1].values)
     same_trajectory(energy, x0, idx)
 
 
@@ -478,11 +479,11 @@ def test_grad_of_vmap_of_jit():
 )
 def test_an_energy_must_be_one_real_scalar(energy, came):
     with pytest.raises(ValueError, match=rf"energy: must return one real .*{came}"):
-        FlipEvaluator(energy, x_of(D))
+        FlipPlan(energy, x_of(D))
 
 
 def test_describe_says_what_is_carried():
-    text = FlipEvaluator(ENERGIES["logsumexp"], x_of(D)).describe()
+    text = FlipPlan(ENERGIES["logsumexp"], x_of(D)).describe()
     assert "incremental" in text
     assert "float32[12]" in text
     assert "rows" in text

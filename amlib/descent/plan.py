@@ -1,0 +1,302 @@
+"""From an energy to the cheapest form of it whose cost per flip does not contain D.
+
+1. `jaxprs` flattens the energy; `affine` finds the values that are affine in the bits of `x`.
+2. The energy is cut where affine values feed the rest. What crosses the cut is *carried* through
+   the recall; what follows is the *head*. For most memories the carried value is `Xi @ x`.
+3. Flipping bit `i` from `s` to `-s` adds the row `-s * L[i]` to the carried value (`rows`), and the
+   head gives the new energy: O(K) work instead of O(K D).
+4. Energies without such a cut, with rows too large to keep, or with a head that costs as much as
+   the whole, are evaluated in full at each flip: the *generic* path. It is also the oracle: both
+   paths visit the same states.
+
+All that can fail is decided when the plan is made. Only `Unsupported`, the analysis's own word that
+it cannot take an energy, leads to the generic path; any other exception is an error in amlib.
+
+A plan is made inside the trace that uses it, so `jit`, `vmap` and `grad` need no care. What depends
+on values is decided by `FlipPlan.run` when the program runs.
+
+Real-valued carried values drift by rounding: after `m` accepted flips by at most about
+`m * eps * max|h|`. The loops in `flips` evaluate them afresh every sweep.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+from amlib import _checks as checks
+from amlib._types import EnergyFn
+from amlib.descent.affine import MOVES, Affine
+from amlib.descent.evaluators import Compact, Generic, Incremental, Loop
+from amlib.descent.jaxprs import Equation, Program, Unsupported
+from amlib.descent.lanes import all_lanes
+from amlib.descent.rows import RowMaker, Rows
+from amlib.descent.stabilizers import Factor, Stabilizer, find_factor, find_stabilizers
+
+Path: TypeAlias = Literal["auto", "incremental", "generic"]
+
+MAX_ROW_BYTES = 2**30
+"""Rows larger than this (1 GiB) are not kept: the energy takes the generic path."""
+
+_COMPACT_FROM = 256  # elements per row from which int8 rows are worth a second program
+
+_LARGEST_STEP = 40.0  # most that one flip may move an exponent whose centre is carried
+_LARGEST_EXPONENT = 80.0  # of a power of a sum of exponentials; float32 holds exp(88)
+
+_MIN_GAIN = 0.8  # the incremental path must cost less than this share of the full energy
+
+# Cheap operations that the cut is pushed back through, so that what is carried is `Xi @ x`
+# (exact for integer patterns) and not `beta * (Xi @ x) + b`.
+_LIGHT = (MOVES - {"gather", "dynamic_slice", "dynamic_update_slice", "scatter"}) | {
+    "neg", "mul", "div", "add", "add_any", "sub", "convert_element_type", "stop_gradient",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """An energy cut in two: what is carried, and the equations from there to the energy."""
+
+    program: Program
+    analysis: Affine
+    carried: list[int]
+    head: list[Equation]
+    uses_state: bool
+    D: int
+    out: Any  # the dtype of the energy
+
+    def tables(self) -> dict[int, Rows]:
+        """The rows of each carried value, made in the trace that uses them."""
+        maker = RowMaker(self.analysis)
+        return {v: maker(v) for v in self.carried}
+
+    def form(
+        self, tables: dict[int, Rows], compact: dict[Stabilizer, Factor] | None = None
+    ) -> Incremental:
+        """The incremental form, or with the maxima to carry the compact one.
+
+        Rows that are no more than another view of the patterns are made again where they are used:
+        as an input of a branch they would be written out, in the dtype of the patterns.
+        """
+        maker = RowMaker(self.analysis)
+        used = [t if t.raw is t.entries else maker(v) for v, t in tables.items()]
+        raw = (t.raw if compact is None else t.raw.astype(jnp.int8) for t in used)
+        rows = tuple((r, t.scale) for r, t in zip(raw, used, strict=True))
+        parts = (self.program, self.carried, self.head, rows, self.D, self.out, self.uses_state)
+        return Incremental(*parts) if compact is None else Compact(*parts, stabilizers=compact)
+
+    def finite(self, tables: dict[int, Rows]) -> Array:
+        """Whether no sum of rows can overflow, so that what is added can be taken away again."""
+        finite = jnp.asarray(True)
+        for t in tables.values():
+            if jnp.issubdtype(t.raw.dtype, jnp.inexact):
+                most = self.D * jnp.max(jnp.abs(t.entries), initial=0) * jnp.max(jnp.abs(t.scale))
+                info = jnp.finfo(t.raw.dtype)
+                finite &= most <= float(info.max) * float(info.eps) / 4
+        return finite
+
+    def may_compact(self) -> bool:
+        """Whether int8 rows could pay: decided by shapes."""
+        avals = [self.program.aval[v] for v in self.carried]
+        real = all(jnp.issubdtype(a.dtype, jnp.floating) for a in avals)
+        return real and max((math.prod(a.shape) for a in avals), default=0) >= _COMPACT_FROM
+
+    def allows_compact(self, tables: dict[int, Rows]) -> tuple[Array, dict[Stabilizer, Factor]]:
+        """Whether all rows are small integers, and one flip keeps every exponent in range."""
+        allowed, largest = jnp.asarray(True), {}
+        for v, (_, scale, entries) in tables.items():
+            size = jnp.max(jnp.abs(entries))
+            allowed &= (entries == jnp.round(entries)).all() & (size <= 127)
+            largest[v] = (size * jnp.max(jnp.abs(scale))).astype(jnp.float32)
+        stabilizers = {}
+        for t in find_stabilizers(self.program, self.head):
+            factor = find_factor(self.program, self.head, t.v, self.carried)
+            if factor is not None:
+                step = factor.largest * largest[factor.carried]
+                spread = step + math.log(self.program.size(t.v))
+                allowed &= (step <= _LARGEST_STEP) & (t.power * spread <= _LARGEST_EXPONENT)
+                stabilizers[t] = factor
+        return allowed, stabilizers
+
+
+class FlipPlan:
+    """How the flips of an energy over states in {-1,+1}^D are evaluated.
+
+    **Arguments:**
+
+    - `energy`: a function from a state of shape `x.shape` to a scalar.
+    - `x`: shape and dtype of the state (values are not used).
+    - `path`: `"auto"` takes the incremental path where it exists and pays; `"incremental"`
+      takes it where it exists at all; `"generic"` evaluates the full energy at each flip.
+
+    **Raises:** `ValueError` if the energy is not a real scalar.
+    """
+
+    def __init__(self, energy: EnergyFn, x: Any, path: Path = "auto"):
+        self.x = jax.ShapeDtypeStruct(x.shape, x.dtype)
+        self.D = math.prod(x.shape)
+        self.out = scalar_output(energy, self.x)
+        self.path: str = "generic"
+        self.reason = "asked for"
+        self.full_cost = self.flip_cost = self.row_bytes = 0
+        self._energy = energy
+        self.cut: Cut | None = None
+        if path == "generic":
+            return
+        try:
+            self.cut = self._plan(path)
+            self.path, self.reason = "incremental", ""
+        except Unsupported as err:
+            self.reason = str(err)
+
+    # -- use ----------------------------------------------------------------------------------
+
+    def run(self, loop: Loop) -> Any:
+        """Run `loop(flips)` with the fastest form of the energy that the values allow.
+
+        Which values allow which form may only be known when the program runs:
+
+        - rows that are not finite, or so large that sums of them might not be, take the full
+          energy, since infinity minus infinity is not what a flip changes;
+        - rows of small integers, as those of spin patterns are, are kept as int8: a quarter of the
+          memory traffic. If what a flip adds to an exponent is bounded too, the maxima of
+          log-sum-exps are carried, see `stabilizers`. A run in this form that met a value that is
+          not finite is repeated in the exact form.
+        """
+        generic = lambda: loop(Generic(self._energy, self.D, self.out.dtype))[0]
+        cut = self.cut
+        if cut is None:
+            return generic()
+        tables = cut.tables()
+        finite = cut.finite(tables)
+        exact = lambda: _choose(finite, lambda: loop(cut.form(tables))[0], generic)
+        if not cut.may_compact():
+            return exact()
+        allowed, stabilizers = cut.allows_compact(tables)
+        compact = lambda: loop(cut.form(tables, stabilizers))
+
+        def nothing() -> tuple[Any, Array]:
+            return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(compact))
+
+        out, sound = _choose(allowed & finite, compact, nothing)
+        return _choose(sound, lambda: out, exact)
+
+    # -- report -------------------------------------------------------------------------------
+
+    def describe(self) -> str:
+        """Say in a few lines which path is taken, what is carried, and what a flip costs."""
+        cut, reason = self.cut, self.reason
+        if cut is not None:
+            finite = cut.finite(cut.tables())
+            if checks.is_concrete(finite) and not finite:
+                cut, reason = None, "what a flip adds is infinite, NaN, or near overflow"
+        if cut is None:
+            return (
+                f"path      generic: one full energy per flip\n"
+                f"why       {reason}\n"
+                f"full      about {self.full_cost:,} operations"
+            )
+        aval = cut.program.aval
+        carried = ", ".join(f"{aval[v].dtype}{list(aval[v].shape)}" for v in cut.carried)
+        ratio = self.full_cost / max(1, self.flip_cost)
+        return (
+            f"path      incremental: a flip adds one row to what is carried\n"
+            f"carried   {carried or 'nothing: the energy is affine in single bits'}\n"
+            f"per flip  about {self.flip_cost:,} operations"
+            f"{', and the state itself is read' if cut.uses_state else ''}\n"
+            f"full      about {self.full_cost:,} operations ({ratio:.0f} times as many)\n"
+            f"rows      {self.row_bytes / 1e6:.1f} MB"
+        )
+
+    # -- plan ---------------------------------------------------------------------------------
+
+    def _plan(self, path: Path) -> Cut:
+        program = Program(self._energy, self.x)
+        self.full_cost = sum(map(program.cost, program.equations))
+        analysis = Affine(program, self.x)
+        carried, head, uses_state = cut_energy(program, analysis)
+        sizes = [program.size(v) for v in carried]
+        self.flip_cost = sum(map(program.cost, head)) + 3 * sum(sizes)
+        if not carried and uses_state:
+            raise Unsupported(_obstacle(program, analysis, head))
+        itemsizes = [program.aval[v].dtype.itemsize for v in carried]
+        self.row_bytes = self.D * sum(n * b for n, b in zip(sizes, itemsizes, strict=True))
+        if self.row_bytes > MAX_ROW_BYTES:
+            raise Unsupported(
+                f"the rows would take {self.row_bytes / 2**30:.1f} GiB, "
+                f"more than the limit of {MAX_ROW_BYTES / 2**30:.1f} GiB"
+            )
+        if path == "auto" and self.flip_cost > _MIN_GAIN * self.full_cost:
+            raise Unsupported(
+                f"a flip would cost about {self.flip_cost:,} operations, "
+                f"the full energy {self.full_cost:,}: too little to gain"
+            )
+        # Rows that cannot be made are found here, and not when they are needed.
+        plan = Cut(program, analysis, carried, head, uses_state, self.D, self.out.dtype)
+        jax.eval_shape(plan.tables)
+        return plan
+
+
+def _choose(predicate: Array, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
+    """`yes()` if the predicate holds in every lane of a `vmap`, else `no()`: one of them runs."""
+    if checks.is_concrete(predicate):
+        return yes() if predicate else no()
+    return lax.cond(all_lanes(predicate), yes, no)
+
+
+def _obstacle(program: Program, analysis: Affine, head: Sequence[Equation]) -> str:
+    """Why nothing between the state and the energy is affine in the bits."""
+    found = [analysis.obstacles[o] for e in head for o in e.outs if o in analysis.obstacles]
+    return found[0] if found else "no value between the state and the energy is affine in the bits"
+
+
+def scalar_output(energy: EnergyFn, x: Any) -> Any:
+    """Shape and dtype of `energy(x)`; raise `ValueError` unless it is one real scalar."""
+    return checks.scalar_output(
+        energy,
+        x,
+        "energy: must return one real floating-point scalar",
+        "Sum over patterns and units (jnp.sum), and return the sum.",
+    )
+
+
+def cut_energy(program: Program, analysis: Affine) -> tuple[list[int], list[Equation], bool]:
+    """Split a program into carried affine values and a head.
+
+    **Returns:** the values to carry, the equations of the head in order, and whether the head
+    reads the state itself.
+    """
+    order = {o: k for k, e in enumerate(program.equations) for o in e.outs}
+    carried: list[int] = []
+    head: set[int] = set()
+    needed, uses_state = {program.out}, False
+    while needed:  # the latest value first, so that its consumers are all known
+        v = max(needed, key=lambda v: order.get(v, -1))
+        needed.discard(v)
+        if v in program.const:
+            continue
+        if v == program.x:
+            uses_state = True
+            continue
+        e = analysis.producer[v]
+        deps = set(program.depends(e))
+        if v in analysis.affine and not _push_back(program, analysis, v, deps - needed, carried):
+            carried.append(v)
+            continue
+        head.add(order[v])
+        needed |= deps - set(carried)
+    return carried, [program.equations[k] for k in sorted(head)], uses_state
+
+
+def _push_back(
+    program: Program, analysis: Affine, v: int, deps: set[int], carried: Sequence[int]
+) -> bool:
+    """Whether to carry the inputs of a light operation instead of its output."""
+    e = analysis.producer[v]
+    if e.name not in _LIGHT or not set(program.depends(e)) <= analysis.affine:
+        return False
+    return sum(program.size(i) for i in deps - set(carried)) <= program.size(v)
