@@ -110,8 +110,8 @@ class Case(NamedTuple):
         if self.call != "eager":
             run = f"jax.jit(lambda x0, idx: flips.visit(energy, x0, idx, path={self.path!r}))(x0, idx)"
         return f"""# call = {self.call!r}; used {", ".join(self.used)}{PRELUDE}
-import amlib.descent.affine, amlib.descent.incremental
-from amlib.descent import flips
+import amlib.descent.jaxprs, amlib.descent.rows, amlib.descent.visits
+from amlib.descent import flips, plan
 jax.config.update("jax_enable_x64", {self.x64})
 {small}
 {constants}
@@ -119,7 +119,7 @@ jax.config.update("jax_enable_x64", {self.x64})
 energy = make({names})
 x0 = jnp.asarray(np.reshape({list(self.starts[0])}, {self.shape}), "{self.dtype}")
 idx = jnp.asarray({list(self.visits)}, "int32")
-print(flips.FlipEvaluator(energy, x0, {self.path!r}).describe())
+print(plan.FlipPlan(energy, x0, {self.path!r}).describe())
 x, t = {run}
 print("recorded", t.energy)
 print("exact   ", lax.map(energy, jnp.asarray(np.asarray(t.frames))))
@@ -312,7 +312,8 @@ def draw(rng: random.Random) -> Case:
     total = " + ".join(scaled)
     if len(terms) > 1 and rng.random() < 0.1:
         total = rng.choice(["{0}*{1}", "jnp.maximum({0}, {1})"]).format(*scaled)
-    line = f"e = ({total}).astype(jnp.{dtype})"
+    out = rng.choice([dtype, "float32", "float32"]) if dtype in ("float16", "bfloat16") else dtype
+    line = f"e = ({total}).astype(jnp.{out})"
     starts = tuple(tuple(rng.choice([-1, 1]) for _ in range(D)) for _ in range(2))
     T = rng.choice([D, 3 * D, 3 * D]) if not wide else 2 * D
     text = "\n".join((*w.lines, line))
@@ -331,8 +332,8 @@ def draw(rng: random.Random) -> Case:
     )
 
 
-_COMPACT = (("incremental._COMPACT_FROM", 1),)
-_TIGHT = (("affine._DENSE_LIMIT", 60), ("affine._BLOCK", 16))
+_COMPACT = (("plan._COMPACT_FROM", 1),)
+_TIGHT = (("rows._DENSE_LIMIT", 60), ("rows._BLOCK", 16), ("visits._BLOCK", 30), ("jaxprs._UNROLL_LIMIT", 20))
 
 CASES = st.builds(draw, st.randoms(use_true_random=False))
 """The strategy of Hypothesis."""
