@@ -20,7 +20,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-PER_PROCESS = 60  # cases, then a new process
+PER_PROCESS = 40  # cases, then a new process
 PATIENCE = 300  # seconds for one case
 FOLDER = Path("fuzz-failures")
 
