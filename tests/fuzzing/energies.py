@@ -316,6 +316,8 @@ def draw(rng: random.Random) -> Case:
     line = f"e = ({total}).astype(jnp.{out})"
     starts = tuple(tuple(rng.choice([-1, 1]) for _ in range(D)) for _ in range(2))
     T = rng.choice([D, 3 * D, 3 * D]) if not wide else 2 * D
+    if dtype in ("float16", "bfloat16"):
+        T *= 4  # long enough for drift to show
     text = "\n".join((*w.lines, line))
     return Case(
         shape,
