@@ -68,10 +68,10 @@ class Table:
         if result["path"] == "broken":
             self.finding(result["seed"], ["the fuzzer itself failed"], result["reason"], "broken")
         if result["failures"]:
-            analysis = any("analysis failed" in f for f in result["failures"])
+            raised = any(f.startswith("crash") for f in result["failures"])
             self.finding(
                 result["seed"], result["failures"], result["source"],
-                "analysis failed" if analysis else "wrong",
+                "raised" if raised else "wrong",
             )  # fmt: skip
 
     def finding(self, seed: int, failures: list[str], text: str, kind: str) -> None:
@@ -80,7 +80,9 @@ class Table:
             self.kinds.setdefault(re.sub(r"-?\d[\d.e+-]*|inf|nan", "N", f)[:150], []).append(seed)
         self.folder.mkdir(exist_ok=True)
         head = "".join(f"# {line}\n" for f in failures for line in f.splitlines())
-        (self.folder / f"{seed}.py").write_text(f"# python -m tests.fuzzing --seed {seed}\n{head}{text}")
+        (self.folder / f"{seed}.py").write_text(
+            f"# python -m tests.fuzzing --seed {seed}\n{head}{text}"
+        )
         print(f"seed {seed}: {'; '.join(failures)[:400]}", flush=True)
 
     def __str__(self) -> str:
@@ -90,7 +92,7 @@ class Table:
             f"values and decisions  {c['checked']:,}",
             f"  of these undecided  {c['undecided']:,} (nothing but rounding)",
             f"wrong                 {c['wrong']:,}",
-            f"analysis failed       {c['analysis failed']:,}",
+            f"exceptions            {c['raised']:,}",
             f"processes that died   {c['died']:,}",
             f"fuzzer failed         {c['broken']:,}",
         ]
@@ -132,7 +134,9 @@ def _serve(k: int, jobs: int, first: int, end: float, results: Any) -> None:
                 break
             if not line:
                 process.wait()
-                results.put((seed, f"the process died ({process.returncode})", "".join(errors[-30:])))
+                results.put(
+                    (seed, f"the process died ({process.returncode})", "".join(errors[-30:]))
+                )
                 seed += jobs
                 break
             message = json.loads(line)
@@ -167,7 +171,7 @@ def fuzz(minutes: float, jobs: int, first: int, folder: Path) -> int:
             said = time.time()
             print(f"{(end - said) / 60:.0f} minutes left\n{table}", flush=True)
     print(table)
-    return int(any(table.count[k] for k in ("wrong", "analysis failed", "died", "broken")))
+    return int(any(table.count[k] for k in ("wrong", "raised", "died", "broken")))
 
 
 def main() -> int:

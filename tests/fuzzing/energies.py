@@ -1,28 +1,33 @@
-"""Random energies, drawn as source text from `grammar`.
+"""Random energies, drawn as source text from the tables of `sites`, `sums` and `heads`.
 
 `draw(rng)` gives a `Case`: an energy, a start, the bits to visit, and how to call the library. It
 takes any `random.Random`, so that a seed names a case for ever (`make fuzz`), and Hypothesis can
 draw and shrink one (`CASES`). `Case.source` is a program of its own that shows the failure.
 """
 
+import contextlib
 import functools
 import random
 import re
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
-from jax import lax
 
-from tests.fuzzing import grammar
-from tests.fuzzing.grammar import Unfit
+from tests.fuzzing.heads import HEADS
+from tests.fuzzing.sites import MOVES, Unfit, fits, site, size
+from tests.fuzzing.sums import BENT, LINEAR
+
+METHODS = ("sweep", "greedy")
+"""Methods of `flips` that say whether they converged."""
 
 MAX_SIZE = 3_000  # elements of one value
 _TRIES = 12
 
-PRELUDE = '''
+PRELUDE = """
 import jax, jax.numpy as jnp, numpy as np
 from jax import lax
 
@@ -44,7 +49,7 @@ cubed.defjvp(lambda p, t: (cubed(p[0]), 7*t[0]))
 def halved(t):
     return jnp.where(t > 0, t, 0.5*t)
 halved.defvjp(lambda t: (halved(t), None), lambda _, g: (g,))
-'''
+"""
 
 
 class Value(NamedTuple):
@@ -106,9 +111,7 @@ class Case(NamedTuple):
         constants = "\n".join(f"{name} = {text}" for name, text in self.constants)
         names = ", ".join(name for name, _ in self.constants)
         small = "\n".join(f"amlib.descent.{name} = {n}" for name, n in self.limits)
-        run = f"flips.visit(energy, x0, idx, path={self.path!r})"
-        if self.call != "eager":
-            run = f"jax.jit(lambda x0, idx: flips.visit(energy, x0, idx, path={self.path!r}))(x0, idx)"
+        call = "visit" if self.call == "eager" else "jax.jit(visit)"
         return f"""# call = {self.call!r}; used {", ".join(self.used)}{PRELUDE}
 import amlib.descent.jaxprs, amlib.descent.rows, amlib.descent.visits
 from amlib.descent import flips, plan
@@ -120,13 +123,25 @@ energy = make({names})
 x0 = jnp.asarray(np.reshape({list(self.starts[0])}, {self.shape}), "{self.dtype}")
 idx = jnp.asarray({list(self.visits)}, "int32")
 print(plan.FlipPlan(energy, x0, {self.path!r}).describe())
-x, t = {run}
+visit = lambda x0, idx: flips.visit(energy, x0, idx, path={self.path!r})
+x, t = {call}(x0, idx)
 print("recorded", t.energy)
 print("exact   ", lax.map(energy, jnp.asarray(np.asarray(t.frames))))
 print("flips   ", flips.flip_energies(energy, x0, path={self.path!r}))
 flipped = jnp.stack([x0.reshape(-1).at[i].multiply(-1).reshape(x0.shape) for i in range(x0.size)])
 print("exact   ", lax.map(energy, flipped))
 """
+
+
+@contextlib.contextmanager
+def promotion(x64: bool) -> Iterator[None]:
+    """What users have, and the rest of the tests do not: free promotion of dtypes and ranks."""
+    with (
+        jax.enable_x64(x64),
+        jax.numpy_rank_promotion("allow"),
+        jax.numpy_dtype_promotion("standard"),
+    ):
+        yield
 
 
 @functools.cache
@@ -196,8 +211,8 @@ class Writer:
         try:
             text = production(self, v)
             out = self._shape_of(text)
-            grammar.fits(0 < int(np.prod(out.shape)) <= MAX_SIZE)
-            grammar.fits(out.dtype.name not in ("complex64", "complex128"))
+            fits(0 < int(np.prod(out.shape)) <= MAX_SIZE)
+            fits(out.dtype.name not in ("complex64", "complex128"))
         except Unfit:
             del self.constants[before:]
             return None
@@ -219,7 +234,8 @@ class Writer:
         names = [v.name for v in self.values]
         structs = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in self.values]
         return jax.eval_shape(
-            lambda *values: _evaluate(text, constants | dict(zip(names, values, strict=True))), *structs
+            lambda *values: _evaluate(text, constants | dict(zip(names, values, strict=True))),
+            *structs,
         )
 
     def step(self, table: dict[str, Any], v: Value) -> Value:
@@ -235,38 +251,39 @@ class Writer:
         """State -> sites and moves -> sums -> anything -> a head."""
         rng = self.rng
         v = self.values[0] if rng.random() < 0.7 else rng.choice(self.values)
-        bits = {"site": grammar.site, **grammar.MOVES, "site again": grammar.site}
+        bits = {"site": site, **MOVES, "site again": site}
         for _ in range(rng.choice([0, 0, 1, 1, 2, 3])):
             v = self.step(bits, v)
         for _ in range(rng.choice([0, 1, 1, 1, 1, 1, 2])):
-            v = self.step(grammar.LINEAR, v)
+            v = self.step(LINEAR, v)
         for _ in range(rng.choice([0, 0, 0, 1, 2])):
-            v = self.step(rng.choice([bits, grammar.LINEAR, grammar.BENT, grammar.BENT]), v)
+            v = self.step(rng.choice([bits, LINEAR, BENT, BENT]), v)
         return self.head(v)
 
-    def head(self, v: Value) -> str:
+    def head(self, v: Value, kind: str | None = None) -> str:
+        """One scalar from a value: by the head that is named, or by any."""
         rng, h = self.rng, v.name
         if v.dtype != self.float:
             h = f"{h}.astype(jnp.{self.float})"
         n = int(np.prod(v.shape))
         flat = self.attempt("flat", lambda w, v: f"{h}.reshape(-1)", v)
         assert flat is not None
-        kind = rng.choice(list(grammar.HEADS))
-        kinds = [k for k in grammar.HEADS if "lse" in k or "total" in k] if rng.random() < 0.4 else []
-        kind = rng.choice(kinds) if kinds else kind
-        text = grammar.HEADS[kind]
-        new = self.attempt(
-            kind,
-            lambda w, v: text.format(
-                h=v.name,
-                b=rng.choice(["0.3", "1.0", "0.05", "2.0", "20.0"]),
-                steep=rng.choice(["5000", "3", "50"]),
-                power=rng.choice(["s*s*s", "s**3", "s**3"]),
-                mask=w._shaped(f"integers({rng.randrange(1000)}, 0, 2", (n,), "bool") if "{mask}" in text else "",
-                weights=w._shaped(f"integers({rng.randrange(1000)}, 0, 3", (n,), w.float) if "{weights}" in text else "",
-            ),
-            flat,
-        )
+        if kind is None:
+            exponentials = [k for k in HEADS if "lse" in k or "total" in k]
+            kind = rng.choice(exponentials if rng.random() < 0.4 else list(HEADS))
+        text = HEADS[kind]
+        fill = {
+            "b": rng.choice(["0.3", "1.0", "0.05", "2.0", "20.0"]),
+            "steep": rng.choice(["5000", "3", "50"]),
+            "power": rng.choice(["s*s*s", "s**3", "s**2"]),
+        }
+        if "{mask}" in text:
+            fill["mask"] = self._shaped(f"integers({rng.randrange(1000)}, 0, 2", (n,), "bool")
+        if "{weights}" in text:
+            fill["weights"] = self._shaped(
+                f"integers({rng.randrange(1000)}, 0, 3", (n,), self.float
+            )
+        new = self.attempt(kind, lambda w, v: text.format(h=v.name, **fill), flat)
         if new is None:
             new = self.attempt("sum", lambda w, v: f"jnp.sum({v.name})", flat)
         assert new is not None
@@ -276,12 +293,13 @@ class Writer:
 def _wall(w: Writer) -> str | None:
     """A part of the states is forbidden, wherever the rest of the energy may lead."""
     flat = "x.reshape(-1)"
-    n = grammar.size(w.values[0])
+    n = size(w.values[0])
     k = w.rng.randint(1, n)
     new = w.attempt(
         "forbidden states",
         lambda w, v: w.rng.choice(
-            [f"jnp.sum(jnp.where((jnp.arange({n}) < {k}) & ({flat} < 0), jnp.inf, 0.0)).astype(jnp.{w.float})",
+            [f"jnp.sum(jnp.where((jnp.arange({n}) < {k}) & ({flat} < 0), jnp.inf, 0.0))"
+             f".astype(jnp.{w.float})",
              f"jnp.where(jnp.sum({flat}) > {k}, jnp.inf, 0.0).astype(jnp.{w.float})",
              f"jnp.sum(jnp.where({flat} > 0, 0.0, 3e38).astype(jnp.{w.float}))",
              f"jnp.sum(jnp.log({flat}[:{k}] + 1.0))"]
@@ -290,6 +308,17 @@ def _wall(w: Writer) -> str | None:
     )  # fmt: skip
     return new and new.name
 
+
+LIMITS = {
+    "plan._COMPACT_FROM": 1,
+    "rows._DENSE_LIMIT": 60,
+    "rows._BLOCK": 16,
+    "visits._BLOCK": 30,
+    "jaxprs._UNROLL_LIMIT": 20,
+}
+"""Constants of `amlib.descent` made small: forms for large sizes then run on small ones."""
+
+_COMPACT, *_TIGHT = LIMITS.items()
 
 _SCALES = ["{e}"] * 6 + ["1e-4*{e}", "1e4*{e}", "1e-30*{e}", "1e30*{e}", "-{e}", "{e} + 3.0"]
 
@@ -302,12 +331,11 @@ def draw(rng: random.Random) -> Case:
     shape: tuple[int, ...] = (D,)
     if D % 2 == 0 and rng.random() < 0.25:
         shape = rng.choice([(D // 2, 2), (2, D // 2)])
-    with jax.enable_x64(dtype == "float64"), jax.numpy_rank_promotion("allow"):
-        with jax.numpy_dtype_promotion("standard"):
-            w = Writer(rng, shape, dtype, wide)
-            terms = [w.term() for _ in range(rng.choice([1, 1, 1, 2, 2, 3]))]
-            if rng.random() < 0.12 and (wall := _wall(w)):
-                terms.append(wall)
+    with promotion(x64=dtype == "float64"):
+        w = Writer(rng, shape, dtype, wide)
+        terms = [w.term() for _ in range(rng.choice([1, 1, 1, 2, 2, 3]))]
+        if rng.random() < 0.12 and (wall := _wall(w)):
+            terms.append(wall)
     scaled = [rng.choice(_SCALES).format(e=t) for t in terms]
     total = " + ".join(scaled)
     if len(terms) > 1 and rng.random() < 0.1:
@@ -328,16 +356,11 @@ def draw(rng: random.Random) -> Case:
         tuple(rng.randrange(D) for _ in range(T)),
         rng.choice(["incremental"] * 5 + ["auto"]),
         rng.choice(["eager", "eager", "jit", "jit", "arguments", "vmap", "grad"]),
-        rng.choice(["none", "none", "sweep", "greedy"]),
-        rng.choice([(), (), _COMPACT, _COMPACT, _TIGHT, (*_COMPACT, *_TIGHT)]),
+        rng.choice(("none", "none", *METHODS)),
+        rng.choice([(), (), (_COMPACT,), (_COMPACT,), tuple(_TIGHT), (_COMPACT, *_TIGHT)]),
         tuple(w.used),
     )
 
 
-_COMPACT = (("plan._COMPACT_FROM", 1),)
-_TIGHT = (("rows._DENSE_LIMIT", 60), ("rows._BLOCK", 16), ("visits._BLOCK", 30), ("jaxprs._UNROLL_LIMIT", 20))
-
 CASES = st.builds(draw, st.randoms(use_true_random=False))
 """The strategy of Hypothesis."""
-
-del lax

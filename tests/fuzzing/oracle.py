@@ -11,24 +11,23 @@ import contextlib
 import importlib
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend import core as jcore
 
 from amlib.descent import flips
 from amlib.descent.plan import FlipPlan
 from amlib.descent.trajectory import RESULTS
-from tests.fuzzing.energies import Case, MAX_SIZE
+from tests.fuzzing.energies import Case, promotion
+from tests.fuzzing.rounding import perturbed_energy
 
 SAMPLES = 12
 STARTS = 24
 _SAFETY = 3.0  # a difference may be this many times the largest that was sampled
-_NOISE = np.random.default_rng(0).uniform(-1, 1, 20_011).astype(np.float32)
 _ILL = 1e-2  # relative rounding from which a state decides nothing
 
 
@@ -46,16 +45,23 @@ class Report(NamedTuple):
 def setting(case: Case) -> Iterator[None]:
     """The precision, promotion rules and limits under which a case runs."""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(jax.enable_x64(case.x64))
-        stack.enter_context(jax.numpy_dtype_promotion("standard"))
-        stack.enter_context(jax.numpy_rank_promotion("allow"))
+        stack.enter_context(promotion(case.x64))
         stack.enter_context(warnings.catch_warnings())
         for name, value in case.limits:
-            module, attribute = name.split(".")
-            module = importlib.import_module(f"amlib.descent.{module}")
+            module, attribute = _limit(name)
             stack.callback(setattr, module, attribute, getattr(module, attribute))
             setattr(module, attribute, value)
         yield
+
+
+def _limit(name: str) -> tuple[Any, str]:
+    module, attribute = name.split(".")
+    return importlib.import_module(f"amlib.descent.{module}"), attribute
+
+
+def limits_of(names: Iterable[str]) -> dict[str, int]:
+    """The present values of constants of the library."""
+    return {name: getattr(*_limit(name)) for name in names}
 
 
 def check(case: Case) -> Report:
@@ -124,7 +130,11 @@ def _run(case: Case, make: Any, constants: list[Any], path: str | None = None) -
 
             def end(x):
                 end = method(energy, x, max_sweeps=4, record=1, path=path)
-                return end.x, end.energy, *(end.result == r for r in (RESULTS.converged, RESULTS.nonfinite))
+                return (
+                    end.x,
+                    end.energy,
+                    *(end.result == r for r in (RESULTS.converged, RESULTS.nonfinite)),
+                )
 
             out["end"] = lax.map(end, _more_starts(case, x0))
         return out
@@ -203,8 +213,11 @@ class Truth:
         if len(new):
             if self._perturbed is None:
                 perturbed = lambda k, x: perturbed_energy(self.energy, x, k)
-                self._perturbed = jax.jit(lambda states, ks: lax.map(
-                    lambda k: lax.map(lambda x: perturbed(k, x), states), ks))
+                self._perturbed = jax.jit(
+                    lambda states, ks: lax.map(
+                        lambda k: lax.map(lambda x: perturbed(k, x), states), ks
+                    )
+                )
             ks = jnp.arange(SAMPLES, dtype=jnp.int32)
             samples = np.asarray(self._perturbed(self._padded(new), ks), np.float64)[:, : len(new)]
             base = self.at(new)
@@ -369,110 +382,3 @@ class _Judge:
             self.failures.append(f"{what}: no, but no flip lowers {old[0]:.9g}")
         else:
             self.undecided += 1
-
-
-# -- rounding ---------------------------------------------------------------------------------
-
-_CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "checkpoint": "jaxpr",
-          "remat2": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}  # fmt: skip
-_EXACT = frozenset(
-    """reshape transpose broadcast_in_dim squeeze expand_dims slice rev concatenate pad copy gather
-    dynamic_slice dynamic_update_slice select_n neg abs sign floor ceil round max min clamp
-    reduce_max reduce_min argmax argmin stop_gradient copy_p iota sort scatter cummax cummin
-    optimization_barrier top_k split is_finite""".split()
-)
-_SUMS = frozenset(
-    """dot_general conv_general_dilated reduce_sum cumsum reduce_window_sum scatter-add scatter_add
-    fft scan while cond cumlogsumexp cumprod reduce_prod""".split()
-)
-_WIDENED = frozenset("dot_general conv_general_dilated reduce_sum cumsum reduce_window_sum".split())
-_RATIONAL = _SUMS | {"add", "sub", "add_any", "mul", "div", "integer_pow", "square", "convert_element_type"}  # fmt: skip
-
-
-def perturbed_energy(energy: Any, x: jax.Array, k: jax.Array) -> jax.Array:
-    """The energy with every operation that rounds rounded in another way, the `k`-th."""
-    closed = jax.make_jaxpr(energy)(x)
-    count = [0]
-    (e,) = _perturbed(closed.jaxpr, closed.consts, [x], k, count)
-    return e
-
-
-def _perturbed(jaxpr: Any, consts: Any, args: Any, k: jax.Array, count: list[int]) -> list[Any]:
-    env = dict(zip(jaxpr.constvars, consts, strict=True)) | dict(
-        zip(jaxpr.invars, args, strict=True)
-    )
-
-    def read(atom):
-        return atom.val if isinstance(atom, jcore.Literal) else env[atom]
-
-    for e in jaxpr.eqns:
-        values = [read(a) for a in e.invars]
-        name = e.primitive.name
-        if name in _CALLS:
-            sub = e.params[_CALLS[name]]
-            inner, c = (sub.jaxpr, sub.consts) if hasattr(sub, "consts") else (sub, [])
-            outs = _perturbed(inner, c, values, k, count)
-        else:
-            rounds = 0.0 if name in _EXACT else 1.0 - _is_exact(name, values)
-            if name in _SUMS:
-                values = [v if _is_half(v) else _noisy(v, k, count, rounds) for v in values]
-            wide = name in _WIDENED and e.outvars[0].aval.dtype in (jnp.bfloat16, jnp.float16)
-            params = dict(e.params)
-            if wide and "preferred_element_type" in params:
-                # Some devices add halves in float32 and round once, others on the way.
-                params["preferred_element_type"] = np.dtype("float32")
-            elif wide:
-                values = [v.astype("float32") for v in values]
-            outs = e.primitive.bind(*values, **params)
-            outs = list(outs) if e.primitive.multiple_results else [outs]
-            if wide:
-                half = e.outvars[0].aval.dtype
-                narrow = e.primitive.bind(*[read(a) for a in e.invars], **e.params)
-                once = _noisy(outs[0], k, count, rounds).astype(half)
-                # A compiler may also keep the sum in float32 and never round it: half a unit.
-                outs = [jnp.where(k % 2 == 0, once, _noisy(narrow, k, count, rounds))]
-            elif name not in _EXACT:
-                absolute = 16.0 if name in _SUMS else 40.0 if name in ("log", "cumlogsumexp") else 0.0
-                outs = [_noisy(o, k, count, rounds, absolute, name == "log") for o in outs]
-        env.update(zip(e.outvars, outs, strict=True))
-    return [read(a) for a in jaxpr.outvars]
-
-
-def _is_exact(name: str, values: list[Any]) -> Any:
-    """1 where all operands are small dyadic numbers, on which sums and products are exact."""
-    if name not in _RATIONAL:
-        return 0.0
-    exact = jnp.asarray(True)
-    for v in values:
-        v = jnp.asarray(v)
-        if jnp.issubdtype(v.dtype, jnp.complexfloating):
-            return 0.0
-        if not jnp.issubdtype(v.dtype, jnp.floating):
-            continue
-        steps, largest = {2: (1, 16), 4: (64, 64), 8: (2**20, 2**16)}[v.dtype.itemsize]
-        scaled = v.astype("float32") * steps
-        exact &= ((scaled == jnp.round(scaled)) & (jnp.abs(scaled) <= largest * steps)).all()
-    exact = exact & (jnp.asarray(name != "div"))
-    return exact.astype(jnp.float32)
-
-
-def _is_half(v: Any) -> bool:
-    return jnp.asarray(v).dtype in (jnp.bfloat16, jnp.float16)
-
-
-def _noisy(v: Any, k: Any, count: list[int], rounds: Any, absolute: float = 0.0, log=False) -> Any:
-    v = jnp.asarray(v)
-    if not jnp.issubdtype(v.dtype, jnp.inexact):
-        return v
-    count[0] += 1
-    start = (k * 7919 + count[0] * 104729) % (_NOISE.size - MAX_SIZE)
-    drawn = lax.dynamic_slice(jnp.asarray(_NOISE), (start,), (v.size,)).reshape(v.shape)
-    u = drawn * rounds
-    half = v.dtype.itemsize == 2
-    eps = float(jnp.finfo(v.dtype).eps)
-    relative = (u * (eps / 2 if half else 4 * eps)).astype(v.real.dtype)
-    moved = v + v * relative
-    if absolute and not half:
-        top = 1.0 if log else jnp.max(jnp.where(jnp.isfinite(v), jnp.abs(v), 0), initial=0)
-        moved = moved + jnp.where(jnp.isfinite(v), (u * absolute * eps).astype(v.real.dtype) * top, 0)
-    return jnp.where(jnp.isfinite(v), moved, v).astype(v.dtype)
