@@ -156,6 +156,23 @@ def positive(x: Array, where: str) -> Array:
     )
 
 
+BOUND = 1e15
+"""Products and sums of numbers of at most this size stay far from the end of float32."""
+
+
+def bounded(tree: Any) -> bool:
+    """Whether all floats in a tree are known now, finite, and at most `BOUND` in size."""
+
+    def within(leaf: Any) -> bool:
+        if not is_concrete(leaf) or not getattr(leaf, "is_fully_addressable", True):
+            return False
+        on_host = all(d.platform == "cpu" for d in getattr(leaf, "devices", set)())
+        array = np.asarray(leaf) if on_host else leaf  # on a CPU this is a view
+        return leaf.size == 0 or bool(array.min() >= -BOUND and array.max() <= BOUND)
+
+    return all(map(within, filter(eqx.is_inexact_array, jax.tree.leaves(tree))))
+
+
 def widen(tree: Any) -> Any:
     """Return the same tree with its half-precision arrays in float32."""
 

@@ -1,6 +1,7 @@
 """Binary associative memories: write `energy`, get recall."""
 
 import abc
+import functools
 from typing import Any, cast
 
 import equinox as eqx
@@ -80,7 +81,7 @@ class AbstractBinaryAM(eqx.Module):
         """
         nsteps = _count(nsteps, 0, "async_recall: nsteps")
         x0 = _state(self, x0, "async_recall")
-        return _async_recall(self, x0, _key(key), nsteps)
+        return _async_recall(_Known(self), x0, _key(key), nsteps)
 
     def recall(
         self,
@@ -124,7 +125,7 @@ class AbstractBinaryAM(eqx.Module):
         record = _count(record, 0, "recall: record")
         x0 = _state(self, x0, "recall")
         if beta is None:
-            return _descend(self, x0, _key(key), order, max_sweeps, record)
+            return _descend(_Known(self), x0, _key(key), order, max_sweeps, record)
         if order not in flips.VISIT_ORDERS:
             raise ValueError(
                 f"recall: with beta, order must be one of {', '.join(flips.VISIT_ORDERS)}; "
@@ -138,7 +139,7 @@ class AbstractBinaryAM(eqx.Module):
                 f"recall: beta must be a scalar; shape {beta.shape} came. "
                 "Several temperatures go through jax.vmap."
             )
-        return _sample(self, x0, key, beta, order, max_sweeps)
+        return _sample(_Known(self), x0, key, beta, order, max_sweeps)
 
     def flip_energies(self, x: Shaped[ArrayLike, "*shape"]) -> Float[Array, " D"]:
         """The energy after each single flip of `x`, all computed together.
@@ -149,11 +150,11 @@ class AbstractBinaryAM(eqx.Module):
 
         **Returns:** one energy per bit of the flattened state.
         """
-        return _flip_energies(self, _state(self, x, "flip_energies"))
+        return _flip_energies(_Known(self), _state(self, x, "flip_energies"))
 
     def is_fixed_point(self, x: Shaped[ArrayLike, "*shape"]) -> Bool[Array, ""]:
         """Whether no single flip lowers the energy of `x` strictly."""
-        return _is_fixed_point(self, _state(self, x, "is_fixed_point"))
+        return _is_fixed_point(_Known(self), _state(self, x, "is_fixed_point"))
 
     def explain(self, x0: Shaped[ArrayLike, "*shape"] | None = None) -> None:
         """Print how a flip of this energy is evaluated, what is carried, and what it costs.
@@ -207,41 +208,57 @@ def _async_update(model: AbstractBinaryAM, x: Array, idx: Array) -> tuple[Array,
     return jnp.where(e_new < e, flipped, x), jnp.where(e_new < e, e_new, e)
 
 
+class _Known(eqx.Module):
+    """A model as the compiled functions take it, with what is known of its numbers before."""
+
+    model: AbstractBinaryAM
+    bounded: bool = eqx.field(static=True)
+
+    def __init__(self, model: AbstractBinaryAM):
+        self.model, self.bounded = model, checks.bounded(model)
+
+    def energy(self, x: Array) -> EnergyFn:
+        """The energy function; raise unless it returns one real scalar."""
+        return _energy(self.model, x)
+
+    def arrays(self) -> list[Array]:
+        """The arrays whose numbers are known to be finite and not huge."""
+        return jax.tree.leaves(self.model) if self.bounded else []
+
+
 @eqx.filter_jit
-def _async_recall(model: AbstractBinaryAM, x0: Array, key: Array, nsteps: int) -> Any:
+def _async_recall(known: _Known, x0: Array, key: Array, nsteps: int) -> Any:
     bits = jax.random.choice(key, x0.size, shape=(nsteps,))  # as from np.arange(D), without a table
-    x, trajectory = flips.visit(_energy(model, x0), x0, bits)
+    x, trajectory = flips.visit(known.energy(x0), x0, bits, bounded=known.arrays())
     return x, (trajectory.frames, trajectory.energy)
 
 
 @eqx.filter_jit
 def _descend(
-    model: AbstractBinaryAM, x0: Array, key: Array, order: str, max_sweeps: int, record: int
+    known: _Known, x0: Array, key: Array, order: str, max_sweeps: int, record: int
 ) -> Recall:
-    energy = _energy(model, x0)
-    if order in ("greedy", "synchronous"):
-        descend = flips.greedy if order == "greedy" else flips.synchronous
-        return descend(energy, x0, max_sweeps=max_sweeps, record=record)
-    visits = cast(flips.VisitOrder, order)
-    return flips.sweep(energy, x0, key, order=visits, max_sweeps=max_sweeps, record=record)
+    energy, visits = known.energy(x0), cast(flips.VisitOrder, order)
+    descend = {
+        "greedy": flips.greedy,
+        "synchronous": flips.synchronous,
+    }.get(order, functools.partial(flips.sweep, key=key, order=visits))
+    return descend(energy, x0, max_sweeps=max_sweeps, record=record, bounded=known.arrays())
 
 
 @eqx.filter_jit
-def _sample(
-    model: AbstractBinaryAM, x0: Array, key: Array, beta: Array, order: str, sweeps: int
-) -> Recall:
-    visits = cast(flips.VisitOrder, order)
-    return flips.glauber(_energy(model, x0), x0, key, beta, order=visits, sweeps=sweeps)
+def _sample(known: _Known, x0: Array, key: Array, beta: Array, order: str, sweeps: int) -> Recall:
+    energy, visits = known.energy(x0), cast(flips.VisitOrder, order)
+    return flips.glauber(energy, x0, key, beta, order=visits, sweeps=sweeps, bounded=known.arrays())
 
 
 @eqx.filter_jit
-def _flip_energies(model: AbstractBinaryAM, x: Array) -> Array:
-    return flips.flip_energies(_energy(model, x), x)
+def _flip_energies(known: _Known, x: Array) -> Array:
+    return flips.flip_energies(known.energy(x), x, bounded=known.arrays())
 
 
 @eqx.filter_jit
-def _is_fixed_point(model: AbstractBinaryAM, x: Array) -> Array:
-    return flips.is_fixed_point(_energy(model, x), x)
+def _is_fixed_point(known: _Known, x: Array) -> Array:
+    return flips.is_fixed_point(known.energy(x), x, bounded=known.arrays())
 
 
 # -- the boundary ------------------------------------------------------------------------------

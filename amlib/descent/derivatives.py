@@ -12,8 +12,8 @@ from jaxtyping import Array
 from amlib._types import EnergyFn
 
 
-def freeze(energy: EnergyFn, x: Any) -> EnergyFn:
-    """The same energy with no derivative in what it closes over.
+def freeze(energy: EnergyFn, x: Any) -> tuple[Any, list[Any]]:
+    """The jaxpr of an energy with no derivative in what it closes over, and what that is.
 
     Loops of unknown length have no reverse-mode derivative; a frozen energy asks for none. The
     barrier keeps XLA from folding a pattern matrix that a user's `jit` has closed over: it would
@@ -21,8 +21,7 @@ def freeze(energy: EnergyFn, x: Any) -> EnergyFn:
     """
     closed = jax.make_jaxpr(energy)(jax.ShapeDtypeStruct(x.shape, x.dtype))
     constants = [lax.optimization_barrier(lax.stop_gradient(c)) for c in closed.consts]
-    frozen = jcore.jaxpr_as_fun(jcore.ClosedJaxpr(closed.jaxpr, constants))
-    return lambda y: frozen(y)[0]
+    return jcore.ClosedJaxpr(closed.jaxpr, constants), closed.consts
 
 
 def with_derivative(

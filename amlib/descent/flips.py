@@ -6,6 +6,7 @@ Nothing here knows a model.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Literal, TypeAlias, get_args
 
 import jax
@@ -15,7 +16,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Integer
 
 from amlib._types import EnergyFn, Key
-from amlib.descent.derivatives import flipped_state, freeze, visited_state, with_derivative
+from amlib.descent.derivatives import flipped_state, visited_state, with_derivative
 from amlib.descent.plan import FlipPlan, Path
 from amlib.descent.trajectory import RESULTS, Recall, Trajectory
 from amlib.descent.visits import all_flips, compact_dtype, fixed_or_not, iterate, try_bits
@@ -28,7 +29,12 @@ ORDERS: tuple[str, ...] = (*VISIT_ORDERS, "greedy", "synchronous")
 
 
 def visit(
-    energy: EnergyFn, x0: Array, idx: Integer[Array, " T"], *, path: Path = "auto"
+    energy: EnergyFn,
+    x0: Array,
+    idx: Integer[Array, " T"],
+    *,
+    path: Path = "auto",
+    bounded: Sequence[Array] = (),
 ) -> tuple[Array, Trajectory]:
     """Try the bits `idx` one after the other; keep a flip only if the energy falls strictly.
 
@@ -37,11 +43,11 @@ def visit(
     - `energy`: a function from a state to a scalar.
     - `x0`: the starting state, -1/+1.
     - `idx`: the bits to visit, each in [0, D).
-    - `path`: see `FlipPlan`.
+    - `path`, `bounded`: see `FlipPlan`.
 
     **Returns:** the final state, and a `Trajectory` of `T` visits.
     """
-    plan = FlipPlan(freeze(energy, x0), x0, path)
+    plan = FlipPlan(energy, x0, path, bounded)
     T = idx.shape[0]
     if T == 0:
         none = jnp.zeros((0,), plan.out.dtype)
@@ -79,6 +85,7 @@ def sweep(
     max_sweeps: int = 100,
     record: int = 16,
     path: Path = "auto",
+    bounded: Sequence[Array] = (),
 ) -> Recall:
     """Sweep over the bits until no single flip lowers the energy.
 
@@ -87,7 +94,7 @@ def sweep(
 
     **Arguments:**
 
-    - `energy`, `x0`, `path`: as for `visit`.
+    - `energy`, `x0`, `path`, `bounded`: as for `visit`.
     - `key`: a fresh order of visits for each sweep comes from it.
     - `order`: `"permutation"`, `"sequential"` or `"random"`.
     - `max_sweeps`: the step limit, at least 1.
@@ -96,7 +103,7 @@ def sweep(
     **Returns:** a `Recall` whose trajectory has `min(record, max_sweeps) * D` visits; those that
     were not needed are recorded as not accepted, at the final energy.
     """
-    plan = FlipPlan(freeze(energy, x0), x0, path)
+    plan = FlipPlan(energy, x0, path, bounded)
 
     def step(flips, x, k, done):
         bits = visiting_order(jax.random.fold_in(key, k), plan.D, order)
@@ -107,7 +114,13 @@ def sweep(
 
 
 def synchronous(
-    energy: EnergyFn, x0: Array, *, max_sweeps: int = 100, record: int = 16, path: Path = "auto"
+    energy: EnergyFn,
+    x0: Array,
+    *,
+    max_sweeps: int = 100,
+    record: int = 16,
+    path: Path = "auto",
+    bounded: Sequence[Array] = (),
 ) -> Recall:
     """Flip at once every bit whose own flip would lower the energy, until nothing changes.
 
@@ -115,7 +128,7 @@ def synchronous(
     is detected and reported. The energies recorded within a sweep are those before it; the last
     entry of each sweep holds the energy after it, and its frame the state after it.
     """
-    plan = FlipPlan(freeze(energy, x0), x0, path)
+    plan = FlipPlan(energy, x0, path, bounded)
     bits = jnp.arange(plan.D)
 
     def lowers(flips, x):
@@ -138,13 +151,19 @@ def synchronous(
 
 
 def greedy(
-    energy: EnergyFn, x0: Array, *, max_sweeps: int = 100, record: int = 16, path: Path = "auto"
+    energy: EnergyFn,
+    x0: Array,
+    *,
+    max_sweeps: int = 100,
+    record: int = 16,
+    path: Path = "auto",
+    bounded: Sequence[Array] = (),
 ) -> Recall:
     """Flip the bit that lowers the energy most, until no flip lowers it.
 
     Each flip compares all `D` candidates. A sweep is `D` flips.
     """
-    plan = FlipPlan(freeze(energy, x0), x0, path)
+    plan = FlipPlan(energy, x0, path, bounded)
     D = plan.D
 
     limit = max_sweeps * D
@@ -174,6 +193,7 @@ def glauber(
     order: VisitOrder = "permutation",
     sweeps: int = 100,
     path: Path = "auto",
+    bounded: Sequence[Array] = (),
 ) -> Recall:
     r"""Draw a fixed number of Glauber sweeps at inverse temperature `beta`.
 
@@ -185,7 +205,7 @@ def glauber(
 
     **Arguments:**
 
-    - `energy`, `x0`, `path`: as for `visit`.
+    - `energy`, `x0`, `path`, `bounded`: as for `visit`.
     - `key`: for the orders and the acceptances.
     - `beta`: inverse temperature, in units of 1/energy.
     - `order`, `sweeps`: how bits are visited, and for how many sweeps of `D` visits.
@@ -194,7 +214,7 @@ def glauber(
 
     **Reference:** Glauber 1963, J. Math. Phys. 4, 294.
     """
-    plan = FlipPlan(freeze(energy, x0), x0, path)
+    plan = FlipPlan(energy, x0, path, bounded)
     dtype = plan.out.dtype
 
     def accept(e, new, u):
@@ -219,16 +239,20 @@ def glauber(
     return Recall(x, e, jnp.asarray(sweeps), result, trajectory)
 
 
-def flip_energies(energy: EnergyFn, x: Array, *, path: Path = "auto") -> Float[Array, " D"]:
+def flip_energies(
+    energy: EnergyFn, x: Array, *, path: Path = "auto", bounded: Sequence[Array] = ()
+) -> Float[Array, " D"]:
     """The energy after each single flip of `x`, all computed together."""
-    plan = FlipPlan(freeze(energy, x), x, path)
+    plan = FlipPlan(energy, x, path, bounded)
     _, energies = _compare(plan, x)
     return with_derivative(energy, energies, x, jnp.arange(plan.D), flipped_state)
 
 
-def is_fixed_point(energy: EnergyFn, x: Array, *, path: Path = "auto") -> Bool[Array, ""]:
+def is_fixed_point(
+    energy: EnergyFn, x: Array, *, path: Path = "auto", bounded: Sequence[Array] = ()
+) -> Bool[Array, ""]:
     """Whether no single flip of `x` lowers the energy strictly."""
-    plan = FlipPlan(freeze(energy, x), x, path)
+    plan = FlipPlan(energy, x, path, bounded)
     e, energies = _compare(plan, x)
     return ~(energies < e).any()
 

@@ -5,7 +5,7 @@ milliseconds), so the constants of an energy may be tracers of a user's `jit`, `
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -41,6 +41,7 @@ _LOOPS = frozenset({"scan", "while", "cond"})
 HALF = (jnp.bfloat16, jnp.float16)
 """Dtypes in which a carried sum would drift: sums are taken in float32 and rounded once."""
 
+_VIEWS = frozenset("reshape transpose broadcast_in_dim squeeze expand_dims slice rev neg".split())
 _PRODUCTS = frozenset({"dot_general", "conv_general_dilated"})
 _SUMS = frozenset({"reduce_sum", "cumsum", "reduce_window_sum"})
 
@@ -81,14 +82,14 @@ def fold(primitive: Any, params: dict[str, Any], values: Sequence[Any]) -> list[
 
 
 class Program:
-    """The flat form of `fn: x -> scalar`.
+    """The flat form of the jaxpr of a function from `x` to a scalar.
 
     Values are integers: `aval[v]` is the shape and dtype, `const[v]` the value if it does not
-    depend on `x`. `equations` are in order, each depends on `x`, and no two are equal.
+    depend on `x`. `equations` are in order, each depends on `x`, and no two are equal. `given` are
+    the constants of the jaxpr that `bounded` marks, as they are or moved.
     """
 
-    def __init__(self, fn: Callable[[Any], Any], x: jax.ShapeDtypeStruct):
-        closed = jax.make_jaxpr(fn)(x)
+    def __init__(self, closed: Any, bounded: Sequence[bool] = ()):
         if closed.effects:
             raise Unsupported(f"the energy has side effects ({closed.effects})")
         self.aval: list[Any] = []
@@ -96,6 +97,8 @@ class Program:
         self.equations: list[Equation] = []
         self._numbers: dict[Any, int] = {}
         self._seen: dict[Any, tuple[int, ...]] = {}
+        marks = zip(closed.consts, bounded, strict=False)
+        self.given = {self._constant(c) for c, marked in marks if marked}
         self.x = self._new(closed.in_avals[0])
         (self.out,) = self._inline(closed.jaxpr, closed.consts, [self.x])
 
@@ -171,7 +174,10 @@ class Program:
             return self._inline(sub, [], ins)
         if all(i in self.const for i in ins):
             values = fold(primitive, params, [self.const[i] for i in ins])
-            return [self._constant(v) for v in values]
+            outs = [self._constant(v) for v in values]
+            if name in _VIEWS and ins[0] in self.given:
+                self.given.update(outs)
+            return outs
         if name == "scan":
             outs = self._unroll_map(params, ins, avals)
             if outs is not None:

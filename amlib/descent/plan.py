@@ -27,11 +27,13 @@ from typing import Any, Literal, TypeAlias
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.extend import core as jcore
 from jaxtyping import Array
 
 from amlib import _checks as checks
 from amlib._types import EnergyFn
 from amlib.descent.affine import MOVES, Affine
+from amlib.descent.derivatives import freeze
 from amlib.descent.evaluators import Compact, Generic, Incremental, Loop
 from amlib.descent.jaxprs import Equation, Program, Unsupported
 from amlib.descent.lanes import all_lanes
@@ -89,11 +91,11 @@ class Cut:
         parts = (self.program, self.carried, self.head, rows, self.D, self.out, self.uses_state)
         return Incremental(*parts) if compact is None else Compact(*parts, stabilizers=compact)
 
-    def finite(self, tables: dict[int, Rows]) -> Array:
+    def finite(self, tables: dict[int, Rows]) -> Array | bool:
         """Whether no sum of rows can overflow, so that what is added can be taken away again."""
-        finite = jnp.asarray(True)
+        finite: Array | bool = True
         for t in tables.values():
-            if jnp.issubdtype(t.raw.dtype, jnp.inexact):
+            if jnp.issubdtype(t.raw.dtype, jnp.inexact) and not t.given:
                 most = self.D * jnp.max(jnp.abs(t.entries), initial=0) * jnp.max(jnp.abs(t.scale))
                 info = jnp.finfo(t.raw.dtype)
                 finite &= most <= float(info.max) * float(info.eps) / 4
@@ -108,10 +110,10 @@ class Cut:
     def allows_compact(self, tables: dict[int, Rows]) -> tuple[Array, dict[Stabilizer, Factor]]:
         """Whether all rows are small integers, and one flip keeps every exponent in range."""
         allowed, largest = jnp.asarray(True), {}
-        for v, (_, scale, entries) in tables.items():
-            size = jnp.max(jnp.abs(entries))
-            allowed &= (entries == jnp.round(entries)).all() & (size <= 127)
-            largest[v] = (size * jnp.max(jnp.abs(scale))).astype(jnp.float32)
+        for v, t in tables.items():
+            size = jnp.max(jnp.abs(t.entries))
+            allowed &= (t.entries == jnp.round(t.entries)).all() & (size <= 127)
+            largest[v] = (size * jnp.max(jnp.abs(t.scale))).astype(jnp.float32)
         stabilizers = {}
         for t in find_stabilizers(self.program, self.head):
             factor = find_factor(self.program, self.head, t.v, self.carried)
@@ -132,23 +134,29 @@ class FlipPlan:
     - `x`: shape and dtype of the state (values are not used).
     - `path`: `"auto"` takes the incremental path where it exists and pays; `"incremental"`
       takes it where it exists at all; `"generic"` evaluates the full energy at each flip.
+    - `bounded`: arrays known to be finite and no larger than `checks.BOUND`. An energy that closes
+      over these alone mostly needs no second program for values that are not.
 
     **Raises:** `ValueError` if the energy is not a real scalar.
     """
 
-    def __init__(self, energy: EnergyFn, x: Any, path: Path = "auto"):
+    def __init__(
+        self, energy: EnergyFn, x: Any, path: Path = "auto", bounded: Sequence[Array] = ()
+    ):
         self.x = jax.ShapeDtypeStruct(x.shape, x.dtype)
         self.D = math.prod(x.shape)
         self.out = scalar_output(energy, self.x)
         self.path: str = "generic"
         self.reason = "asked for"
         self.full_cost = self.flip_cost = self.row_bytes = 0
-        self._energy = energy
+        frozen, constants = freeze(energy, self.x)
+        self._energy = lambda y: jcore.jaxpr_as_fun(frozen)(y)[0]
         self.cut: Cut | None = None
         if path == "generic":
             return
         try:
-            self.cut = self._plan(path)
+            marks = [any(c is b for b in bounded) for c in constants]
+            self.cut = self._plan(Program(frozen, marks), path)
             self.path, self.reason = "incremental", ""
         except Unsupported as err:
             self.reason = str(err)
@@ -214,8 +222,7 @@ class FlipPlan:
 
     # -- plan ---------------------------------------------------------------------------------
 
-    def _plan(self, path: Path) -> Cut:
-        program = Program(self._energy, self.x)
+    def _plan(self, program: Program, path: Path) -> Cut:
         self.full_cost = sum(map(program.cost, program.equations))
         analysis = Affine(program, self.x)
         carried, head, uses_state = cut_energy(program, analysis)
@@ -241,11 +248,11 @@ class FlipPlan:
         return plan
 
 
-def _choose(predicate: Array, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
+def _choose(predicate: Array | bool, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
     """`yes()` if the predicate holds in every lane of a `vmap`, else `no()`: one of them runs."""
     if checks.is_concrete(predicate):
         return yes() if predicate else no()
-    return lax.cond(all_lanes(predicate), yes, no)
+    return lax.cond(all_lanes(jnp.asarray(predicate)), yes, no)
 
 
 def _obstacle(program: Program, analysis: Affine, head: Sequence[Equation]) -> str:

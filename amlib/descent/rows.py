@@ -25,12 +25,14 @@ class Rows(NamedTuple):
 
     The scale, of shape `(1,)` or `(D,)`, stays apart because a bare transpose is three times
     faster on a CPU than a transpose that also multiplies. `entries` holds the numbers of `raw` in
-    the order in which they lie in memory: reductions over a transpose are slow as well.
+    the order in which they lie in memory: reductions over a transpose are slow as well. `given` is
+    whether they are numbers known to be bounded, and the scale is too.
     """
 
     raw: Any
     scale: Any
     entries: Any
+    given: bool = False
 
 
 class RowMaker:
@@ -90,7 +92,10 @@ class RowMaker:
                 rows = self._sum(
                     jnp.transpose(weights, (*c, *bt, *free)), b, contract[side], batch[side], aval
                 )
-                return rows._replace(entries=weights) if isinstance(rows, Rows) else rows
+                if not isinstance(rows, Rows):
+                    return rows
+                given = e.ins[1 - side] in program.given and _is_small(b.delta(aval.dtype))
+                return rows._replace(entries=weights, given=given)
         # Convolutions and the like: push one-hot differences through, in blocks.
         wide = aval.dtype if e.name in BILINEAR else program.aval[dep].dtype
         delta = jnp.asarray(b.delta(wide))
@@ -173,6 +178,11 @@ def _linear_part(e: Equation, out: Any) -> Any:
         return linear.bind(*[v.astype(out) if widened else v for v in values])[0]
 
     return apply
+
+
+def _is_small(delta: Any) -> bool:
+    """Whether a difference is known now, and no larger than anyone recodes a bit to."""
+    return isinstance(delta, np.ndarray) and bool((np.abs(delta) <= 1e6).all())
 
 
 def _convert(difference: Any, new: Any) -> Any:

@@ -360,7 +360,7 @@ def test_maxima_that_matter_are_never_replaced(energy):
 
 
 def head_of(energy):
-    program = Program(lambda x: energy(Xi @ x), x_of(D))
+    program = Program(jax.make_jaxpr(lambda x: energy(Xi @ x))(x_of(D)))
     return program, program.equations
 
 
