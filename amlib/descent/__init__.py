@@ -1,5 +1,6 @@
 """Engines that lower any scalar function. They know no model."""
 
+from amlib.descent.evaluators import AbstractFlips as AbstractFlips
 from amlib.descent.flows import (
     CCCP as CCCP,
     AbstractMethod as AbstractMethod,

@@ -37,12 +37,13 @@ _ELEMENTWISE = frozenset(
     shift_left shift_right_logical shift_right_arithmetic population_count clz""".split()
 )
 MOVES = frozenset(
-    """reshape transpose broadcast_in_dim squeeze expand_dims slice rev concatenate pad copy copy_p
-    gather dynamic_slice dynamic_update_slice scatter""".split()
+    """reshape transpose broadcast_in_dim squeeze expand_dims slice rev concatenate stack tile pad
+    copy copy_p gather dynamic_slice dynamic_update_slice scatter""".split()
 )
 DATA = {"gather": (0,), "dynamic_slice": (0,), "dynamic_update_slice": (0, 1)}
 DATA |= dict.fromkeys(("scatter", "scatter-add", "scatter_add"), (0, 2))
-"""Which operands of an operation with indices are moved; the others say where to."""
+DATA |= dict.fromkeys(("scatter-mul", "scatter_mul"), (0,))
+"""Operands that an operation with indices moves; the others say where to, and are constants."""
 
 SUMS = frozenset({"add", "sub", "add_any"})
 BILINEAR = frozenset({"mul", "dot_general", "conv_general_dilated"})

@@ -112,7 +112,11 @@ class RowMaker:
         """Rows of an affine function of affine values: the linear part of it, on their rows."""
         if e.name == "convert_element_type":
             return _convert(self._dense(deps[0]), aval.dtype)
-        both = e.name in SUMS | {"select_n", "concatenate"}  # constants have rows here: zeros
+        both = e.name in SUMS | {
+            "select_n",
+            "concatenate",
+            "stack",
+        }  # constants have rows here: zeros
         fixed = {a for a in e.ins if a not in deps and not (both and a != self._predicate(e))}
         args = [
             self._constant(e, a)

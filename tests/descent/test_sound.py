@@ -103,6 +103,18 @@ def added_part(x):
     return -jnp.sum((Xi @ full) ** 2)
 
 
+def stacked(x):
+    h = Xi @ x
+    both = jnp.stack([jnp.tile(x, 2), jnp.ones(2 * D)])
+    return -jnp.sum((both @ jnp.tile(Xi[0], 2)) ** 2) - jnp.sum(jnp.stack([h, h[::-1]]) ** 3)
+
+
+def scaled_places(x):
+    scaled = (Xi @ x).at[jnp.array([0, 3, 3])].multiply(jnp.array([2.0, -1.0, 0.5]))
+    bits = x.at[jnp.array([1, 1, 4])].multiply(jnp.array([2.0, 3.0, 0.5]))
+    return -jnp.sum(scaled**2) - jnp.sum(bits) ** 2
+
+
 def repeated_scatter(x):
     full = jnp.zeros(4).at[jnp.arange(D) % 3].set(x)
     return -jnp.sum(full * jnp.arange(4.0)) - jnp.sum((Xi @ x) ** 2)
@@ -140,6 +152,8 @@ RIGHT = {
     "scatter-add": added_part,
     "repeated scatter": repeated_scatter,
     "updated slice": updated_slice,
+    "stack and tile": stacked,
+    "scatter-mul": scaled_places,
     "scan without input": steps_without_input,
     "lax.map": mapped,
 }
