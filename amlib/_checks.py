@@ -168,7 +168,7 @@ def bounded(tree: Any) -> bool:
             return False
         on_host = all(d.platform == "cpu" for d in getattr(leaf, "devices", set)())
         array = np.asarray(leaf) if on_host else leaf  # on a CPU this is a view
-        return leaf.size == 0 or bool(array.min() >= -BOUND and array.max() <= BOUND)
+        return leaf.size == 0 or -BOUND <= float(array.min()) <= float(array.max()) <= BOUND
 
     return all(map(within, filter(eqx.is_inexact_array, jax.tree.leaves(tree))))
 
