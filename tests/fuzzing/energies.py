@@ -211,7 +211,8 @@ class Writer:
         try:
             text = production(self, v)
             out = self._shape_of(text)
-            fits(0 < int(np.prod(out.shape)) <= MAX_SIZE)
+            fits(int(np.prod(out.shape)) <= MAX_SIZE)
+            fits(int(np.prod(out.shape)) > 0 or self.rng.random() < 0.2)
             fits(out.dtype.name not in ("complex64", "complex128"))
         except Unfit:
             del self.constants[before:]
@@ -330,7 +331,9 @@ def draw(rng: random.Random) -> Case:
     D = rng.choice([40, 64]) if wide else rng.choice([1, 2, 3, 5, 6, 8, 10, 12, 14])
     shape: tuple[int, ...] = (D,)
     if D % 2 == 0 and rng.random() < 0.25:
-        shape = rng.choice([(D // 2, 2), (2, D // 2)])
+        shape = rng.choice([(D // 2, 2), (2, D // 2), (D // 2, 2), (2, 1, D // 2)])
+    if D == 1 and rng.random() < 0.5:
+        shape = ()
     with promotion(x64=dtype == "float64"):
         w = Writer(rng, shape, dtype, wide)
         terms = [w.term() for _ in range(rng.choice([1, 1, 1, 2, 2, 3]))]

@@ -139,6 +139,27 @@ def cast(w, v):
     return f"({scale}{v.name}).astype(jnp.{to if to != 'bool' else 'bool_'})"
 
 
+def look_up(w, v):
+    """A table that is read at the bit, or a bit as a unit vector."""
+    fits(v.shape)
+    table = w.spins_or_reals((2,), w.float)
+    return w.rng.choice(
+        [f"jnp.asarray({table})[({v.name} > 0).astype(jnp.int32)]",
+         f"jax.nn.one_hot(({v.name} > 0).astype(jnp.int32), 2, dtype=jnp.{w.float})"]
+    )  # fmt: skip
+
+
+def inside(w, v):
+    """With a constant that the energy makes itself."""
+    fits(is_float(v) and v.shape)
+    made = w.rng.choice(
+        [f"jax.random.normal(jax.random.key(3), {v.shape}, jnp.{v.dtype})",
+         f"jnp.arange({size(v)}, dtype=jnp.{v.dtype}).reshape({v.shape})",
+         f"lax.broadcasted_iota(jnp.{v.dtype}, {v.shape}, 0)"]
+    )  # fmt: skip
+    return f"{v.name}*{made}"
+
+
 def pack(w, v):
     fits(v.shape)
     if v.dtype == "uint8" and w.rng.random() < 0.5:
@@ -150,7 +171,9 @@ def site(w, v):
     """Any function of single elements."""
     table = {"bool": BOOL_SITES}.get(v.dtype, FLOAT_SITES if is_float(v) else INTEGER_SITES)
     kinds = (
-        [text_site(table)] * 5 + [pattern_site, cast, cast] + ([pack] if not is_float(v) else [])
+        [text_site(table)] * 5
+        + [pattern_site, cast, cast, look_up, inside]
+        + ([pack] if not is_float(v) else [])
     )
     return w.rng.choice(kinds)(w, v)
 

@@ -24,6 +24,20 @@ def _product(w, v):
     )  # fmt: skip
 
 
+def _batched_product(w, v):
+    """Contractions over two axes, or over one with the other as a batch."""
+    fits(len(v.shape) == 2)
+    a, b = v.shape
+    W = w.matrix((_rows(w), a, b), v.dtype)
+    left, right = w.matrix((2, a), v.dtype), w.matrix((b, 3), v.dtype)
+    return w.rng.choice(
+        [f"jnp.tensordot({W}, {v.name}, 2)", f'jnp.einsum("ab,kab->ak", {v.name}, {W})',
+         f'jnp.einsum("kab,ab->bk", {W}, {v.name})', f"{left} @ {v.name}", f"{v.name} @ {right}",
+         f"{left} @ {v.name} @ {right}", f'jnp.einsum("ab,ab->", {v.name}, {W}[0])',
+         f"jax.vmap(jnp.dot)({v.name}, {W}[0])"]
+    )  # fmt: skip
+
+
 def _wide_product(w, v):
     """Into a wider type, by `preferred_element_type`."""
     fits(len(v.shape) == 1)
@@ -92,6 +106,9 @@ def _convolution(w, v):
     pad = w.rng.choice(['"SAME"', '"VALID"', str([(1, 2)] * d)])
     more = w.rng.choice(["", ", lhs_dilation=" + str((2,) * d), ", rhs_dilation=" + str((2,) * d)])
     image = f"jnp.stack([{v.name}]*{groups})[None]"
+    if w.rng.random() < 0.2:  # the state is the kernel
+        still = w.matrix((1, 1, *[n + 2 for n in v.shape]), v.dtype)
+        return f"lax.conv_general_dilated({still}, {v.name}[None, None], {strides}, {pad})[0]"
     return (
         f"lax.conv_general_dilated({image}, {kernel}, {strides}, {pad}{more}, "
         f"feature_group_count={groups})[0]"
@@ -137,6 +154,7 @@ LINEAR = {
     "product again": _product,
     "mapped": _mapped,
     "mapped again": _mapped,
+    "batched product": _batched_product,
     "wide product": _wide_product,
     "bool product": _bool_product,
     "distance": _distance,
