@@ -303,7 +303,7 @@ def _wall(w: Writer) -> str | None:
              f".astype(jnp.{w.float})",
              f"jnp.where(jnp.sum({flat}) > {k}, jnp.inf, 0.0).astype(jnp.{w.float})",
              f"jnp.sum(jnp.where({flat} > 0, 0.0, 3e38).astype(jnp.{w.float}))",
-             f"jnp.sum(jnp.where({flat} < 0, 1e9 + 1e8*jnp.arange({n}), 0.0)).astype(jnp.{w.float})",
+             f"jnp.sum(jnp.where({flat} < 0, 1e9 + 1e8*jnp.arange({n}), 0)).astype(jnp.{w.float})",
              f"jnp.sum(jnp.log({flat}[:{k}] + 1.0))"]
         ),
         w.values[0],

@@ -16,7 +16,7 @@ from tests.fuzzing.heads import HEADS
 
 
 # No shrinking: the case prints itself as a program, and each check compiles for seconds.
-@settings(max_examples=8, deadline=None, derandomize=True, phases=[Phase.generate], database=None)
+@settings(max_examples=6, deadline=None, derandomize=True, phases=[Phase.generate], database=None)
 @given(CASES)
 def test_the_library_is_right_about_random_energies(case):
     assert oracle.check(case).failures == ()
