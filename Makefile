@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 ARGS ?=
+MINUTES ?= 30
 # One worker for each core; what a file compiles, its other tests use. `make test JOBS=0` runs in one.
 JOBS ?= auto
 PYTEST = $(PY) -m pytest -n $(JOBS) --dist loadfile
 # nbdev imports what [tool.nbdev] names; progress bars are no part of a notebook's output.
 NBDEV := PYTHONPATH=nbs/_sphinx TQDM_DISABLE=1
 
-.PHONY: demo test slow check format bench nbs nbs-save api docs docs-serve clean
+.PHONY: demo test fuzz slow check format bench nbs nbs-save api docs docs-serve clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.demo
@@ -17,6 +18,10 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.test
 	$(PYTEST) $(ARGS)
+
+# Random energies against the flip analysis; what fails is kept as programs in fuzz-failures/.
+fuzz: $(VENV)/.test
+	$(PY) -m tests.fuzzing --minutes $(MINUTES) $(ARGS)
 
 slow: $(VENV)/.test
 	$(PYTEST) -m slow $(ARGS)

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
 
 from amlib.descent import flips
 from amlib.descent.jaxprs import Program
@@ -187,94 +186,6 @@ def test_cost_per_flip_does_not_contain_D():
         plan = FlipPlan(lambda x, p=patterns: -jax.nn.logsumexp(p @ x), x_of(d))
         costs.append(plan.flip_cost)
     assert costs[0] == costs[1]
-
-
-# -- random compositions ---------------------------------------------------------------------
-
-
-def bitwise_op(name, n):
-    table = {
-        "x": lambda x: x,
-        "tanh": jnp.tanh,
-        "square plus": lambda x: x**2 + 0.5 * x,
-        "where": lambda x: jnp.where(x > 0, 1.0, -0.25),
-        "recode": lambda x: (x + 1) / 2,
-        "roll": lambda x: jnp.roll(x, 1),
-        "scale": lambda x: x * jnp.linspace(0.5, 1.5, n),
-    }
-    return table[name]
-
-
-def linear_op(name, seed, k, n):
-    integer = jr.randint(jr.key(seed), (k, n), -2, 3).astype(jnp.float32)
-    real = jr.normal(jr.key(seed), (k, n))
-    table = {
-        "integer": lambda y: integer @ y,
-        "real": lambda y: real @ y,
-        "einsum": lambda y: jnp.einsum("kd,d->k", real, y) + 1.0,
-        "vmap": lambda y: jax.vmap(lambda r: jnp.dot(r, y))(integer),
-        "distance": lambda y: -jnp.sum((integer - y[None]) ** 2, axis=1),
-        "jit": lambda y: jax.jit(lambda z: real @ z)(y) / n,
-    }
-    return table[name]
-
-
-HEADS = {
-    "lse": lambda h: -jax.nn.logsumexp(0.3 * h),
-    "relu": lambda h: -jnp.sum(jax.nn.relu(h / 5) ** 3),
-    "power": lambda h: -jnp.sum((h / 5) ** 2),
-    "norm": lambda h: -jnp.sqrt(1.0 + jnp.sum(h**2)),
-    "softmax": lambda h: -jnp.dot(jax.nn.softmax(0.3 * h), h),
-    "max": lambda h: -jnp.max(h),
-}
-
-
-@st.composite
-def compositions(draw):
-    n, k = draw(st.integers(1, 14)), draw(st.integers(1, 9))
-    terms = draw(
-        st.lists(
-            st.tuples(
-                st.sampled_from(["x", "tanh", "square plus", "where", "recode", "roll", "scale"]),
-                st.sampled_from(["integer", "real", "einsum", "vmap", "distance", "jit"]),
-                st.sampled_from(sorted(HEADS)),
-                st.integers(0, 999),
-            ),
-            min_size=1,
-            max_size=2,
-        )
-    )
-    return n, k, terms, draw(st.integers(0, 999))
-
-
-@settings(max_examples=15, deadline=None, derandomize=True)
-@given(compositions())
-def test_random_compositions_follow_the_generic_energy(composition):
-    n, k, terms, seed = composition
-
-    def energy(x):
-        total = jnp.zeros(())
-        for site, linear, head, s in terms:
-            total += HEADS[head](linear_op(linear, s, k, n)(bitwise_op(site, n)(x)))
-        return total
-
-    x0, idx = spins(seed, n), jr.randint(jr.key(seed), (4 * n,), 0, n)
-    plan = FlipPlan(energy, x0, "incremental")
-    assert plan.path == "incremental", plan.reason
-    # Ties may be broken by rounding, so compare energies along the incremental trajectory with
-    # the energy itself, and decisions wherever they are not ties.
-    _, fast = jax.jit(lambda x, i: flips.visit(energy, x, i, path="incremental"))(x0, idx)
-    states = np.asarray(fast.frames)
-    evaluate = jax.jit(jax.vmap(energy))
-    exact = np.asarray(evaluate(jnp.asarray(states)))
-    scale = np.abs(exact).max() + 1.0
-    np.testing.assert_allclose(fast.energy, exact, rtol=0, atol=1e-5 * scale)
-    before = np.concatenate([np.asarray(x0)[None], states[:-1]])
-    candidate = before.copy()
-    candidate[np.arange(len(idx)), np.asarray(idx)] *= -1
-    gain = np.asarray(evaluate(jnp.asarray(before)) - evaluate(jnp.asarray(candidate)))
-    clear = np.abs(gain) > 2e-5 * scale
-    np.testing.assert_array_equal(np.asarray(fast.accepted)[clear], (gain > 0)[clear])
 
 
 # -- int8 rows and carried centres -----------------------------------------------------------

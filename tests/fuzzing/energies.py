@@ -1,0 +1,370 @@
+"""Random energies, drawn as source text from the tables of `sites`, `sums` and `heads`.
+
+`draw(rng)` gives a `Case`: an energy, a start, the bits to visit, and how to call the library. It
+takes any `random.Random`, so that a seed names a case for ever (`make fuzz`), and Hypothesis can
+draw and shrink one (`CASES`). `Case.source` is a program of its own that shows the failure.
+"""
+
+import contextlib
+import functools
+import random
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import strategies as st
+
+from tests.fuzzing.heads import HEADS
+from tests.fuzzing.sites import MOVES, Unfit, fits, site, size
+from tests.fuzzing.sums import BENT, LINEAR
+
+METHODS = ("sweep", "greedy")
+"""Methods of `flips` that say whether they converged."""
+
+MAX_SIZE = 3_000  # elements of one value
+_TRIES = 12
+
+PRELUDE = """
+import jax, jax.numpy as jnp, numpy as np
+from jax import lax
+
+def spins(seed, *shape, dtype="float32"):
+    return jnp.asarray(np.random.default_rng(seed).choice([-1, 1], shape), dtype)
+
+def reals(seed, *shape, dtype="float32"):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+def integers(seed, low, high, *shape, dtype="float32"):
+    return jnp.asarray(np.random.default_rng(seed).integers(low, high, shape), dtype)
+
+@jax.custom_jvp
+def cubed(t):
+    return t**3 - 0.25*t
+cubed.defjvp(lambda p, t: (cubed(p[0]), 7*t[0]))
+
+@jax.custom_vjp
+def halved(t):
+    return jnp.where(t > 0, t, 0.5*t)
+halved.defvjp(lambda t: (halved(t), None), lambda _, g: (g,))
+"""
+
+
+class Value(NamedTuple):
+    """A named intermediate result of the energy that is being written."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class Case(NamedTuple):
+    """An energy and how to run it.
+
+    `constants` are `(name, expression)`; the energy is `lines` and then `return e`. `call` says how
+    the library is called: eagerly, under `jit`, with the constants as arguments of a `jit`, mapped
+    over, or differentiated. `limits` are module constants of the library made small, so that code
+    meant for large sizes runs on small ones.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    constants: tuple[tuple[str, str], ...]
+    lines: tuple[str, ...]
+    starts: tuple[tuple[int, ...], ...]
+    visits: tuple[int, ...]
+    path: str
+    call: str
+    method: str
+    limits: tuple[tuple[str, int], ...]
+    used: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return self.source()
+
+    @property
+    def x64(self) -> bool:
+        return self.dtype == "float64"
+
+    def energy_text(self) -> str:
+        names = ", ".join(name for name, _ in self.constants)
+        body = "\n        ".join((*self.lines, "return e"))
+        return f"def make({names}):\n    def energy(x):\n        {body}\n    return energy\n"
+
+    def make(self) -> Any:
+        """The function from constants to an energy."""
+        scope = dict(_scope())
+        exec(self.energy_text(), scope)
+        return scope["make"]
+
+    def values(self) -> list[Any]:
+        """The constants: JAX arrays may become tracers, NumPy arrays never do."""
+        return [_evaluate(text, {}) for _, text in self.constants]
+
+    def start(self, k: int = 0) -> jax.Array:
+        return jnp.asarray(np.reshape(self.starts[k], self.shape), self.dtype)
+
+    def source(self) -> str:
+        """A program that compares the library with the energy itself; see `oracle` for the rest."""
+        constants = "\n".join(f"{name} = {text}" for name, text in self.constants)
+        names = ", ".join(name for name, _ in self.constants)
+        small = "\n".join(f"amlib.descent.{name} = {n}" for name, n in self.limits)
+        call = "visit" if self.call == "eager" else "jax.jit(visit)"
+        return f"""# call = {self.call!r}; used {", ".join(self.used)}{PRELUDE}
+import amlib.descent.jaxprs, amlib.descent.rows, amlib.descent.visits
+from amlib.descent import flips, plan
+jax.config.update("jax_enable_x64", {self.x64})
+{small}
+{constants}
+{self.energy_text()}
+energy = make({names})
+x0 = jnp.asarray(np.reshape({list(self.starts[0])}, {self.shape}), "{self.dtype}")
+idx = jnp.asarray({list(self.visits)}, "int32")
+print(plan.FlipPlan(energy, x0, {self.path!r}).describe())
+visit = lambda x0, idx: flips.visit(energy, x0, idx, path={self.path!r})
+x, t = {call}(x0, idx)
+print("recorded", t.energy)
+print("exact   ", lax.map(energy, jnp.asarray(np.asarray(t.frames))))
+print("flips   ", flips.flip_energies(energy, x0, path={self.path!r}))
+flipped = jnp.stack([x0.reshape(-1).at[i].multiply(-1).reshape(x0.shape) for i in range(x0.size)])
+print("exact   ", lax.map(energy, flipped))
+"""
+
+
+@contextlib.contextmanager
+def promotion(x64: bool) -> Iterator[None]:
+    """What users have, and the rest of the tests do not: free promotion of dtypes and ranks."""
+    with (
+        jax.enable_x64(x64),
+        jax.numpy_rank_promotion("allow"),
+        jax.numpy_dtype_promotion("standard"),
+    ):
+        yield
+
+
+@functools.cache
+def _scope() -> dict[str, Any]:
+    scope: dict[str, Any] = {}
+    exec(PRELUDE, scope)
+    return scope
+
+
+def _evaluate(text: str, known: dict[str, Any]) -> Any:
+    return eval(text, _scope() | known)
+
+
+class Writer:
+    """Writes one energy line by line; knows the shape and dtype of every value so far."""
+
+    def __init__(self, rng: random.Random, shape: tuple[int, ...], dtype: str, wide: bool):
+        self.rng, self.float, self.wide = rng, dtype, wide
+        self.values = [Value("x", shape, dtype)]
+        self.lines: list[str] = []
+        self.constants: list[tuple[str, str]] = []
+        self.used: list[str] = []
+        self.refused: list[str] = []
+        self._known: dict[str, Any] = {}
+
+    # -- constants, for the productions -----------------------------------------------------------
+
+    def constant(self, text: str) -> str:
+        name = f"C{len(self.constants)}"
+        if self.rng.random() < 0.25:
+            text = f"np.asarray({text})"
+        self.constants.append((name, text))
+        return name
+
+    def _shaped(self, kind: str, shape: Any, dtype: str) -> str:
+        sizes = "".join(f"{n}, " for n in shape)
+        return self.constant(f'{kind}, {sizes}dtype="{dtype}")'.replace("(, ", "("))
+
+    def spins_or_reals(self, shape: Any, dtype: str) -> str:
+        seed = self.rng.randrange(1000)
+        if dtype == "bool":
+            return self._shaped(f"integers({seed}, 0, 2", shape, dtype)
+        kind = self.rng.choice(["spins", "reals"] if "float" in dtype else ["integers"])
+        low = 0 if dtype.startswith("u") else -3
+        return self._shaped(
+            f"integers({seed}, {low}, 5" if kind == "integers" else f"{kind}({seed}", shape, dtype
+        )
+
+    def matrix(self, shape: Any, dtype: str) -> str:
+        """Patterns: spins where the dtype has a sign, else small integers, else reals."""
+        seed = self.rng.randrange(1000)
+        if "float" in dtype and self.rng.random() < 0.4:
+            return self._shaped(f"reals({seed}", shape, dtype)
+        if "u" in dtype or dtype == "bool" or self.rng.random() < 0.3:
+            low = 0 if "u" in dtype or dtype == "bool" else -2
+            return self._shaped(f"integers({seed}, {low}, {low + 5}", shape, dtype)
+        return self._shaped(f"spins({seed}", shape, dtype)
+
+    def integers_of(self, values: list[int]) -> str:
+        return self.constant(f'jnp.asarray({values}, "int32")')
+
+    # -- lines --------------------------------------------------------------------------------
+
+    def attempt(self, name: str, production: Any, v: Value) -> Value | None:
+        """Write one line, or nothing if the production does not fit."""
+        before = len(self.constants)
+        try:
+            text = production(self, v)
+            out = self._shape_of(text)
+            fits(int(np.prod(out.shape)) <= MAX_SIZE)
+            fits(int(np.prod(out.shape)) > 0 or self.rng.random() < 0.2)
+            fits(out.dtype.name not in ("complex64", "complex128"))
+        except Unfit:
+            del self.constants[before:]
+            return None
+        except (TypeError, ValueError, IndexError, NotImplementedError, OverflowError):
+            self.refused.append(name)
+            del self.constants[before:]
+            return None
+        new = Value(f"v{len(self.values)}", tuple(out.shape), out.dtype.name)
+        self.lines.append(f"{new.name} = {text}")
+        self.values.append(new)
+        self.used.append(name)
+        return new
+
+    def _shape_of(self, text: str) -> Any:
+        for name, expression in self.constants:
+            if name not in self._known or self._known[name][0] != expression:
+                self._known[name] = (expression, _evaluate(expression, {}))
+        constants = {name: self._known[name][1] for name, _ in self.constants}
+        names = [v.name for v in self.values]
+        structs = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in self.values]
+        return jax.eval_shape(
+            lambda *values: _evaluate(text, constants | dict(zip(names, values, strict=True))),
+            *structs,
+        )
+
+    def step(self, table: dict[str, Any], v: Value) -> Value:
+        """One production of the table that fits, or the value itself."""
+        for _ in range(_TRIES):
+            name = self.rng.choice(list(table))
+            new = self.attempt(name, table[name], v)
+            if new is not None:
+                return new
+        return v
+
+    def term(self) -> str:
+        """State -> sites and moves -> sums -> anything -> a head."""
+        rng = self.rng
+        v = self.values[0] if rng.random() < 0.7 else rng.choice(self.values)
+        bits = {"site": site, **MOVES, "site again": site}
+        for _ in range(rng.choice([0, 0, 1, 1, 2, 3])):
+            v = self.step(bits, v)
+        for _ in range(rng.choice([0, 1, 1, 1, 1, 1, 2])):
+            v = self.step(LINEAR, v)
+        for _ in range(rng.choice([0, 0, 0, 1, 2])):
+            v = self.step(rng.choice([bits, LINEAR, BENT, BENT]), v)
+        return self.head(v)
+
+    def head(self, v: Value, kind: str | None = None) -> str:
+        """One scalar from a value: by the head that is named, or by any."""
+        rng, h = self.rng, v.name
+        if v.dtype != self.float:
+            h = f"{h}.astype(jnp.{self.float})"
+        n = int(np.prod(v.shape))
+        flat = self.attempt("flat", lambda w, v: f"{h}.reshape(-1)", v)
+        assert flat is not None
+        if kind is None:
+            exponentials = [k for k in HEADS if "lse" in k or "total" in k]
+            kind = rng.choice(exponentials if rng.random() < 0.4 else list(HEADS))
+        text = HEADS[kind]
+        fill = {
+            "b": rng.choice(["0.3", "1.0", "0.05", "2.0", "20.0"]),
+            "steep": rng.choice(["5000", "3", "50"]),
+            "power": rng.choice(["s*s*s", "s**3", "s**2"]),
+        }
+        if "{mask}" in text:
+            fill["mask"] = self._shaped(f"integers({rng.randrange(1000)}, 0, 2", (n,), "bool")
+        if "{weights}" in text:
+            fill["weights"] = self._shaped(
+                f"integers({rng.randrange(1000)}, 0, 3", (n,), self.float
+            )
+        new = self.attempt(kind, lambda w, v: text.format(h=v.name, **fill), flat)
+        if new is None:
+            new = self.attempt("sum", lambda w, v: f"jnp.sum({v.name})", flat)
+        assert new is not None
+        return new.name
+
+
+def _wall(w: Writer) -> str | None:
+    """A part of the states is forbidden, wherever the rest of the energy may lead."""
+    flat = "x.reshape(-1)"
+    n = size(w.values[0])
+    k = w.rng.randint(1, n)
+    new = w.attempt(
+        "forbidden states",
+        lambda w, v: w.rng.choice(
+            [f"jnp.sum(jnp.where((jnp.arange({n}) < {k}) & ({flat} < 0), jnp.inf, 0.0))"
+             f".astype(jnp.{w.float})",
+             f"jnp.where(jnp.sum({flat}) > {k}, jnp.inf, 0.0).astype(jnp.{w.float})",
+             f"jnp.sum(jnp.where({flat} > 0, 0.0, 3e38).astype(jnp.{w.float}))",
+             f"jnp.sum(jnp.where({flat} < 0, 1e9 + 1e8*jnp.arange({n}), 0)).astype(jnp.{w.float})",
+             f"jnp.sum(jnp.log({flat}[:{k}] + 1.0))"]
+        ),
+        w.values[0],
+    )  # fmt: skip
+    return new and new.name
+
+
+LIMITS = {
+    "plan._COMPACT_FROM": 1,
+    "rows._DENSE_LIMIT": 60,
+    "rows._BLOCK": 16,
+    "visits._BLOCK": 30,
+    "jaxprs._UNROLL_LIMIT": 20,
+}
+"""Constants of `amlib.descent` made small: forms for large sizes then run on small ones."""
+
+_COMPACT, *_TIGHT = LIMITS.items()
+
+_SCALES = ["{e}"] * 6 + ["1e-4*{e}", "1e4*{e}", "1e-30*{e}", "1e30*{e}", "-{e}", "{e} + 3.0"]
+
+
+def draw(rng: random.Random) -> Case:
+    """One case; equal generators give equal cases."""
+    dtype = rng.choice(["float32"] * 6 + ["float64"] * 3 + ["float16", "bfloat16"])
+    wide = rng.random() < 0.12
+    D = rng.choice([40, 64]) if wide else rng.choice([1, 2, 3, 5, 6, 8, 10, 12, 14])
+    shape: tuple[int, ...] = (D,)
+    if D % 2 == 0 and rng.random() < 0.25:
+        shape = rng.choice([(D // 2, 2), (2, D // 2), (D // 2, 2), (2, 1, D // 2)])
+    if D == 1 and rng.random() < 0.5:
+        shape = ()
+    with promotion(x64=dtype == "float64"):
+        w = Writer(rng, shape, dtype, wide)
+        terms = [w.term() for _ in range(rng.choice([1, 1, 1, 2, 2, 3]))]
+        if rng.random() < 0.12 and (wall := _wall(w)):
+            terms.append(wall)
+    scaled = [rng.choice(_SCALES).format(e=t) for t in terms]
+    total = " + ".join(scaled)
+    if len(terms) > 1 and rng.random() < 0.1:
+        total = rng.choice(["{0}*{1}", "jnp.maximum({0}, {1})"]).format(*scaled)
+    out = rng.choice([dtype, "float32", "float32"]) if dtype in ("float16", "bfloat16") else dtype
+    line = f"e = ({total}).astype(jnp.{out})"
+    starts = tuple(tuple(rng.choice([-1, 1]) for _ in range(D)) for _ in range(2))
+    T = rng.choice([D, 3 * D, 3 * D]) if not wide else 2 * D
+    if dtype in ("float16", "bfloat16"):
+        T *= 4  # long enough for drift to show
+    text = "\n".join((*w.lines, line))
+    return Case(
+        shape,
+        dtype,
+        tuple(c for c in w.constants if re.search(rf"\b{c[0]}\b", text)),
+        (*w.lines, line),
+        starts,
+        tuple(rng.randrange(D) for _ in range(T)),
+        rng.choice(["incremental"] * 5 + ["auto"]),
+        rng.choice(["eager", "eager", "jit", "jit", "arguments", "vmap", "grad"]),
+        rng.choice(("none", "none", *METHODS)),
+        rng.choice([(), (), (_COMPACT,), (_COMPACT,), tuple(_TIGHT), (_COMPACT, *_TIGHT)]),
+        tuple(w.used),
+    )
+
+
+CASES = st.builds(draw, st.randoms(use_true_random=False))
+"""The strategy of Hypothesis."""
