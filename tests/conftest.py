@@ -1,10 +1,28 @@
-"""Every test runs strict: no silent dtype or rank promotion, and all annotations checked."""
+"""Every test runs strict: no silent dtype or rank promotion, and all annotations checked.
 
-import jax
-import matplotlib
-import pytest
-from jaxtyping import install_import_hook
+Nearly all of the time would go into compiling programs that then run for milliseconds, and the
+laws hold for whatever code XLA makes: here that which it makes soonest. `tests/test_as_users.py`
+runs a part of the tests in programs as users have them, and
+`JAX_DISABLE_MOST_OPTIMIZATIONS=0 make test` runs all of them so.
+"""
 
+import importlib.metadata
+import os
+
+QUICK = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1"
+if QUICK and importlib.metadata.version("jaxlib") in ("0.10.0", "0.10.1", "0.10.2", "0.11.0"):
+    # The older of the two ways to make code takes a third of the time. Later there is but one.
+    os.environ.setdefault(
+        "XLA_FLAGS",
+        "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
+    )
+
+import jax  # noqa: E402
+import matplotlib  # noqa: E402
+import pytest  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
+
+jax.config.update("jax_disable_most_optimizations", QUICK)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 matplotlib.use("agg")
