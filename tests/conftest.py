@@ -6,6 +6,7 @@ runs a part of the tests in programs as users have them, and
 `JAX_DISABLE_MOST_OPTIMIZATIONS=0 make test` runs all of them so.
 """
 
+import gc
 import importlib.metadata
 import os
 
@@ -29,6 +30,10 @@ matplotlib.use("agg")
 
 with install_import_hook("amlib", "beartype.beartype"):
     import amlib  # noqa: F401
+
+# Tracing makes many objects that die at once: a collection need not look through all of JAX.
+gc.freeze()
+gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(autouse=True, scope="module")
