@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 ARGS ?=
 # One worker for each core; what a file compiles, its other tests use. `make test JOBS=0` runs in one.
 JOBS ?= auto
-PYTEST = $(PY) -m pytest -n $(JOBS) --dist loadfile
+PYTEST = $(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # nbdev imports what [tool.nbdev] names; progress bars are no part of a notebook's output.
 NBDEV := PYTHONPATH=nbs/_sphinx TQDM_DISABLE=1
 

@@ -36,6 +36,11 @@ gc.freeze()
 gc.set_threshold(20_000, 20, 20)
 
 
+def pytest_collection_modifyitems(items):
+    """Begin with the test that takes longest, so that no worker waits for it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_as_users.py")
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _forget_compiled_programs():
     """Keep one process able to run all the tests.
