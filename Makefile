@@ -18,8 +18,9 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test
 	$(PYTEST) $(ARGS)
 
+# Here running takes longer than compiling: XLA makes good code.
 slow: $(VENV)/.test
-	$(PYTEST) -m slow $(ARGS)
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(PYTEST) -m slow $(ARGS)
 
 check: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
