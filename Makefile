@@ -6,7 +6,7 @@ ARGS ?=
 MINUTES ?= 30
 # One worker for each core; what a file compiles, its other tests use. `make test JOBS=0` runs in one.
 JOBS ?= auto
-PYTEST = $(PY) -m pytest -n $(JOBS) --dist loadfile
+PYTEST = $(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # nbdev imports what [tool.nbdev] names; progress bars are no part of a notebook's output.
 NBDEV := PYTHONPATH=nbs/_sphinx TQDM_DISABLE=1
 
@@ -23,8 +23,9 @@ test: $(VENV)/.test
 fuzz: $(VENV)/.test
 	$(PY) -m tests.fuzzing --minutes $(MINUTES) $(ARGS)
 
+# Here running takes longer than compiling: XLA makes good code.
 slow: $(VENV)/.test
-	$(PYTEST) -m slow $(ARGS)
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(PYTEST) -m slow $(ARGS)
 
 check: $(VENV)/.dev
 	$(VENV)/bin/ruff check .

@@ -1,10 +1,29 @@
-"""Every test runs strict: no silent dtype or rank promotion, and all annotations checked."""
+"""Every test runs strict: no silent dtype or rank promotion, and all annotations checked.
 
-import jax
-import matplotlib
-import pytest
-from jaxtyping import install_import_hook
+Nearly all of the time would go into compiling programs that then run for milliseconds, and the
+laws hold for whatever code XLA makes: here that which it makes soonest. `tests/test_as_users.py`
+runs a part of the tests in programs as users have them, and
+`JAX_DISABLE_MOST_OPTIMIZATIONS=0 make test` runs all of them so.
+"""
 
+import gc
+import importlib.metadata
+import os
+
+QUICK = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1"
+if QUICK and importlib.metadata.version("jaxlib") in ("0.10.0", "0.10.1", "0.10.2", "0.11.0"):
+    # The older of the two ways to make code takes a third of the time. Later there is but one.
+    os.environ.setdefault(
+        "XLA_FLAGS",
+        "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
+    )
+
+import jax  # noqa: E402
+import matplotlib  # noqa: E402
+import pytest  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
+
+jax.config.update("jax_disable_most_optimizations", QUICK)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 2)  # for test_transforms.py
@@ -12,6 +31,15 @@ matplotlib.use("agg")
 
 with install_import_hook("amlib", "beartype.beartype"):
     import amlib  # noqa: F401
+
+# Tracing makes many objects that die at once: a collection need not look through all of JAX.
+gc.freeze()
+gc.set_threshold(20_000, 20, 20)
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the test that takes longest, so that no worker waits for it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_as_users.py")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -31,3 +59,11 @@ def x64():
     """Double precision for one test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def as_users():
+    """Programs as users have them for one test (but see `XLA_FLAGS` above)."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", QUICK)

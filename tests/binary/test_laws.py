@@ -24,29 +24,6 @@ DESCENTS = ("permutation", "sequential", "random", "greedy")
 converged, cycle, step_limit = am.RESULTS.converged, am.RESULTS.cycle, am.RESULTS.step_limit
 
 
-def _supported(options: dict[str, Any]) -> dict[str, Any]:
-    """Those of the compiler's options that this JAX has."""
-
-    def works(option: dict[str, Any]) -> bool:
-        try:
-            jax.jit(lambda x: x + 1, compiler_options=option)(0.0)
-        except Exception:
-            return False
-        return True
-
-    return {k: v for k, v in options.items() if works({k: v})}
-
-
-# The laws hold for whatever code XLA makes: here what takes least time to compile. Where a test
-# calls a method of the model directly, it is compiled as users have it.
-quick_jit = functools.partial(
-    jax.jit,
-    compiler_options=_supported(
-        {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-    ),
-)
-
-
 class World(NamedTuple):
     """All states of a model: `E[c]` and `E_flip[c, i]`, where bit i of the code c says x_i > 0."""
 
@@ -75,7 +52,7 @@ class World(NamedTuple):
         return (self.E_flip[codes] >= self.E[codes][..., None] - self.tol).all(-1)
 
 
-@quick_jit
+@jax.jit
 def energies(model, X):
     return jax.vmap(model.energy)(X)
 
@@ -95,7 +72,7 @@ def world(name: str) -> World:
     return enumerate_states(case(), case.shape, jnp.float32)
 
 
-@functools.partial(quick_jit, static_argnames=("orders", "max_sweeps"))
+@functools.partial(jax.jit, static_argnames=("orders", "max_sweeps"))
 def recall_all(model, X, seed, orders, max_sweeps):
     """Recalls from all `X` by several orders, compiled together."""
     keys = jr.split(jr.key(seed), len(X))
@@ -244,7 +221,7 @@ def test_both_paths_visit_the_same_states(name):
     w = world(name)
     X, idx = w.X[::9], jr.randint(jr.key(4), (301,), 1, w.D)  # bit 0, which pads, stays open
 
-    @quick_jit
+    @jax.jit
     def run(X):
         paths = ("generic", "incremental", "auto")
         visit = functools.partial(flips.visit, w.model.energy, idx=idx)
@@ -262,7 +239,7 @@ def test_both_paths_visit_the_same_states(name):
 def test_flip_energies_and_fixed_points_agree_with_enumeration(name):
     w = world(name)
 
-    @quick_jit
+    @jax.jit
     def both(X):
         return jax.vmap(w.model.flip_energies)(X), jax.vmap(w.model.is_fixed_point)(X)
 
@@ -414,7 +391,7 @@ def test_vmap_over_models_is_a_loop(name):
     def one(model, x):
         return model.energy(x), model.recall(x, key=jr.key(8), max_sweeps=9)
 
-    @quick_jit
+    @jax.jit
     def together(models, x):
         return eqx.filter_vmap(one, in_axes=(eqx.if_array(0), None))(models, x)
 
@@ -436,7 +413,7 @@ def test_gradients_are_finite_differences(name):
     theta = theta + jnp.asarray(np.random.default_rng(1).uniform(-0.2, 0.2, theta.shape))
     x = jnp.asarray(world(name).X[world(name).E.argmin()], jnp.float64)
 
-    @quick_jit
+    @jax.jit
     def both(theta):
         def energy(theta):
             return eqx.combine(unravel(theta), rest).energy(x)
@@ -459,7 +436,7 @@ def test_the_energies_of_a_recall_have_the_gradient_of_the_energy_there(name):
     params, rest = parameters(case(jnp.float64))
     x0 = jnp.asarray(spins(3, *case.shape))
 
-    @quick_jit
+    @jax.jit
     def gradients(params):
         def model(params):
             return eqx.combine(params, rest)
