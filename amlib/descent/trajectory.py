@@ -1,10 +1,15 @@
 """What a recall returns: how it ended, and a record from which every frame can be rebuilt."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Integer, PyTree
 
+from amlib._checks import is_concrete
 from amlib.descent.frames import Frames
 
 
@@ -75,6 +80,8 @@ class ContinuousTrajectory(eqx.Module):
 class Recall(eqx.Module):
     """What `recall` returns; under `jax.vmap` every field gains the batch axes.
 
+    `recall[3]`, slices, masks and iteration take examples out of a batch, trajectories included.
+
     **Arguments:**
 
     - `x`: the final state; of a hierarchical memory a list or a dict, with a state per layer.
@@ -99,3 +106,53 @@ class Recall(eqx.Module):
     def converged(self) -> Bool[Array, "*batch"]:
         """Whether the recall reached a fixed point."""
         return self.result == RESULTS.converged
+
+    def __getitem__(self, index: Any) -> "Recall":
+        """Some examples of a batch: an index or a tuple of them, over the batch axes."""
+        batch = jnp.shape(self.energy)
+        if not batch:
+            raise TypeError(
+                "Recall: only a batch of recalls, as jax.vmap makes it, has examples to take; "
+                "this is the recall of one state. Its parts are x, energy, steps and trajectory."
+            )
+        parts = index if isinstance(index, tuple) else (index,)
+        if any(part is Ellipsis or part is None for part in parts):
+            raise IndexError(
+                "Recall: an index is over the batch axes alone; leave out ... and None."
+            )
+        if all(map(is_concrete, jax.tree.leaves(parts))):
+            np.empty(batch, bool)[index]  # raises where an index does not fit; JAX would clamp it
+        return jax.tree.map(lambda a: a[index], self)
+
+    def __iter__(self) -> Iterator["Recall"]:
+        return (self[i] for i in range(jnp.shape(self[:].energy)[0]))
+
+    def __repr__(self) -> str:
+        """One line, for any number of recalls: how they ended, and what is in them."""
+        batch = jnp.shape(self.energy)
+        states = [f"{a.dtype}{list(a.shape[len(batch) :])}" for a in jax.tree.leaves(self.x)]
+        record = "" if self.trajectory is None else f", {type(self.trajectory).__name__}"
+        of = f"of {' x '.join(map(str, batch))} states, " if batch else ""
+        return f"Recall({of}{_outcome(self)}x: {', '.join(states)}{record})"
+
+
+def _outcome(recall: Recall) -> str:
+    """How many recalls ended in which way, after how many steps, at which energies."""
+    numbers = jax.tree.leaves((recall.result, recall.steps, recall.energy))
+    if not all(eqx.is_array(a) and is_concrete(a) and a.size for a in numbers):
+        return ""  # traced, shapes alone, or no recall at all
+    single = not jnp.shape(recall.energy)
+    ended = []
+    for name, member in RESULTS._name_to_item.items():  # pyright: ignore[reportAttributeAccessIssue]
+        count = int(np.sum(np.asarray(recall.result == member)))
+        if count and name:
+            ended.append(name if single else f"{count} {name}")
+
+    def span(name: str, values: Any, form: str) -> str:
+        values = np.asarray(values)
+        low, high = (format(v, form) for v in (values.min(), values.max()))
+        return f"{name} {low}, " if low == high else f"{name} {low} to {high}, "
+
+    steps = span("steps", recall.steps, ",")
+    energy = span("energy", np.asarray(recall.energy, np.float64), ".6g")
+    return f"{', '.join(ended)}, {steps}{energy}"
