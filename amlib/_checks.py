@@ -171,6 +171,22 @@ def state_shape(x: Array, shape: tuple[int, ...], where: str) -> None:
     raise ValueError(f"{where}: the state must have shape {shape}; {x.shape} came. {hint}")
 
 
+def mask(value: Any, shape: tuple[int, ...], where: str) -> Any:
+    """Convert a mask; raise unless it is boolean and has exactly this shape."""
+    value = np.asarray(value) if is_concrete(value) else value
+    dtype = value.dtype
+    if dtype != np.dtype(bool):
+        raise TypeError(
+            f"{where}: must be a boolean mask, True where a value is known; {dtype} came. "
+            "Compare first (mask == 1); of indices make jnp.zeros(shape, bool).at[i].set(True)."
+        )
+    if np.shape(value) != shape:
+        raise ValueError(
+            f"{where}: must have the shape {shape} of the state; {np.shape(value)} came."
+        )
+    return value
+
+
 def choice(value: object, options: Iterable[str], where: str) -> None:
     """Raise unless `value` is one of `options`, with the nearest one as a hint."""
     options = list(options)

@@ -15,6 +15,7 @@ from amlib.descent import flips
 from amlib.descent.frames import Frames
 from amlib.descent.plan import FlipPlan, scalar_output
 from amlib.descent.trajectory import Recall
+from amlib.descent.visits import Free, free_bits
 
 # Keywords of the other families, and what is said here.
 _VISITS = "A sweep visits all D bits: max_sweeps=. async_recall(x, nsteps) counts visits."
@@ -28,7 +29,6 @@ _ELSEWHERE = {
     "tol": _NO_SIZE,
     "project": "Spins stay -1/+1.",
     "save_every": "How many sweeps the trajectory keeps is record=.",
-    "clamp": "Bits are held by the energy: add -c * jnp.sum(x[held] * values) with a large c.",
 }
 _ASYNC_ELSEWHERE = {
     **dict.fromkeys(("steps", "max_steps", "max_sweeps"), "The number of visits is nsteps=."),
@@ -126,6 +126,7 @@ class AbstractBinaryAM(eqx.Module):
         max_sweeps: int = 100,
         beta: Any = None,
         record: int = 16,
+        clamp: Shaped[ArrayLike, "*shape"] | None = None,
     ) -> Recall:
         r"""Sweep over all bits until no single flip lowers the energy.
 
@@ -145,23 +146,29 @@ class AbstractBinaryAM(eqx.Module):
         - `beta`: inverse temperature > 0 in units of 1/energy, or `None` for descent.
         - `record`: how many sweeps of a descent the trajectory records, at 7 bytes a visit; few
           descents take more than 4. Glauber dynamics records all its sweeps.
+        - `clamp`: a mask over the state, `True` where a bit is known and never moves; `None` holds
+          none. Bits that are held are not visited, so a picture of which half is known takes half
+          the time. (Inside `jit` or `vmap` over masks, where how many are held is not known, they
+          are visited and refused.)
 
         **Returns:** a `Recall` with `x`, `energy`, `sweeps` (how many ran), `result` and
-        `trajectory`. "Converged" means that no single flip lowers the energy; it is checked
+        `trajectory`. "Converged" means that no single free flip lowers the energy; it is checked
         after each sweep by comparing all flips at once.
 
         **Raises:** `ValueError` for a wrong shape, other values than -1/+1, an unknown `order`,
-        `max_sweeps < 1`, `record < 0`, `beta <= 0`, and `beta` without a key or with an order
-        that does not keep the Boltzmann law; `TypeError` for a key that is none, and for the
-        keywords of other families of memories.
+        `max_sweeps < 1`, `record < 0`, `beta <= 0`, `beta` without a key or with an order that does
+        not keep the Boltzmann law, and a mask of another shape; `TypeError` for a key that is none,
+        a mask that is not boolean, and the keywords of other families of memories.
         """
         checks.choice(order, flips.ORDERS, "recall: order")
         max_sweeps = checks.integer(max_sweeps, 1, "recall: max_sweeps")
         record = checks.integer(record, 0, "recall: record")
         x0 = _state(self, x0, "recall")
         checks.at_most(max_sweeps, checks.COUNTABLE // x0.size, "recall: max_sweeps")
+        free = _free(x0, clamp, "recall: clamp")
         if beta is None:
-            return _descend(_Known(self), x0, _key(key, "recall: key"), order, max_sweeps, record)
+            key = _key(key, "recall: key")
+            return _descend(_Known(self), x0, key, order, max_sweeps, record, free)
         if order not in flips.VISIT_ORDERS:
             raise ValueError(
                 f"recall: with beta, order must be one of {', '.join(flips.VISIT_ORDERS)}; "
@@ -176,7 +183,7 @@ class AbstractBinaryAM(eqx.Module):
                 f"recall: beta must be a scalar; shape {beta.shape} came. "
                 "Several temperatures go through jax.vmap."
             )
-        return _sample(_Known(self), x0, key, beta, order, max_sweeps)
+        return _sample(_Known(self), x0, key, beta, order, max_sweeps, free)
 
     def flip_energies(self, x: Shaped[ArrayLike, "*shape"]) -> Float[Array, " D"]:
         """The energy after each single flip of `x`, all computed together.
@@ -189,9 +196,14 @@ class AbstractBinaryAM(eqx.Module):
         """
         return _flip_energies(_Known(self), _state(self, x, "flip_energies"))
 
-    def is_fixed_point(self, x: Shaped[ArrayLike, "*shape"]) -> Bool[Array, ""]:
-        """Whether no single flip lowers the energy of `x` strictly."""
-        return _is_fixed_point(_Known(self), _state(self, x, "is_fixed_point"))
+    def is_fixed_point(
+        self,
+        x: Shaped[ArrayLike, "*shape"],
+        clamp: Shaped[ArrayLike, "*shape"] | None = None,
+    ) -> Bool[Array, ""]:
+        """Whether no single flip, of bits that `clamp` does not hold, lowers the energy of `x`."""
+        x = _state(self, x, "is_fixed_point")
+        return _is_fixed_point(_Known(self), x, _free(x, clamp, "is_fixed_point: clamp"))
 
     def explain(self, x0: Shaped[ArrayLike, "*shape"] | None = None) -> None:
         """Print how a flip of this energy is evaluated, what is carried, and what it costs.
@@ -283,21 +295,39 @@ def _async_recall(known: _Known, x0: Array, key: Array, nsteps: int) -> Any:
 @eqx.filter_jit
 @shards.local
 def _descend(
-    known: _Known, x0: Array, key: Array, order: str, max_sweeps: int, record: int
+    known: _Known,
+    x0: Array,
+    key: Array,
+    order: str,
+    max_sweeps: int,
+    record: int,
+    free: Free | None,
 ) -> Recall:
     energy, visits = known.energy(x0), cast(flips.VisitOrder, order)
     descend = {
         "greedy": flips.greedy,
         "synchronous": flips.synchronous,
     }.get(order, functools.partial(flips.sweep, key=key, order=visits))
-    return descend(energy, x0, max_sweeps=max_sweeps, record=record, bounded=known.arrays())
+    return descend(
+        energy, x0, max_sweeps=max_sweeps, record=record, free=free, bounded=known.arrays()
+    )
 
 
 @eqx.filter_jit
 @shards.local
-def _sample(known: _Known, x0: Array, key: Array, beta: Array, order: str, sweeps: int) -> Recall:
+def _sample(
+    known: _Known,
+    x0: Array,
+    key: Array,
+    beta: Array,
+    order: str,
+    sweeps: int,
+    free: Free | None,
+) -> Recall:
     energy, visits = known.energy(x0), cast(flips.VisitOrder, order)
-    return flips.glauber(energy, x0, key, beta, order=visits, sweeps=sweeps, bounded=known.arrays())
+    return flips.glauber(
+        energy, x0, key, beta, order=visits, sweeps=sweeps, free=free, bounded=known.arrays()
+    )
 
 
 @eqx.filter_jit
@@ -308,8 +338,8 @@ def _flip_energies(known: _Known, x: Array) -> Array:
 
 @eqx.filter_jit
 @shards.local
-def _is_fixed_point(known: _Known, x: Array) -> Array:
-    return flips.is_fixed_point(known.energy(x), x, bounded=known.arrays())
+def _is_fixed_point(known: _Known, x: Array, free: Free | None) -> Array:
+    return flips.is_fixed_point(known.energy(x), x, free=free, bounded=known.arrays())
 
 
 # -- the boundary ------------------------------------------------------------------------------
@@ -319,6 +349,13 @@ def _energy(model: AbstractBinaryAM, x: Array) -> EnergyFn:
     """The energy function; raise unless it returns one real scalar."""
     scalar_output(model.energy, x)
     return model.energy
+
+
+def _free(x: Array, clamp: Any, where: str) -> Free | None:
+    """The bits that may move; `None` for all of them."""
+    if clamp is None:
+        return None
+    return free_bits(x.size, checks.mask(clamp, x.shape, where).reshape(-1))
 
 
 def _key(key: Key | None, where: str) -> Key:

@@ -75,8 +75,8 @@ class AbstractFlips(abc.ABC):
         return jax.tree.map(pick, self.rows)
 
     @abc.abstractmethod
-    def proves_fixed(self, x: Array) -> Array | None:
-        """Whether it is certain, without an energy per flip, that no flip lowers the energy.
+    def proves_fixed(self, x: Array, bits: Array) -> Array | None:
+        """Whether it is certain, without an energy per flip, that no flip of `bits` lowers it.
 
         **Returns:** `None` where this form has no such proof.
         """
@@ -99,8 +99,8 @@ class Generic(AbstractFlips):
         del row, s
         return self._as_out(self._energy(x)), carry
 
-    def proves_fixed(self, x: Array) -> None:
-        del x
+    def proves_fixed(self, x: Array, bits: Array) -> None:
+        del x, bits
 
 
 class AbstractCarried(AbstractFlips):
@@ -155,8 +155,8 @@ class Incremental(AbstractCarried):
         (e,) = program.evaluate(self._head, known, [program.out])
         return self._as_out(e), Carry(values, ())
 
-    def proves_fixed(self, x: Array) -> None:
-        del x
+    def proves_fixed(self, x: Array, bits: Array) -> None:
+        del x, bits
 
 
 class Compact(AbstractCarried):
@@ -186,7 +186,7 @@ class Compact(AbstractCarried):
         e, *totals = program.evaluate(self._after_centres, known, wanted)
         return self._as_out(e), Carry(values, _next_centres(carry.centres, totals))
 
-    def proves_fixed(self, x: Array) -> Array | None:
+    def proves_fixed(self, x: Array, bits: Array) -> Array | None:
         r"""Whether it is certain, without an exponential per flip, that no flip lowers the energy.
 
         Where the energy depends on the patterns only through $S = \sum_\mu e^{v_\mu - c}$, and
@@ -226,7 +226,7 @@ class Compact(AbstractCarried):
             jax.vmap(energy)(flipped * (1 - _MARGIN)), jax.vmap(energy)(flipped * (1 + _MARGIN))
         )
         exact = factor.uniform & (jnp.abs(raw) == jnp.abs(raw[0, 0])).all()
-        return exact & (jnp.abs(step) <= _LARGEST_PRODUCT_STEP).all() & (at_least > e).all()
+        return exact & (jnp.abs(step) <= _LARGEST_PRODUCT_STEP).all() & (at_least > e)[bits].all()
 
 
 def _next_centres(centres: Sequence[Array], totals: Sequence[Array]) -> tuple[Array, ...]:

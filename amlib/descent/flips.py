@@ -19,7 +19,15 @@ from amlib._types import EnergyFn, Key
 from amlib.descent.derivatives import flipped_state, visited_state, with_derivative
 from amlib.descent.plan import FlipPlan, Path
 from amlib.descent.trajectory import RESULTS, Recall, Trajectory
-from amlib.descent.visits import all_flips, compact_dtype, fixed_or_not, iterate, try_bits
+from amlib.descent.visits import (
+    Free,
+    all_flips,
+    compact_dtype,
+    fixed_or_not,
+    free_bits,
+    iterate,
+    try_bits,
+)
 
 VisitOrder: TypeAlias = Literal["permutation", "sequential", "random"]
 VISIT_ORDERS: tuple[str, ...] = get_args(VisitOrder)
@@ -84,13 +92,14 @@ def sweep(
     order: VisitOrder = "permutation",
     max_sweeps: int = 100,
     record: int = 16,
+    free: Free | None = None,
     path: Path = "auto",
     bounded: Sequence[Array] = (),
 ) -> Recall:
-    """Sweep over the bits until no single flip lowers the energy.
+    """Sweep over the free bits until no single flip of these lowers the energy.
 
-    After each sweep all flips are compared at once: cheaper than a sweep that changes nothing,
-    and a proof in every order.
+    After each sweep all their flips are compared at once: cheaper than a sweep that changes
+    nothing, and a proof in every order.
 
     **Arguments:**
 
@@ -99,18 +108,26 @@ def sweep(
     - `order`: `"permutation"`, `"sequential"` or `"random"`.
     - `max_sweeps`: the step limit, at least 1.
     - `record`: how many sweeps the trajectory records, at most `max_sweeps`.
+    - `free`: the bits that may move, as `visits.free_bits` makes them; `None` for all `D`.
 
-    **Returns:** a `Recall` whose trajectory has `min(record, max_sweeps) * D` visits; those that
-    were not needed are recorded as not accepted, at the final energy.
+    **Returns:** a `Recall` whose trajectory has `min(record, max_sweeps)` visits of each free bit;
+    those that were not needed are recorded as not accepted, at the final energy.
     """
     plan = FlipPlan(energy, x0, path, bounded)
+    free = free_bits(plan.D) if free is None else free
+    F = free.bits.shape[0]
+
+    def fell(e, new, may):
+        return new < e if may is None else (new < e) & may
 
     def step(flips, x, k, done):
-        bits = visiting_order(jax.random.fold_in(key, k), plan.D, order)
-        x, (accepted, energies) = try_bits(flips, x, bits, lambda e, new, _: (new < e) & ~done)
-        return x, (bits, accepted, energies), fixed_or_not(flips, x, done)
+        at = visiting_order(jax.random.fold_in(key, k), F, order)
+        bits, may = free.bits[at], None if free.open is None else free.open[at]
+        accept = lambda e, new, may: fell(e, new, may) & ~done
+        x, (accepted, energies) = try_bits(flips, x, bits, accept, may)
+        return x, (bits, accepted, energies), fixed_or_not(flips, x, done, free)
 
-    return iterate(plan, energy, x0, step, plan.D, max_sweeps, record)
+    return iterate(plan, energy, x0, step, F, max_sweeps, record)
 
 
 def synchronous(
@@ -119,6 +136,7 @@ def synchronous(
     *,
     max_sweeps: int = 100,
     record: int = 16,
+    free: Free | None = None,
     path: Path = "auto",
     bounded: Sequence[Array] = (),
 ) -> Recall:
@@ -129,16 +147,18 @@ def synchronous(
     entry of each sweep holds the energy after it, and its frame the state after it.
     """
     plan = FlipPlan(energy, x0, path, bounded)
-    bits = jnp.arange(plan.D)
+    free = free_bits(plan.D) if free is None else free
+    bits = free.bits
 
     def lowers(flips, x):
-        e, energies = all_flips(flips, x)
+        e, energies = all_flips(flips, x, free)
         return e, energies < e
 
     def step(flips, x, _, done):
         e, flip = lowers(flips, x)
         flip &= ~done
-        new = jnp.where(flip.reshape(x.shape), -x, x)
+        flat = x.reshape(-1)
+        new = flat.at[bits].set(jnp.where(flip, -flat[bits], flat[bits])).reshape(x.shape)
         e_new, back = lowers(flips, new)
         # The next sweep would undo this one exactly: a cycle of two states.
         undo = flip.any() & (back == flip).all()
@@ -147,7 +167,7 @@ def synchronous(
         energies = jnp.broadcast_to(e, flip.shape).at[-1].set(e_new)
         return new, (bits, flip, energies), result
 
-    return iterate(plan, energy, x0, step, plan.D, max_sweeps, record)
+    return iterate(plan, energy, x0, step, bits.shape[0], max_sweeps, record)
 
 
 def greedy(
@@ -156,31 +176,34 @@ def greedy(
     *,
     max_sweeps: int = 100,
     record: int = 16,
+    free: Free | None = None,
     path: Path = "auto",
     bounded: Sequence[Array] = (),
 ) -> Recall:
     """Flip the bit that lowers the energy most, until no flip lowers it.
 
-    Each flip compares all `D` candidates. A sweep is `D` flips.
+    Each flip compares all `F` free bits. A sweep is `F` flips.
     """
     plan = FlipPlan(energy, x0, path, bounded)
-    D = plan.D
+    free = free_bits(plan.D) if free is None else free
+    F = free.bits.shape[0]
 
-    limit = max_sweeps * D
+    limit = max_sweeps * F
 
     def step(flips, x, k, done):
-        e, energies = all_flips(flips, x)
-        bit = jnp.argmin(jnp.where(jnp.isnan(energies), jnp.inf, energies))
-        lower = energies[bit] < e
+        e, energies = all_flips(flips, x, free)
+        lowest = jnp.argmin(jnp.where(jnp.isnan(energies), jnp.inf, energies))
+        bit = free.bits[lowest]
+        lower = energies[lowest] < e
         fell = lower & ~done & (k < limit)
         flat = x.reshape(-1)
         new = flat.at[bit].set(jnp.where(fell, -flat[bit], flat[bit])).reshape(x.shape)
-        record = (bit[None], fell[None], jnp.where(fell, energies[bit], e)[None])
+        record = (bit[None], fell[None], jnp.where(fell, energies[lowest], e)[None])
         return new, record, RESULTS.where(lower, RESULTS.step_limit, RESULTS.converged)
 
     # One step more than flips are allowed: the last may find that there is none to make.
-    end = iterate(plan, energy, x0, step, 1, limit + 1, record * D)
-    sweeps = jnp.maximum((end.steps + D - 2) // D, jnp.minimum(end.steps, 1))
+    end = iterate(plan, energy, x0, step, 1, limit + 1, record * F)
+    sweeps = jnp.maximum((end.steps + F - 2) // F, jnp.minimum(end.steps, 1))
     return Recall(end.x, end.energy, sweeps, end.result, end.trajectory)
 
 
@@ -192,6 +215,7 @@ def glauber(
     *,
     order: VisitOrder = "permutation",
     sweeps: int = 100,
+    free: Free | None = None,
     path: Path = "auto",
     bounded: Sequence[Array] = (),
 ) -> Recall:
@@ -215,15 +239,18 @@ def glauber(
     **Reference:** Glauber 1963, J. Math. Phys. 4, 294.
     """
     plan = FlipPlan(energy, x0, path, bounded)
-    dtype = plan.out.dtype
+    free = free_bits(plan.D) if free is None else free
+    F, dtype = free.bits.shape[0], plan.out.dtype
 
     def accept(e, new, u):
         return u < jax.nn.sigmoid(beta.astype(dtype) * (e - new))
 
     def step(flips, x, k):
         visits, draws = jax.random.split(jax.random.fold_in(key, k))
-        bits = visiting_order(visits, plan.D, order)
-        u = jax.random.uniform(draws, (plan.D,), dtype)
+        at = visiting_order(visits, F, order)
+        bits, u = free.bits[at], jax.random.uniform(draws, (F,), dtype)
+        if free.open is not None:
+            u = jnp.where(free.open[at], u, 1.0)  # a probability is never above one
         x, (accepted, energies) = try_bits(flips, x, bits, accept, u)
         return x, (bits.astype(compact_dtype(plan.D)), accepted, energies)
 
@@ -249,19 +276,24 @@ def flip_energies(
 
 
 def is_fixed_point(
-    energy: EnergyFn, x: Array, *, path: Path = "auto", bounded: Sequence[Array] = ()
+    energy: EnergyFn,
+    x: Array,
+    *,
+    free: Free | None = None,
+    path: Path = "auto",
+    bounded: Sequence[Array] = (),
 ) -> Bool[Array, ""]:
-    """Whether no single flip of `x` lowers the energy strictly."""
+    """Whether no single flip of `x`, of those that are free, lowers the energy strictly."""
     plan = FlipPlan(energy, x, path, bounded)
-    e, energies = _compare(plan, x)
+    e, energies = _compare(plan, x, free)
     return ~(energies < e).any()
 
 
-def _compare(plan: FlipPlan, x: Array) -> tuple[Array, Array]:
+def _compare(plan: FlipPlan, x: Array, free: Free | None = None) -> tuple[Array, Array]:
     """The energy of `x`, and that after each single flip."""
 
     def loop(flips):
-        e, energies = all_flips(flips, x)
+        e, energies = all_flips(flips, x, free)
         return (e, energies), jnp.isfinite(e)
 
     return plan.run(loop)

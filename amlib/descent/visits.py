@@ -5,9 +5,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Integer
 
+from amlib._checks import is_concrete
 from amlib._types import EnergyFn
 from amlib.descent.evaluators import AbstractFlips
 from amlib.descent.lanes import any_lane
@@ -15,6 +17,33 @@ from amlib.descent.plan import FlipPlan
 from amlib.descent.trajectory import RESULTS, Recall, Trajectory
 
 _BLOCK = 2**18  # elements evaluated at once where all flips are compared
+
+
+class Free(NamedTuple):
+    """The bits that may move.
+
+    - `bits`: their indices into the flattened state.
+    - `open`: which of these may move after all, or `None` for all of them. Where a mask is traced,
+      how many bits are free is not known: then `bits` are all bits. Where it holds all of them,
+      there is one, which may not move.
+    """
+
+    bits: Integer[Array, " F"]
+    open: Bool[Array, " F"] | None = None
+
+    def hold(self, energies: Array) -> Array:
+        """Energies after flips, infinite where a bit is held."""
+        return energies if self.open is None else jnp.where(self.open, energies, jnp.inf)
+
+
+def free_bits(D: int, clamp: Any = None) -> Free:
+    """The bits that a mask of shape `(D,)` does not hold; all without one."""
+    if clamp is None:
+        return Free(jnp.arange(D))
+    if is_concrete(clamp):
+        bits = np.flatnonzero(~np.asarray(clamp))
+        return Free(jnp.asarray(bits)) if bits.size else Free(jnp.arange(1), jnp.zeros(1, bool))
+    return Free(jnp.arange(D), ~clamp)
 
 
 def try_bits(
@@ -57,15 +86,21 @@ def try_bits(
     return flat.reshape(x.shape), record
 
 
-def all_flips(flips: AbstractFlips, x: Array) -> tuple[Array, Float[Array, " D"]]:
-    """The energy of `x`, and that after each single flip, in blocks of flips.
+def all_flips(
+    flips: AbstractFlips, x: Array, free: Free | None = None
+) -> tuple[Array, Float[Array, " F"]]:
+    """The energy of `x`, and that after each single flip that is free, in blocks of flips.
 
-    The energy of `x` is NaN where a form that is not exact met one that is not finite.
+    A flip that is held has the energy +infinity. The energy of `x` is NaN where a form that is not
+    exact met one that is not finite.
     """
     flat = x.reshape(-1)
     e, carry = flips.start(x)
     shared = jax.tree.map(lambda a: a[0] if a.shape[0] == 1 else None, flips.rows)
     own = jax.tree.map(lambda a: None if a.shape[0] == 1 else a, flips.rows)
+    bits = jnp.arange(flips.D)
+    if free is not None and free.bits.shape[0] < flips.D:
+        bits, own = free.bits, jax.tree.map(lambda a: a[free.bits], own)
 
     def one(i_and_row: tuple[Array, Any]) -> Array:
         i, row = i_and_row
@@ -76,18 +111,19 @@ def all_flips(flips: AbstractFlips, x: Array) -> tuple[Array, Float[Array, " D"]
 
     per_flip = max(flips.D if flips.uses_state else 1, *(a.size for a in carry.values), 1)
     block = max(1, min(flips.D, _BLOCK // per_flip))
-    energies = lax.map(one, (jnp.arange(flips.D), own), batch_size=block)
-    return e if flips.exact else jnp.where(jnp.isfinite(energies).all(), e, jnp.nan), energies
+    energies = lax.map(one, (bits, own), batch_size=min(block, bits.shape[0]))
+    e = e if flips.exact else jnp.where(jnp.isfinite(energies).all(), e, jnp.nan)
+    return e, energies if free is None else free.hold(energies)
 
 
-def fixed_or_not(flips: AbstractFlips, x: Array, done: Array) -> RESULTS:
-    """Converged if no flip lowers the energy: by proof if possible, else by comparing all flips."""
+def fixed_or_not(flips: AbstractFlips, x: Array, done: Array, free: Free) -> RESULTS:
+    """Converged if no free flip lowers the energy: by proof, else by comparing all of them."""
 
     def compare() -> tuple[Array, Array]:
-        e, energies = all_flips(flips, x)
+        e, energies = all_flips(flips, x, free)
         return ~(energies < e).any(), jnp.isnan(e)
 
-    proved = flips.proves_fixed(x)
+    proved = flips.proves_fixed(x, free.bits) if free.open is None else None
     if proved is None:
         fixed, lost = compare()
     else:
