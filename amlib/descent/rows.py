@@ -144,19 +144,20 @@ class RowMaker:
         if weights is None:
             batch = [a for a in range(b.source.ndim) if a not in contract]
         order = (*contract, *batch)
-        count = math.prod(b.source.shape[a] for a in contract)
-        source = np.transpose(b.source, order).reshape(count, -1)
+        count, rest = (math.prod(b.source.shape[a] for a in axes) for axes in (contract, batch))
+        source = np.transpose(b.source, order).reshape(count, rest)
         delta = b.delta(aval.dtype)
         delta = jnp.transpose(delta, order) if not is_concrete(delta) else delta.transpose(order)
-        delta = delta.reshape(count, -1, 1)
+        delta = delta.reshape(count, rest, 1)
         in_order = count == self._D and (source[:, :1] == np.arange(count)[:, None]).all()
-        if weights is not None and source.shape[1] == 1 and in_order:
+        if weights is not None and rest == 1 and in_order:
             raw = weights.reshape((count, *aval.shape))
             if isinstance(delta, np.ndarray) and (delta == delta[0]).all():
                 return Rows(raw, jnp.asarray(delta[0, 0]), raw)
             return Rows(raw, jnp.asarray(delta.reshape(count)), raw)
         if weights is not None:
-            delta = weights.reshape(count, source.shape[1], -1) * delta
+            free = math.prod(weights.shape[len(order) :])
+            delta = weights.reshape(count, rest, free) * delta
         delta = jnp.asarray(delta)
         one_bit_each = (source == source[:, :1]).all()
         if one_bit_each and in_order:
@@ -164,7 +165,7 @@ class RowMaker:
         # Elements that depend on no bit (source -1) are sent out of bounds and dropped.
         target = np.where(source < 0, self._D, source)
         rows = jnp.zeros((self._D, *delta.shape[1:]), delta.dtype)
-        where = target[:, 0] if one_bit_each else (target, np.arange(source.shape[1])[None])
+        where = target[:, 0] if one_bit_each else (target, np.arange(rest)[None])
         return rows.at[where].add(delta, mode="drop").reshape((self._D, *aval.shape))
 
 
