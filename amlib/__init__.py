@@ -10,9 +10,9 @@ from amlib import (
     descent as descent,
     hierarchical as hierarchical,
     learning as learning,
-    plots as plots,
 )
 from amlib._files import load as load, save as save
+from amlib._lazy import __dir__ as __dir__, __getattr__ as __getattr__
 from amlib.binary import (
     AbstractBinaryAM as AbstractBinaryAM,
     BinaryAM as BinaryAM,

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import amlib
+from amlib import _lazy
 
 NBS = Path(__file__).parents[1]
 
@@ -61,7 +62,7 @@ def _names(room: str) -> Iterator[str]:
         if not isinstance(value, ModuleType) and home.startswith(f"amlib.{room}"):
             yield name
     module = getattr(amlib, room, None)
-    if isinstance(module, ModuleType) and room in _exports(amlib):
+    if isinstance(module, ModuleType) and room in [*_exports(amlib), *_lazy.ROOMS]:
         for name in _exports(module):
             value = getattr(module, name)
             if isinstance(value, ModuleType):
