@@ -251,6 +251,15 @@ def positive(x: Array, where: str) -> Array:
     )
 
 
+def not_negative(x: Array, where: str) -> Array:
+    """Return `x`; raise unless every value is finite and not below zero."""
+    return require(
+        x,
+        ~((x >= 0) & _lib(x).isfinite(x)).all(),
+        f"{where}: must be finite and at least 0; another value came.",
+    )
+
+
 BOUND = 1e15
 """Products and sums of numbers of at most this size stay far from the end of float32."""
 

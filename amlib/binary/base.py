@@ -143,7 +143,9 @@ class AbstractBinaryAM(eqx.Module):
           the bit that lowers the energy most (a sweep is D flips); `"synchronous"` flips at once
           all bits whose own flip lowers the energy, and can end on a 2-cycle.
         - `max_sweeps`: the step limit, at least 1.
-        - `beta`: inverse temperature > 0 in units of 1/energy, or `None` for descent.
+        - `beta`: inverse temperature >= 0 in units of 1/energy; or a schedule, one for each of the
+          `max_sweeps` sweeps (annealing); or `None` for descent. Other values, and other schedules
+          of that length, compile nothing anew.
         - `record`: how many sweeps of a descent the trajectory records, at 7 bytes a visit; few
           descents take more than 4. Glauber dynamics records all its sweeps.
         - `clamp`: a mask over the state, `True` where a bit is known and never moves; `None` holds
@@ -156,7 +158,7 @@ class AbstractBinaryAM(eqx.Module):
         after each sweep by comparing all flips at once.
 
         **Raises:** `ValueError` for a wrong shape, other values than -1/+1, an unknown `order`,
-        `max_sweeps < 1`, `record < 0`, `beta <= 0`, `beta` without a key or with an order that does
+        `max_sweeps < 1`, `record < 0`, `beta < 0`, `beta` without a key or with an order that does
         not keep the Boltzmann law, and a mask of another shape; `TypeError` for a key that is none,
         a mask that is not boolean, and the keywords of other families of memories.
         """
@@ -177,11 +179,11 @@ class AbstractBinaryAM(eqx.Module):
         if key is None:
             raise ValueError("recall: beta draws at random and needs key=jax.random.key(...).")
         key = _key(key, "recall: key")
-        beta = checks.positive(checks.as_float(beta, "recall: beta"), "recall: beta")
-        if beta.ndim:
+        beta = checks.not_negative(checks.as_float(beta, "recall: beta"), "recall: beta")
+        if beta.shape not in ((), (max_sweeps,)):
             raise ValueError(
-                f"recall: beta must be a scalar; shape {beta.shape} came. "
-                "Several temperatures go through jax.vmap."
+                f"recall: beta must be a scalar, or a schedule of max_sweeps={max_sweeps} values; "
+                f"shape {beta.shape} came. Several temperatures go through jax.vmap."
             )
         return _sample(_Known(self), x0, key, beta, order, max_sweeps, free)
 

@@ -211,7 +211,7 @@ def glauber(
     energy: EnergyFn,
     x0: Array,
     key: Key,
-    beta: Float[Array, ""],
+    beta: Float[Array, "*sweeps"],
     *,
     order: VisitOrder = "permutation",
     sweeps: int = 100,
@@ -219,7 +219,7 @@ def glauber(
     path: Path = "auto",
     bounded: Sequence[Array] = (),
 ) -> Recall:
-    r"""Draw a fixed number of Glauber sweeps at inverse temperature `beta`.
+    r"""Draw a fixed number of Glauber sweeps at inverse temperature `beta`, or along a schedule.
 
     A visited bit is flipped with probability
 
@@ -231,7 +231,7 @@ def glauber(
 
     - `energy`, `x0`, `path`, `bounded`: as for `visit`.
     - `key`: for the orders and the acceptances.
-    - `beta`: inverse temperature, in units of 1/energy.
+    - `beta`: inverse temperature, >= 0, in units of 1/energy: one for all sweeps, or one for each.
     - `order`, `sweeps`: how bits are visited, and for how many sweeps of `D` visits.
 
     **Returns:** a `Recall` that ends with `RESULTS.sampled`.
@@ -242,21 +242,21 @@ def glauber(
     free = free_bits(plan.D) if free is None else free
     F, dtype = free.bits.shape[0], plan.out.dtype
 
-    def accept(e, new, u):
-        return u < jax.nn.sigmoid(beta.astype(dtype) * (e - new))
+    betas = jnp.broadcast_to(beta.astype(dtype), (sweeps,))
 
-    def step(flips, x, k):
+    def step(flips, x, k, beta):
         visits, draws = jax.random.split(jax.random.fold_in(key, k))
         at = visiting_order(visits, F, order)
         bits, u = free.bits[at], jax.random.uniform(draws, (F,), dtype)
         if free.open is not None:
             u = jnp.where(free.open[at], u, 1.0)  # a probability is never above one
+        accept = lambda e, new, u: u < jax.nn.sigmoid(beta * (e - new))
         x, (accepted, energies) = try_bits(flips, x, bits, accept, u)
         return x, (bits.astype(compact_dtype(plan.D)), accepted, energies)
 
     def loop(flips):
-        start = lax.stop_gradient(x0)
-        x, record = lax.scan(lambda x, k: step(flips, x, k), start, jnp.arange(sweeps))
+        start, steps = lax.stop_gradient(x0), (jnp.arange(sweeps), betas)
+        x, record = lax.scan(lambda x, kb: step(flips, x, *kb), start, steps)
         return (x, record), jnp.isfinite(record[2]).all()
 
     x, record = plan.run(loop)

@@ -487,27 +487,32 @@ def test_an_unknown_order(order, hint):
         model.recall(x, order=order)
 
 
+@pytest.mark.parametrize("beta", [-1.0, jnp.inf, jnp.nan, [1.0, -1.0], [0.0, jnp.nan]])
+def test_temperatures_that_are_negative(beta):
+    with raises(ValueError, "recall: beta: must be finite and at least 0; another value came."):
+        model.recall(x, key=key, beta=jnp.asarray(beta), max_sweeps=2)
+
+
 @pytest.mark.parametrize("beta", [0, -1.0, jnp.inf, jnp.nan])
 def test_temperatures_that_are_not_positive(beta):
-    message = "must be finite and greater than 0; another value came."
-    with raises(ValueError, f"recall: beta: {message}"):
-        model.recall(x, key=key, beta=beta)
-    with raises(ValueError, f"beta: {message}"):
+    with raises(ValueError, "beta: must be finite and greater than 0; another value came."):
         am.ExponentialDenseAM(Xi, beta)
 
 
-def test_traced_temperatures_that_are_not_positive():
+def test_traced_temperatures_that_are_negative():
     draw = jax.vmap(lambda beta: model.recall(x, key=key, beta=beta, max_sweeps=1).x)
-    draw(jnp.array([0.5, 1.0]))
-    message = re.escape("recall: beta: must be finite and greater than 0; another value came.")
+    draw(jnp.array([0.5, 0.0]))
+    message = re.escape("recall: beta: must be finite and at least 0; another value came.")
     with pytest.raises(eqx.EquinoxRuntimeError, match=message):
-        jax.block_until_ready(draw(jnp.array([0.5, 0.0])))
+        jax.block_until_ready(draw(jnp.array([0.5, -0.1])))
 
 
-def test_temperatures_that_are_no_scalar():
-    message = "recall: beta must be a scalar; shape (2,) came. Several temperatures go through "
-    with raises(ValueError, message + "jax.vmap."):
-        model.recall(x, key=key, beta=jnp.ones(2))
+def test_temperatures_of_another_shape():
+    message = (
+        "recall: beta must be a scalar, or a schedule of max_sweeps=5 values; shape (2,) came. "
+    )
+    with raises(ValueError, message + "Several temperatures go through jax.vmap."):
+        model.recall(x, key=key, beta=jnp.ones(2), max_sweeps=5)
     with raises(ValueError, "beta: must be a scalar; shape (2,) came."):
         am.ExponentialDenseAM(Xi, jnp.ones(2))
     with raises(TypeError, "recall: beta: must be an array of numbers; str came."):
