@@ -1,8 +1,6 @@
 """Reconstructors: what their maps may see, their energies, relaxation and learning."""
 
-import importlib
 import re
-import sys
 
 import equinox as eqx
 import jax
@@ -15,6 +13,7 @@ import pytest
 import amlib as am
 from amlib.learning import count_parameters, relaxation
 from amlib.learning.reconstructors import AbstractEnergyReconstructor, AbstractReconstructor, cut
+from tests.users import am as plain
 
 D, K = 12, 5
 
@@ -655,20 +654,6 @@ def test_states_of_the_other_alphabet_are_refused(states):
 # -- bad input ---------------------------------------------------------------------------------
 
 
-def _as_users_have_it():
-    """The library without the type checker that the other tests run under."""
-    checked = {k: m for k, m in sys.modules.items() if k.split(".")[0] == "amlib"}
-    for name in checked:
-        del sys.modules[name]
-    try:
-        return importlib.import_module("amlib")
-    finally:
-        for name in [k for k in sys.modules if k.split(".")[0] == "amlib"]:
-            del sys.modules[name]
-        sys.modules.update(checked)
-
-
-plain = _as_users_have_it()
 DENSE, KEY = plain.DenseReconstructor(6), jr.key(0)
 BITS = plain.DenseReconstructor(6, states="bits")
 CONV = plain.Conv2dReconstructor((4, 5), filters=2, kernel_size=3, key=KEY)
