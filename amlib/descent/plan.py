@@ -47,6 +47,10 @@ MAX_ROW_BYTES = 2**30
 
 _COMPACT_FROM = 256  # elements per row from which int8 rows are worth a second program
 
+_LOOKED_AT = (
+    2**26
+)  # bytes of rows up to which `describe` makes them, to see whether they are finite
+
 _LARGEST_STEP = 40.0  # most that one flip may move an exponent whose centre is carried
 _LARGEST_EXPONENT = 80.0  # of a power of a sum of exponentials; float32 holds exp(88)
 
@@ -198,7 +202,7 @@ class FlipPlan:
     def describe(self) -> str:
         """Say in a few lines which path is taken, what is carried, and what a flip costs."""
         cut, reason = self.cut, self.reason
-        if cut is not None:
+        if cut is not None and self.row_bytes <= _LOOKED_AT:
             finite = cut.finite(cut.tables())
             if checks.is_concrete(finite) and not finite:
                 cut, reason = None, "what a flip adds is infinite, NaN, or near overflow"
