@@ -6,6 +6,7 @@ The browser's tests need what `make docs` makes, Debian's `chromium` (or Chrome)
 import functools
 import http.server
 import json
+import re
 import shutil
 import threading
 import tomllib
@@ -115,6 +116,22 @@ def test_pages_of_the_reference_are_those_that_are_made():
         kept = ["".join(cell["source"]) for cell in json.loads(path.read_text())["cells"]]
         made = ["".join(cell["source"]) for cell in api.notebook(page)["cells"]]
         assert kept == made, f"{path.name} is old; run `make api`"
+
+
+@pytest.mark.filterwarnings("ignore:.*Unknown section:UserWarning")  # in matplotlib's docstrings
+def test_pages_of_the_reference_can_be_read_where_nothing_runs_them():
+    pytest.importorskip("nbdev", reason="needs the extra amlib[docs]")
+    for page in api.pages():
+        path = NBS / "api" / f"{page.name}.ipynb"
+        kept = json.loads(path.read_text())
+        assert kept == api.notebook(page, outputs=True), f"{path.name} is old; run `make api`"
+        shows = [c for c in kept["cells"] if "show_doc(am" in "".join(c["source"])]
+        assert shows
+        for cell in shows:
+            (out,) = cell["outputs"]
+            text = "".join(out["data"]["text/markdown"])
+            assert re.match(r"##+ \S+\n\n```python\n", text), text[:80]
+            assert len(text.split("```")[2].strip()) > 10, text  # a docstring follows
 
 
 def test_notebooks_have_their_form_and_their_outputs():

@@ -136,8 +136,12 @@ def anchor(symbol: str) -> str:
     return heading(symbol).lower()
 
 
-def notebook(page: Page) -> dict[str, Any]:
-    """A page as a notebook."""
+def notebook(page: Page, outputs: bool = False) -> dict[str, Any]:
+    """A page as a notebook.
+
+    `outputs` (for which nbdev is needed) are what the cells show, so that the page can be read
+    where nothing runs it. They leave out the lines of the source, which move with every change.
+    """
     cells = [_cell("markdown", f"# {page.title}\n\n> {page.sentence}", 0)]
     cells.append(
         _cell("code", "#| hide\nfrom nbdev.showdoc import show_doc\n\nimport amlib as am", 1)
@@ -151,6 +155,12 @@ def notebook(page: Page) -> dict[str, Any]:
         )
         source = f"show_doc(am.{symbol}{name}, title_level={level})".replace("'", '"')
         cells.append(_cell("code", source, len(cells)))
+        if outputs:
+            import hooks  # which imports this module, and nbdev
+
+            text = hooks.Renderer(value, name=heading(symbol), title_level=level).text()
+            data = {"text/markdown": text.splitlines(keepends=True)}
+            cells[-1]["outputs"] = [{"output_type": "display_data", "data": data, "metadata": {}}]
     kernel = {"display_name": "python3", "language": "python", "name": "python3"}
     return {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
 
@@ -175,7 +185,7 @@ def main() -> None:
     for page in pages():
         path = NBS / "api" / f"{page.name}.ipynb"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(dump(notebook(page)))
+        path.write_text(dump(notebook(page, outputs=True)))
         print(f"nbs/api/{path.name}: {len(page.symbols)} names")
 
 

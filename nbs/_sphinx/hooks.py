@@ -24,10 +24,14 @@ class Renderer(BasicMarkdownRenderer):
     """`show_doc` with a link to the source, short types, and a heading that any Markdown takes."""
 
     def _repr_markdown_(self) -> str:
+        return self.text(self._source())
+
+    def text(self, source: str = "") -> str:
+        """The heading, `source`, the signature and the docstring."""
         name = self.nm.replace("_", r"\_")
         parts = [
             f"{'#' * self.title_level} {name}",
-            self._source(),
+            source,
             f"```python\n{self._form()}\n```",
         ]
         parts.append(link(inspect.cleandoc(self.docs or ""), "../", self.nm))
@@ -55,9 +59,12 @@ class Renderer(BasicMarkdownRenderer):
             return self.nm
         said = _annotations(self.sym)
         kept = [
-            p.replace(annotation=_Said(said[p.name]) if p.name in said else p.empty)
+            p.replace(
+                annotation=_Said(said[p.name]) if p.name in said else p.empty,
+                default=_Said(p.default.__name__) if inspect.isroutine(p.default) else p.default,
+            )
             for p in signature.parameters.values()
-            if p.name != "self"
+            if p.name not in ("self", "cls")
         ]
         text = str(inspect.Signature(kept))
         out = f" -> {said['return']}" if "return" in said else ""
