@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import importlib.util
 import io
 import json
 import os
@@ -14,7 +15,7 @@ import threading
 import warnings
 import zipfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -26,6 +27,7 @@ from hypothesis import given, settings, strategies as st
 
 import amlib as am
 from amlib.cache import _cached, _file as cache_file, _key as keys, cached
+from amlib.descent import flips
 
 ROOT = Path(am.__file__).parents[1]
 FACTOR = 2.0
@@ -193,7 +195,7 @@ def test_code_of_amlib_counts(monkeypatch):
     args = recall, hebbian()(XI), jr.key(0)
     before = key_of(*args)
     with monkeypatch.context() as patch:
-        patch.setattr(am.descent.flips, "greedy", lambda *_: None)
+        patch.setattr(flips, "greedy", lambda *_: None)
         assert key_of(*args) != before
     assert key_of(*args) == before
 
@@ -383,7 +385,7 @@ def test_what_is_no_function_is_refused(tmp_path):
     with pytest.raises(
         TypeError, match=r"a function must follow; int came.*cached\(folder, name\)"
     ):
-        cached(tmp_path, "x")(3)
+        cached(tmp_path, "x")(3)  # pyright: ignore[reportArgumentType]
 
 
 def test_the_function_keeps_its_name(tmp_path):
@@ -565,8 +567,9 @@ def test_nothing_is_unpickled(kept):
     array = np.empty((), object)
     array[()] = Evil()
     with np.load(path) as old:
-        arrays = dict(old)
-    np.savez(path, **arrays | {"a0": array})
+        arrays: dict[str, Any] = dict(old)
+    arrays["a0"] = array
+    np.savez(path, **arrays)
     assert pickle.loads(pickle.dumps(Evil())) is None  # the trap works
     assert Evil.ran
     Evil.ran = False

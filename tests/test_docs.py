@@ -162,7 +162,7 @@ def address():
         pytest.skip("the site is not built: run `make docs`")
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
+        def log_message(self, format, *_):
             pass
 
     handler = functools.partial(Quiet, directory=str(SITE))

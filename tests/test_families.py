@@ -94,7 +94,7 @@ def test_visits_have_their_own_keywords():
         with pytest.raises(
             TypeError, match=rf"^async_recall: takes x0, nsteps, key; {name}= .*{message}"
         ):
-            binary.async_recall(Xi[0], **{name: 3})
+            binary.async_recall(Xi[0], **{name: 3})  # pyright: ignore[reportArgumentType]
 
 
 def test_the_cures_for_held_units_work():

@@ -304,7 +304,8 @@ def test_what_killed_writers_left_is_swept_but_not_what_is_being_written(tmp_pat
     old, fresh, other = (tmp_path / f".{n}.part" for n in ("m.0a", "m.0b", "x.0a"))
     for part in (old, fresh, other):
         part.write_bytes(b"half")
+    long_ago = time.time() - 7200
     for part in (old, other):
-        os.utime(part, (time.time() - 7200,) * 2)
+        os.utime(part, (long_ago, long_ago))
     files.write_atomic(tmp_path / "m", lambda file: file.write(b"new"))
     assert sorted(os.listdir(tmp_path)) == [".m.0b.part", ".x.0a.part", "m"]

@@ -327,7 +327,7 @@ def test_the_abstract_or_final_rule_can_fail():
     class Base(eqx.Module):
         def __check_init__(self): ...
 
-        def act(self):
+        def act(self) -> int:
             return 1
 
     class Child(Base):

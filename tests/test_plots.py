@@ -14,7 +14,7 @@ import pytest
 from jaxtyping import install_import_hook
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageSequence
 
 import amlib as am
 
@@ -23,6 +23,16 @@ with install_import_hook("amlib.plots", "beartype.beartype"):
     from amlib.plots import _pixels as pixels, film, pictures
 
 INK, PAPER = np.array(pixels.INK), np.array(pixels.PAPER)
+
+
+def painted(ax):
+    """The pixels of the figure that axes are in."""
+    return pictures.painted(ax.figure)
+
+
+def segments(bundle):
+    """The curves of a collection of lines."""
+    return bundle.get_segments()
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +94,7 @@ def as_ink(x):
 def test_grid_draws_each_value_as_a_whole_number_of_pixels(Xi):
     ax = plots.grid(Xi, ncols=5)
     assert isinstance(ax, Axes)
-    image = pictures.painted(ax.figure)
+    image = painted(ax)
     scale = 18  # 144 / 8
     for k in range(5):
         corner = pictures.MARGIN, pictures.MARGIN + k * (8 * scale + 2 + pixels.GAP)
@@ -110,9 +120,9 @@ def test_grid_takes_any_real_patterns(patterns):
 
 
 def test_grid_reshapes_flat_patterns(Xi):
-    flat = pictures.painted(plots.grid(Xi).figure)
-    np.testing.assert_array_equal(flat, pictures.painted(plots.grid(Xi.reshape(5, 8, 8)).figure))
-    wide = pictures.painted(plots.grid(Xi, shape=(4, 16)).figure)
+    flat = painted(plots.grid(Xi))
+    np.testing.assert_array_equal(flat, painted(plots.grid(Xi.reshape(5, 8, 8))))
+    wide = painted(plots.grid(Xi, shape=(4, 16)))
     assert wide.shape != flat.shape
 
 
@@ -158,7 +168,7 @@ def test_recall_shows_rows_names_and_curves(finished, Xi):
     assert shown[:5] == ["All of them", "before", "other\nmemory", "recalled", "stored"]
     assert shown[5:] == [*names[:4], "a-name-that-is-to…"]
     assert axes[1].get_ylabel() == "energy"
-    image = pictures.painted(axes[0].figure)
+    image = painted(axes[0])
     box = axes[0].get_window_extent()
     top, left = image.shape[0] - round(box.y1), round(box.x0)
     step = 8 * 18 + 2 + pixels.GAP
@@ -176,7 +186,7 @@ def test_recall_marks_wrong_pixels(Xi):
     assert len(axes) == 1
     assert axes[0].texts[-1].get_text() == "orange: wrong"
     box = axes[0].get_window_extent()
-    colours = pictures.painted(axes[0].figure)[-round(box.y1) : -round(box.y0)]
+    colours = painted(axes[0])[-round(box.y1) : -round(box.y0)]
     mark = pixels.WRONG_INK if x[0, 0] > 0 else pixels.WRONG_PAPER
     assert (colours == np.array(mark)).all(-1).sum() == 18 * 18
 
@@ -226,12 +236,14 @@ def test_energies_of_a_bundle_are_readable():
     curves = np.concatenate([falls, np.repeat(falls[:, -1:], 20_000, axis=1)], axis=1)
     ax = plots.energies(curves, label="25 % flipped")
     (bundle,) = ax.collections
-    assert len(bundle.get_segments()) == 100
-    assert all(len(line) <= 800 for line in bundle.get_segments())
+    assert len(segments(bundle)) == 100
+    assert all(len(line) <= 800 for line in segments(bundle))
     assert 5000 <= ax.get_xlim()[1] < 5500  # the flat end is cut short
     (median,) = ax.lines
-    assert median.get_ydata()[-1] == np.median(falls[:, -1])
-    assert ax.get_legend().get_texts()[0].get_text() == "25 % flipped"
+    assert np.asarray(median.get_ydata())[-1] == np.median(falls[:, -1])
+    legend = ax.get_legend()
+    assert legend is not None
+    assert legend.get_texts()[0].get_text() == "25 % flipped"
     plots.energies(curves[:, :100] - 1, ax=ax, color=plots.ORANGE)
     assert ax.get_xlim()[1] > 5000  # a second bundle does not hide the first
 
@@ -240,7 +252,7 @@ def test_energies_of_a_bundle_are_readable():
 def test_energies_takes_any_curves(energy):
     ax = plots.energies(np.array(energy))
     assert ax.get_xlabel() == "step"
-    pictures.painted(ax.figure)
+    painted(ax)
 
 
 def test_energies_takes_records(finished):
@@ -252,10 +264,10 @@ def test_energies_knows_when_they_were(remembered, relaxed):
     _, result = remembered
     ax = plots.energies(result)
     assert ax.get_xlabel() == "step"
-    assert [line[0, 0] for line in ax.collections[0].get_segments()] == [0, 0]
+    assert [line[0, 0] for line in segments(ax.collections[0])] == [0, 0]
     ax = plots.energies(relaxed[1])
     assert ax.get_xlabel() == "time"
-    (line,) = ax.collections[0].get_segments()
+    (line,) = segments(ax.collections[0])
     np.testing.assert_allclose(line[:, 0], 0.2 * np.arange(21), rtol=1e-5)  # 40 steps of 0.1
     np.testing.assert_array_equal(line[:, 1], relaxed[1].trajectory.energy)
 
@@ -273,9 +285,8 @@ def test_energies_refuses(finished):
 
 def read_film(path):
     with Image.open(path) as image:
-        for k in range(image.n_frames):
-            image.seek(k)
-            yield np.asarray(image.convert("RGB"))
+        for frame in ImageSequence.Iterator(image):
+            yield np.asarray(frame.convert("RGB"))
 
 
 def test_film_is_lossless_from_the_first_state_to_the_last(finished, Xi, tmp_path):
@@ -360,7 +371,9 @@ def test_film_as_mp4(finished, tmp_path):
     path = plots.animate(finished, every=4, path=tmp_path / "film.mp4")
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", path, "-f", "rawvideo", "-pix_fmt", "rgb24"]
     done = subprocess.run([*command, "-"], capture_output=True, check=True)
-    width, height = map(int, re.search(rb"yuv420p.*?, (\d+)x(\d+)", done.stderr).groups())
+    size = re.search(rb"yuv420p.*?, (\d+)x(\d+)", done.stderr)
+    assert size is not None
+    width, height = map(int, size.groups())
     video = np.frombuffer(done.stdout, np.uint8).reshape(-1, height, width, 3)
     assert len(video) > 30  # the last frame stays
     still = list(read_film(plots.animate(finished, every=4, path=tmp_path / "film.png")))[-1]
@@ -416,4 +429,5 @@ def test_no_global_state(finished, Xi):
 
 
 def test_notebooks_show_figures_by_themselves(Xi):
-    assert plots.grid(Xi).figure._repr_png_().startswith(b"\x89PNG")
+    figure = plots.grid(Xi).figure
+    assert figure._repr_png_().startswith(b"\x89PNG")  # pyright: ignore[reportAttributeAccessIssue]

@@ -24,8 +24,8 @@ class Free(am.AbstractBinaryAM):
     x: jax.Array
     bits: np.ndarray
 
-    def energy(self, y):
-        return self.whole.energy(self.x.reshape(-1).at[self.bits].set(y).reshape(self.x.shape))
+    def energy(self, x):
+        return self.whole.energy(self.x.reshape(-1).at[self.bits].set(x).reshape(self.x.shape))
 
 
 @pytest.mark.parametrize("name", BINARY)

@@ -49,7 +49,7 @@ class World(NamedTuple):
 
     def fixed(self, codes: np.ndarray) -> np.ndarray:
         """Whether no single flip lowers the energy."""
-        return (self.E_flip[codes] >= self.E[codes][..., None] - self.tol).all(-1)
+        return np.all(self.E_flip[codes] >= self.E[codes][..., None] - self.tol, axis=-1)
 
 
 @jax.jit
@@ -100,13 +100,13 @@ def lane(tree: Any, k: int) -> Any:
     return jax.tree.map(lambda a: np.asarray(a)[k], tree)
 
 
-def while_it_ran(end: am.Recall) -> dict[str, np.ndarray]:
+def while_it_ran(end: am.Recall) -> dict[str, Any]:
     """A recall without the visits recorded after it ended, while other lanes went on."""
     end = jax.tree.map(np.asarray, end)
     t = end.trajectory
     ran = int(end.steps) * t.x0.size
     assert not t.accepted[ran:].any()
-    np.testing.assert_allclose(t.energy[ran:] - end.energy, 0, atol=1e-5 * abs(end.energy))
+    np.testing.assert_allclose(t.energy[ran:] - end.energy, 0, atol=float(1e-5 * abs(end.energy)))
     record = {k: getattr(t, k)[:ran] for k in ("visited", "accepted", "energy")}
     result = jax.tree.leaves(end.result)
     return {"x": end.x, "E": end.energy, "steps": end.steps, "result": result, **record}

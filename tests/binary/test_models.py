@@ -14,7 +14,7 @@ from tests.zoo import reals, same_parity, spins
 K, D = 4, 9
 
 
-def published(h: np.ndarray, n: int, rectified: bool) -> np.ndarray:
+def published(h: np.ndarray | jax.Array, n: int, rectified: bool) -> np.ndarray:
     """Krotov and Hopfield 2016, eq. 2 and 3, in float64 or exact integers."""
     return -np.sum(np.where(h > 0, h, 0 if rectified else h) ** n, -1)
 

@@ -282,10 +282,10 @@ def test_alpha_can_be_trained():
     def loss(alpha):
         return jnp.mean((am.SparseHopfield(Xi, 0.3, alpha).retrieve(x) - Xi[0]) ** 2)
 
-    alpha, first = jnp.asarray(1.1), None
+    alpha = jnp.asarray(1.1)
+    first, _ = loss(alpha)
     for _ in range(30):
-        value, slope = loss(alpha)
-        first = value if first is None else first
+        _, slope = loss(alpha)
         alpha = jnp.clip(alpha - 10 * slope, 1.0, 2.0)
     assert alpha > 1.15
     assert loss(alpha)[0] < 0.7 * first
@@ -408,7 +408,7 @@ def test_energy_must_be_a_scalar_and_present():
     with pytest.raises(ValueError, match="energy: must return one real floating-point scalar"):
         Vector(patterns()).update(query())
     with pytest.raises(TypeError, match="abstract"):
-        Nothing(patterns())
+        Nothing(patterns())  # pyright: ignore[reportAbstractUsage]
 
 
 def test_a_model_without_patterns_takes_any_state():

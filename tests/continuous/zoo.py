@@ -36,7 +36,7 @@ def query(dtype=None, key: int = 1, D: int = D):
     return patterns(dtype, D=D)[0] + noise.astype(dtype or jnp.result_type(float))
 
 
-def _named(kind: type, *args, **options) -> Callable[..., am.AbstractContinuousAM]:
+def _named(kind: type, *args, **options) -> Callable[..., am.ContinuousAM]:
     def make(Xi):
         # Parameters in the dtype of the patterns, as a user of x64 or bfloat16 would have them.
         floats = {k: jnp.asarray(v, Xi.dtype) for k, v in options.items() if type(v) is float}
@@ -45,7 +45,7 @@ def _named(kind: type, *args, **options) -> Callable[..., am.AbstractContinuousA
     return make
 
 
-ZOO: dict[str, Callable[..., am.AbstractContinuousAM]] = {
+ZOO: dict[str, Callable[..., am.ContinuousAM]] = {
     "modern": _named(am.ModernHopfield, beta=4.0),
     "gaussian": _named(am.GaussianMemory, beta=4.0),
     "epanechnikov": _named(am.EpanechnikovMemory, beta=0.9, eps=0.1),
@@ -70,6 +70,6 @@ FEW = ("modern", "epanechnikov", "entmax", "polynomial", "user", "euclidean-soft
 """One of each kind, for what is expensive."""
 
 
-def make(name: str, dtype=None, **options) -> am.AbstractContinuousAM:
+def make(name: str, dtype=None, **options) -> am.ContinuousAM:
     """A fresh instance."""
     return ZOO[name](patterns(dtype, **options))

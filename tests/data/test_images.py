@@ -200,9 +200,9 @@ def test_values_out_of_range(image):
 
 def test_not_an_image():
     with pytest.raises(TypeError, match="images"):
-        am.data.binarize("my-sprites")
+        am.data.binarize("my-sprites")  # pyright: ignore[reportArgumentType]
     with pytest.raises(TypeError, match="images"):
-        am.data.binarize([[0, 1], [1, 0]])
+        am.data.binarize([[0, 1], [1, 0]])  # pyright: ignore[reportArgumentType]
     with pytest.raises(TypeError, match="must hold real numbers; dtype complex128 came"):
         am.data.binarize(np.zeros((3, 3), complex))
 

@@ -155,7 +155,7 @@ def constraint(name):
 
 @functools.cache  # one reference for all methods
 def reference_gradient(name):
-    return gradient(lambda *args: unrolled(*args, constraint(name)))
+    return gradient(lambda Xi, beta, x0: unrolled(Xi, beta, x0, constraint(name)))
 
 
 # The explicit methods share their loop: with constraints one of them is enough by default.
@@ -229,7 +229,9 @@ def backward_bytes(method, steps):
         return jnp.sum(descend(energy, x0, method, tol=0.0, max_steps=steps).x)
 
     compiled = jax.jit(jax.grad(loss, (0, 1))).lower(Xi, jnp.asarray(0.01)).compile()
-    return compiled.memory_analysis().temp_size_in_bytes
+    plan = compiled.memory_analysis()
+    assert plan is not None
+    return plan.temp_size_in_bytes
 
 
 @implicit

@@ -9,7 +9,7 @@ import pytest
 
 from amlib.descent import flips
 from amlib.descent.jaxprs import Program
-from amlib.descent.plan import MAX_ROW_BYTES, FlipPlan
+from amlib.descent.plan import MAX_ROW_BYTES, FlipPlan, Path
 from amlib.descent.stabilizers import find_stabilizers
 
 K, D = 12, 40
@@ -96,7 +96,7 @@ IMAGE_ENERGIES = {
 }
 
 
-def same_trajectory(energy, x0, idx, path="incremental"):
+def same_trajectory(energy, x0, idx, path: Path = "incremental"):
     """Run both paths; they must visit the same states at the same energies."""
     x, fast = jax.jit(lambda x, i: flips.visit(energy, x, i, path=path))(x0, idx)
     y, slow = jax.jit(lambda x, i: flips.visit(energy, x, i, path="generic"))(x0, idx)
@@ -196,6 +196,7 @@ WIDE = 300  # patterns: enough for the compact form to be considered
 def prepared(energy, x):
     """Which form the values of the rows allow, as `run` decides it."""
     cut = FlipPlan(energy, x).cut
+    assert cut is not None
     assert cut.may_compact()
     allowed, stabilizers = cut.allows_compact(cut.tables())
     return bool(allowed), len(stabilizers)
@@ -345,6 +346,7 @@ def test_half_precision_overlaps_are_carried_exactly(dtype):
     energy = lambda x: -jnp.sum(((patterns @ x).astype(jnp.float32) / 3000.0) ** 2)
     plan = FlipPlan(energy, x0)
     assert plan.path == "incremental"
+    assert plan.cut is not None
     form = plan.cut.form(plan.cut.tables())
     assert all(v.dtype == jnp.float32 for v in form.start(x0)[1].values)
     same_trajectory(energy, x0, idx)

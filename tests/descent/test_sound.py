@@ -8,7 +8,7 @@ import pytest
 from jax import lax
 
 from amlib.descent import flips
-from amlib.descent.plan import FlipPlan
+from amlib.descent.plan import FlipPlan, Path
 from amlib.descent.trajectory import RESULTS
 
 K, D = 6, 16
@@ -166,7 +166,7 @@ RIGHT = {
 }
 
 
-def assert_follows(energy, x0, idx, path="incremental"):
+def assert_follows(energy, x0, idx, path: Path = "incremental"):
     """Each recorded energy is that of its state, and each decision is right where it is no tie."""
     x, record = jax.jit(lambda x, i: flips.visit(energy, x, i, path=path))(x0, idx)
     states = np.asarray(record.frames)

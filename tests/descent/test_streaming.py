@@ -149,6 +149,7 @@ def test_memory_beyond_the_patterns_is_that_of_a_block():
         loss = jax.grad(lambda model, x: jnp.sum(step(model, x)))
         for f, sizes in ((step, once), (loss, back)):
             plan = jax.jit(f).lower(*args).compile().memory_analysis()
+            assert plan is not None
             sizes.append(plan.temp_size_in_bytes)
     block = 4 * queries * streaming.BLOCK
     assert abs(once[1] - once[0]) < 4096  # a step: some blocks of scores, whatever K is

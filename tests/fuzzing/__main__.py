@@ -112,6 +112,7 @@ def _serve(k: int, jobs: int, first: int, end: float, results: Any) -> None:
         )  # fmt: skip
         lines: queue.Queue[str] = queue.Queue()
         errors: list[str] = []
+        assert process.stdout is not None
 
         def pump(stream=process.stdout, lines=lines):
             for line in stream:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 
+from amlib.descent.plan import Path
 from tests.fuzzing.heads import HEADS
 from tests.fuzzing.sites import MOVES, Unfit, fits, site, size
 from tests.fuzzing.sums import BENT, LINEAR
@@ -75,7 +76,7 @@ class Case(NamedTuple):
     lines: tuple[str, ...]
     starts: tuple[tuple[int, ...], ...]
     visits: tuple[int, ...]
-    path: str
+    path: Path
     call: str
     method: str
     limits: tuple[tuple[str, int], ...]
@@ -322,6 +323,7 @@ LIMITS = {
 
 _COMPACT, *_TIGHT = LIMITS.items()
 
+_PATHS: tuple[Path, ...] = ("incremental",) * 5 + ("auto",)
 _SCALES = ["{e}"] * 6 + ["1e-4*{e}", "1e4*{e}", "1e-30*{e}", "1e30*{e}", "-{e}", "{e} + 3.0"]
 
 
@@ -358,7 +360,7 @@ def draw(rng: random.Random) -> Case:
         (*w.lines, line),
         starts,
         tuple(rng.randrange(D) for _ in range(T)),
-        rng.choice(["incremental"] * 5 + ["auto"]),
+        rng.choice(_PATHS),
         rng.choice(["eager", "eager", "jit", "jit", "arguments", "vmap", "grad"]),
         rng.choice(("none", "none", *METHODS)),
         rng.choice([(), (), (_COMPACT,), (_COMPACT,), tuple(_TIGHT), (_COMPACT, *_TIGHT)]),

@@ -20,7 +20,7 @@ import numpy as np
 from jax import lax
 
 from amlib.descent import flips
-from amlib.descent.plan import FlipPlan
+from amlib.descent.plan import FlipPlan, Path
 from amlib.descent.trajectory import RESULTS
 from tests.fuzzing.energies import Case, promotion
 from tests.fuzzing.rounding import perturbed_energy
@@ -110,7 +110,7 @@ def _varied(c: Any) -> Any:
     return c
 
 
-def _run(case: Case, make: Any, constants: list[Any], path: str | None = None) -> list[Any]:
+def _run(case: Case, make: Any, constants: list[Any], path: Path | None = None) -> list[Any]:
     """Call the library as the case says; one record per lane."""
     path = path or case.path
     arrays = [i for i, c in enumerate(constants) if isinstance(c, jax.Array)]

@@ -45,6 +45,7 @@ def test_sums_of_functions_of_single_bits_take_the_incremental_path(rng):
         # Out of bounds, a gather without a number to fill in gives NaN: no sum is rid of that.
         assume(not any(re.search(r'(mode="fill"|take\(\w+, \w+, axis=0)\)', t) for t in w.lines))
         v = w.attempt("cast", lambda w, v: f"{v.name}.astype(jnp.float32)", v)
+        assert v is not None
         fits = [name for name in MUST if w.attempt(name, sums.LINEAR[name], v) is not None]
         e = w.head(w.values[-1]) if fits else w.head(v, "sum")
         case = HOPFIELD._replace(

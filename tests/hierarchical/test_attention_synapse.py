@@ -94,7 +94,7 @@ def test_queries_and_keys_start_with_unit_variance():
     syn = am.AttentionSynapse(4, 50).init(KEY, (10, 60))
     x = np.random.default_rng(0).standard_normal((10, 60))
     for W in (syn.Wq, syn.Wk):
-        assert_allclose(np.std(np.einsum("td,hzd->htz", x, W)), 1, atol=0.1)
+        assert_allclose(np.std(np.einsum("td,hzd->htz", x, np.asarray(W))), 1, atol=0.1)
 
 
 def test_given_weights_tell_heads_and_width():

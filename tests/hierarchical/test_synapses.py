@@ -114,7 +114,7 @@ def test_init_is_a_copy_with_weights_drawn_from_the_key(name):
 
 def test_any_callable_is_a_synapse_but_the_base_is_abstract():
     with pytest.raises(TypeError, match="abstract"):
-        am.AbstractSynapse()
+        am.AbstractSynapse()  # pyright: ignore[reportAbstractUsage]
 
 
 # -- dense ---------------------------------------------------------------------------------------
@@ -150,8 +150,8 @@ def test_dense_keeps_the_scale_of_its_inputs():
         low, high = sorted([np.std(a @ W), np.std(W @ b)])
         assert_allclose(high, 1, atol=0.2)
         assert_allclose(low, 3**-0.5, atol=0.2)
-    assert np.std(am.DenseSynapse(std=0.02).init(jr.key(0), 300, 100).W) < 0.021
-    assert am.DenseSynapse(bias=True).init(jr.key(0), 3, 4).b.shape == (4,)
+    assert np.std(np.asarray(am.DenseSynapse(std=0.02).init(jr.key(0), 300, 100).W)) < 0.021
+    assert np.asarray(am.DenseSynapse(bias=True).init(jr.key(0), 3, 4).b).shape == (4,)
     assert am.DenseSynapse().init(jr.key(0), 3, 4).b is None
 
 
@@ -254,7 +254,9 @@ def test_tensor_weighs_combinations_of_units():
 def test_hidden_states_have_unit_variance():
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal(30), rng.standard_normal(20)
-    A, B = map(np.asarray, am.DenseMatrixSynapse(500).init(jr.key(0), (3, 10), 20).W)
+    weights = am.DenseMatrixSynapse(500).init(jr.key(0), (3, 10), 20).W
+    assert weights is not None
+    A, B = map(np.asarray, weights)
     norm = (a @ a + b @ b) / 50  # of these inputs, whose variance is not quite 1
     assert_allclose(np.var(A @ a + B @ b), norm, rtol=0.25)
     W = np.asarray(am.DenseTensorSynapse(500).init(jr.key(0), (3, 10), 20).W)

@@ -26,7 +26,7 @@ FUNCTIONS = {
 }
 
 
-def make(n=3, K=7, T=3.0, shape=D, **kwargs):
+def make(n=3, K=7, T=3.0, shape: int | tuple[int, ...] = D, **kwargs):
     return am.DenseAMClassifier(K, shape, C, n, temperature=T, key=KEY, **kwargs)
 
 

@@ -57,11 +57,22 @@ def line():
     return Line(jnp.zeros(3), jnp.asarray(0.0), jnp.arange(4))
 
 
-def fit(data, epochs=5, *, model=None, loss=loss, optimizer=ADAM, batch_size=8, **options):
-    options = {"progress": False} | options
-    key = options.pop("key", KEY)
+def fit(
+    data,
+    epochs=5,
+    *,
+    model=None,
+    loss=loss,
+    optimizer: optax.GradientTransformation = ADAM,
+    batch_size=8,
+    key=KEY,
+    progress=False,
+    **options,
+):
     model = line() if model is None else model
-    return am.fit(model, data, loss, optimizer, epochs, batch_size, key, **options)
+    return am.fit(
+        model, data, loss, optimizer, epochs, batch_size, key, progress=progress, **options
+    )
 
 
 def weights(model):
@@ -146,7 +157,7 @@ def test_early_stopping_returns_the_best_model(data):
         lambda model: model.w,
         lambda model: [model.w, model.table],
         lambda leaf: eqx.is_inexact_array(leaf) and leaf.ndim == 1,
-        Line(True, False, False),
+        Line(True, False, False),  # pyright: ignore[reportArgumentType]
     ],
     ids=["part", "parts", "filter", "tree"],
 )
@@ -267,7 +278,7 @@ def test_a_gradient_that_dies_later_is_told(data):
 
     with pytest.warns(UserWarning, match="in epoch 2, the gradient is exactly zero"):
         fit(data, 3, loss=dying, optimizer=SGD)
-    late = optax.sgd(lambda step: 0.1 * (step >= 6))  # 6 steps are an epoch
+    late = optax.sgd(lambda step: 0.1 * jnp.greater_equal(step, 6))  # 6 steps are an epoch
     with pytest.warns(UserWarning, match="in epoch 3, the gradient is exactly zero"):
         fit(data, 3, loss=dying, optimizer=late)
     fit(data, 4, optimizer=optax.sgd(0.0))
@@ -292,7 +303,7 @@ class Shift(eqx.Module):
 def test_fields_that_are_not_trained_reach_no_optimiser(data, trainable):
     seen = []
 
-    def spy(grads, state, params=None):
+    def spy(updates, state, params=None):
         seen.append(jax.tree.structure(params))
         return jax.tree.map(lambda p: -p - 1, params), state
 
@@ -322,7 +333,7 @@ def test_a_learning_rate_that_diverges_stops_with_the_last_good_model(data):
 
 def test_a_nan_in_the_third_epoch_leaves_the_second_model(data):
     """A schedule that turns NaN after 2 epochs of 6 steps."""
-    optimizer = optax.sgd(lambda step: jnp.where(step < 12, 0.05, jnp.nan))
+    optimizer = optax.sgd(lambda step: jnp.where(jnp.less(step, 12), 0.05, jnp.nan))
     result = fit(data, 9, optimizer=optimizer, validation=data)
     good = fit(data, 2, optimizer=optax.sgd(0.05))
     assert (result.result, result.epoch) == (OUTCOMES.nonfinite, 3)
@@ -366,7 +377,7 @@ def changed(data, **columns):
             r"fit: loss must be one number per batch; shape \(8,\) came. Take the mean",
         ),
         ({"loss": lambda m, b, k: lax.complex(m.b, m.b)}, TypeError, "fit: loss must be real"),
-        ({"model": Line(jnp.arange(3), jnp.arange(1), 0)}, ValueError, "something to train"),
+        ({"model": Line(jnp.arange(3), jnp.arange(1), 0)}, ValueError, "something to train"),  # pyright: ignore[reportArgumentType]
         ({"trainable": lambda m: m.table}, ValueError, "`trainable` chooses none"),
         ({"patience": 2}, ValueError, "fit: patience needs validation data; none came"),
         ({"metrics": {"a": mean_abs}}, ValueError, "fit: metrics needs validation data"),

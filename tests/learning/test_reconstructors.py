@@ -19,7 +19,7 @@ D, K = 12, 5
 
 
 def spins(seed, *shape):
-    return np.random.default_rng(seed).choice(np.float32([-1, 1]), shape)
+    return np.random.default_rng(seed).choice(np.array([-1, 1], np.float32), shape)
 
 
 def random_weights(model, seed=0, dtype=None):
@@ -144,8 +144,13 @@ def test_dense_couplings_are_symmetric_without_self_coupling_whatever_is_learned
 def test_energies_are_those_of_the_formulas():
     x = spins(4, D).astype(np.float64)
     dense, modern, rbm, bits = (
-        jax.tree.map(lambda a: np.asarray(a, np.float64), make(*name))
-        for name in (("dense",), ("modern",), ("rbm",), ("rbm", "bits"))
+        jax.tree.map(lambda a: np.asarray(a, np.float64), make(name, states))
+        for name, states in (
+            ("dense", "spins"),
+            ("modern", "spins"),
+            ("rbm", "spins"),
+            ("rbm", "bits"),
+        )
     )
     want = {
         "dense": -0.5 * x @ np.asarray(make("dense").J) @ x - dense.bias @ x,
@@ -391,6 +396,7 @@ def test_continuous_time_ends_where_the_map_rests(name, states):
     x = states_of(model, 4, 3)
     end = jax.vmap(am.ContinuousTimeHopfield(model, tol=1e-4))(x)
     assert end.converged.all()
+    assert end.time is not None
     assert (end.time > 1).all()
     assert (end.final_step > 3).all()
     np.testing.assert_allclose(jax.vmap(model.soft)(end.x), end.x, atol=2e-4)

@@ -74,6 +74,7 @@ def test_one_pattern_at_a_time_is_all_at_once(rule):
     J = None
     for x in Xi:
         J = rule(x, J, **options)
+    assert J is not None
     np.testing.assert_allclose(J, rule(Xi, **options), atol=2e-4)
 
 
