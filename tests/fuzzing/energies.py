@@ -264,12 +264,15 @@ class Writer:
 
     def head(self, v: Value, kind: str | None = None) -> str:
         """One scalar from a value: by the head that is named, or by any."""
-        rng, h = self.rng, v.name
-        if v.dtype != self.float:
-            h = f"{h}.astype(jnp.{self.float})"
-        n = int(np.prod(v.shape))
-        flat = self.attempt("flat", lambda w, v: f"{h}.reshape(-1)", v)
+        rng = self.rng
+
+        def flatten(w, v):
+            cast = "" if v.dtype == self.float else f".astype(jnp.{self.float})"
+            return f"{v.name}{cast}.reshape(-1)"
+
+        flat = self.attempt("flat", flatten, v) or self.attempt("flat", flatten, self.values[0])
         assert flat is not None
+        n = int(np.prod(flat.shape))
         if kind is None:
             exponentials = [k for k in HEADS if "lse" in k or "total" in k]
             kind = rng.choice(exponentials if rng.random() < 0.4 else list(HEADS))

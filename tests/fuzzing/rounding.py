@@ -112,8 +112,12 @@ def _noisy(v: Any, k: Any, count: list[int], rounds: Any, absolute: float = 0.0,
         return v
     count[0] += 1
     start = (k * 7919 + count[0] * 104729) % (_NOISE.size - MAX_SIZE)
-    drawn = lax.dynamic_slice(jnp.asarray(_NOISE), (start,), (v.size,)).reshape(v.shape)
-    u = drawn * rounds
+    table = jnp.asarray(_NOISE)
+    if v.size <= MAX_SIZE:
+        drawn = lax.dynamic_slice(table, (start,), (v.size,))
+    else:  # larger than what is drawn: a value inside of an operation
+        drawn = table[(start + jnp.arange(v.size)) % _NOISE.size]
+    u = drawn.reshape(v.shape) * rounds
     half = v.dtype.itemsize == 2
     eps = float(jnp.finfo(v.dtype).eps)
     relative = (u * (eps / 2 if half else 4 * eps)).astype(v.real.dtype)
