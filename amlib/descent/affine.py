@@ -123,10 +123,10 @@ class Affine:
             return f"products of two bits ({what}): what one flip changes depends on other bits"
         if e.name in _ELEMENTWISE:
             return f"{what} combines two bits in one element, which is not affine in either"
+        if e.name in _LINEAR | SUMS | BILINEAR and any(map(self._infinite, e.ins)):
+            return f"{what} adds up infinite or NaN values, which cannot be subtracted again"
         if self._is_penalty(e):
             return f"{what} sums penalties, which differ in size: they are read from the state"
-        if any(map(self._infinite, e.ins)):
-            return f"{what} adds up infinite or NaN values, which cannot be subtracted again"
         return f"{what} is not affine in the bits"
 
     # -- affine values ------------------------------------------------------------------------

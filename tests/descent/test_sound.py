@@ -388,6 +388,13 @@ def test_a_map_that_saves_memory_stays_one():
     )
 
 
+def test_the_reason_names_infinite_sums_and_nothing_else():
+    walls = lambda x: jnp.where(x < 0, jnp.inf, 0.0)
+    assert "adds up infinite" in FlipPlan(lambda x: jnp.sum(walls(x)), spins(0, D)).describe()
+    largest = FlipPlan(lambda x: jnp.max(walls(x)), spins(0, D)).describe()
+    assert "reduce_max -> float32[] is not affine in the bits" in largest
+
+
 EDGES = jnp.array([[0, 1], [1, 2], [2, 5], [7, 9]])
 
 
