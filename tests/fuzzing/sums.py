@@ -91,8 +91,12 @@ def _window(w, v):
     window = (k,) + (1,) * (len(v.shape) - 1)
     strides = (w.rng.randint(1, 2),) + (1,) * (len(v.shape) - 1)
     pad = w.rng.choice(['"SAME"', '"VALID"'])
-    op, zero = w.rng.choice([("add", "0"), ("add", "0"), ("max", "-9"), ("min", "9"), ("add", "1")])
-    init = f"jnp.asarray({zero}, {v.name}.dtype)"
+    # A start that changes nothing: with another, two programs of XLA give one energy two values.
+    low, high = (f"jnp.iinfo(jnp.{v.dtype}).{end}" for end in ("min", "max"))
+    if is_float(v):
+        low, high = "-jnp.inf", "jnp.inf"
+    op, start = w.rng.choice([("add", "0"), ("add", "0"), ("max", low), ("min", high)])
+    init = f"jnp.asarray({start}, {v.name}.dtype)"
     return f"lax.reduce_window({v.name}, {init}, lax.{op}, {window}, {strides}, {pad})"
 
 
