@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Shaped
 
 from amlib import _checks as checks, _shards as shards
-from amlib._types import EnergyFn, Key, Scalar
+from amlib._types import Key, Scalar
 from amlib.descent import flips
 from amlib.descent.frames import Frames
 from amlib.descent.plan import FlipPlan, scalar_output
@@ -261,10 +261,10 @@ class BinaryAM(AbstractBinaryAM):
 @eqx.filter_jit
 @shards.local
 def _async_update(model: AbstractBinaryAM, x: Array, idx: Array) -> tuple[Array, Array]:
+    scalar_output(model.energy, x)  # the other functions leave this to the plan of their flips
     flat = x.reshape(-1)
     flipped = flat.at[idx].multiply(-1).reshape(x.shape)
-    energy = _energy(model, x)
-    e, e_new = energy(x), energy(flipped)
+    e, e_new = model.energy(x), model.energy(flipped)
     return jnp.where(e_new < e, flipped, x), jnp.where(e_new < e, e_new, e)
 
 
@@ -277,10 +277,6 @@ class _Known(eqx.Module):
     def __init__(self, model: AbstractBinaryAM):
         self.model, self.bounded = model, checks.bounded(model)
 
-    def energy(self, x: Array) -> EnergyFn:
-        """The energy function; raise unless it returns one real scalar."""
-        return _energy(self.model, x)
-
     def arrays(self) -> list[Array]:
         """The arrays whose numbers are known to be finite and not huge."""
         return jax.tree.leaves(self.model) if self.bounded else []
@@ -290,7 +286,7 @@ class _Known(eqx.Module):
 @shards.local
 def _async_recall(known: _Known, x0: Array, key: Array, nsteps: int) -> Any:
     bits = jax.random.choice(key, x0.size, shape=(nsteps,))  # as from np.arange(D), without a table
-    x, trajectory = flips.visit(known.energy(x0), x0, bits, bounded=known.arrays())
+    x, trajectory = flips.visit(known.model.energy, x0, bits, bounded=known.arrays())
     return x, (trajectory.frames, trajectory.energy)
 
 
@@ -305,7 +301,7 @@ def _descend(
     record: int,
     free: Free | None,
 ) -> Recall:
-    energy, visits = known.energy(x0), cast(flips.VisitOrder, order)
+    energy, visits = known.model.energy, cast(flips.VisitOrder, order)
     descend = {
         "greedy": flips.greedy,
         "synchronous": flips.synchronous,
@@ -326,7 +322,7 @@ def _sample(
     sweeps: int,
     free: Free | None,
 ) -> Recall:
-    energy, visits = known.energy(x0), cast(flips.VisitOrder, order)
+    energy, visits = known.model.energy, cast(flips.VisitOrder, order)
     return flips.glauber(
         energy, x0, key, beta, order=visits, sweeps=sweeps, free=free, bounded=known.arrays()
     )
@@ -335,22 +331,16 @@ def _sample(
 @eqx.filter_jit
 @shards.local
 def _flip_energies(known: _Known, x: Array) -> Array:
-    return flips.flip_energies(known.energy(x), x, bounded=known.arrays())
+    return flips.flip_energies(known.model.energy, x, bounded=known.arrays())
 
 
 @eqx.filter_jit
 @shards.local
 def _is_fixed_point(known: _Known, x: Array, free: Free | None) -> Array:
-    return flips.is_fixed_point(known.energy(x), x, free=free, bounded=known.arrays())
+    return flips.is_fixed_point(known.model.energy, x, free=free, bounded=known.arrays())
 
 
 # -- the boundary ------------------------------------------------------------------------------
-
-
-def _energy(model: AbstractBinaryAM, x: Array) -> EnergyFn:
-    """The energy function; raise unless it returns one real scalar."""
-    scalar_output(model.energy, x)
-    return model.energy
 
 
 def _free(x: Array, clamp: Any, where: str) -> Free | None:

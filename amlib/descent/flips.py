@@ -67,21 +67,22 @@ def visit(
     bits = lax.optimization_barrier(jnp.pad(idx, (0, chunks * length - T)))
     bits = bits.reshape(chunks, length)
     valid = (np.arange(chunks * length) < T).reshape(chunks, length)
-    padded = not valid.all()
+    may = None if valid.all() else jnp.asarray(valid)
 
     def loop(flips):
-        def chunk(x, bits_and_valid):
-            bits, valid = bits_and_valid
-            fell = (lambda e, new, ok: (new < e) & ok) if padded else (lambda e, new, _: new < e)
-            return try_bits(flips, x, bits, fell, valid)
-
-        x, record = lax.scan(chunk, lax.stop_gradient(x0), (bits, jnp.asarray(valid)))
+        chunk = lambda x, bits_and_may: try_bits(flips, x, bits_and_may[0], _falls, bits_and_may[1])
+        x, record = lax.scan(chunk, lax.stop_gradient(x0), (bits, may))
         return (x, record), jnp.isfinite(record[1]).all()
 
     x, record = plan.run(loop)
     accepted, energies = (a.reshape(-1)[:T] for a in record)
     energies = with_derivative(energy, energies, x0, (idx, accepted), visited_state)
     return x, Trajectory(x0, idx.astype(compact_dtype(plan.D)), accepted, energies)
+
+
+def _falls(e: Array, new: Array, may: Array | None) -> Array:
+    """Whether a flip is kept that must lower the energy strictly, and may be made at all."""
+    return new < e if may is None else (new < e) & may
 
 
 def sweep(
@@ -117,13 +118,10 @@ def sweep(
     free = free_bits(plan.D) if free is None else free
     F = free.bits.shape[0]
 
-    def fell(e, new, may):
-        return new < e if may is None else (new < e) & may
-
     def step(flips, x, k, done):
         at = visiting_order(jax.random.fold_in(key, k), F, order)
         bits, may = free.bits[at], None if free.open is None else free.open[at]
-        accept = lambda e, new, may: fell(e, new, may) & ~done
+        accept = lambda e, new, may: _falls(e, new, may) & ~done
         x, (accepted, energies) = try_bits(flips, x, bits, accept, may)
         return x, (bits, accepted, energies), fixed_or_not(flips, x, done, free)
 
