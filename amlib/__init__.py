@@ -10,6 +10,7 @@ from amlib import (
     descent as descent,
     hierarchical as hierarchical,
     learning as learning,
+    spaces as spaces,
 )
 from amlib._files import load as load, save as save
 from amlib._lazy import __dir__ as __dir__, __getattr__ as __getattr__
@@ -35,14 +36,21 @@ from amlib.continuous import (
 from amlib.descent import (
     CCCP as CCCP,
     RESULTS as RESULTS,
-    Box as Box,
-    ContinuousTrajectory as ContinuousTrajectory,
+    AbstractFlipMethod as AbstractFlipMethod,
+    AbstractOrder as AbstractOrder,
+    AbstractRealMethod as AbstractRealMethod,
+    Euler as Euler,
     FixedPoint as FixedPoint,
     Flow as Flow,
     Frames as Frames,
+    Glauber as Glauber,
     GradientDescent as GradientDescent,
+    Greedy as Greedy,
+    Langevin as Langevin,
     Recall as Recall,
-    Sphere as Sphere,
+    StateTrajectory as StateTrajectory,
+    Sweeps as Sweeps,
+    Synchronous as Synchronous,
     Trajectory as Trajectory,
 )
 from amlib.hierarchical import (
@@ -58,7 +66,6 @@ from amlib.hierarchical import (
     DenseTensorSynapse as DenseTensorSynapse,
     ExpLayer as ExpLayer,
     GhostmaxLayer as GhostmaxLayer,
-    HAMTrajectory as HAMTrajectory,
     IdentityLayer as IdentityLayer,
     Lagrangian as Lagrangian,
     LayerNormLayer as LayerNormLayer,
@@ -100,9 +107,17 @@ from amlib.learning import (
     PowerLoss as PowerLoss,
     RBMReconstructor as RBMReconstructor,
     ReconstructionLoss as ReconstructionLoss,
-    Relaxation as Relaxation,
+    Relax as Relax,
     fit as fit,
     krotov_hopfield as krotov_hopfield,
+)
+from amlib.memory import AbstractMemory as AbstractMemory
+from amlib.spaces import (
+    Bits as Bits,
+    Box as Box,
+    Reals as Reals,
+    Sphere as Sphere,
+    Spins as Spins,
 )
 
 __version__ = "0.1.0"

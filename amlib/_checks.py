@@ -12,7 +12,7 @@ import inspect
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import equinox as eqx
 import jax
@@ -251,6 +251,18 @@ def positive(x: Array, where: str) -> Array:
     )
 
 
+def positive_field(name: str) -> Callable[[Any], Array]:
+    """A converter of a field to a positive scalar; raises where it is known not to be one."""
+
+    def convert(value: Any) -> Array:
+        value = as_float(value, name)
+        if value.ndim:
+            raise ValueError(f"{name}: must be a scalar; shape {value.shape} came.")
+        return positive(value, name) if is_concrete(value) else value
+
+    return convert
+
+
 def not_negative(x: Array, where: str) -> Array:
     """Return `x`; raise unless every value is finite and not below zero."""
     return require(
@@ -347,11 +359,21 @@ def traceable(where: str) -> Iterator[None]:
         raise TypeError(f"{where}: must be a function that JAX can trace; {came}. {cure}") from err
 
 
-def keywords(where: str, elsewhere: dict[str, str]) -> Callable[[_Method], _Method]:
-    """Decorate a method: an unknown keyword raises what this family of memories says instead.
+def unknown_keyword(
+    where: str, name: str, known: Iterable[str], elsewhere: dict[str, str]
+) -> NoReturn:
+    """Raise `TypeError` for a keyword that a method does not know.
 
     `elsewhere` maps the keywords of the other families to a sentence about this one.
     """
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    cure = elsewhere.get(name, f"Did you mean {near[0]}=?" if near else "")
+    raise TypeError(f"{where}: takes {', '.join(known)}; {name}= came. {cure}".rstrip())
+
+
+def keywords(where: str, elsewhere: dict[str, str]) -> Callable[[_Method], _Method]:
+    """Decorate a method: an unknown keyword raises what this family of memories says instead."""
 
     def decorate(method: _Method) -> _Method:
         known = list(inspect.signature(method).parameters)[1:]
@@ -359,12 +381,8 @@ def keywords(where: str, elsewhere: dict[str, str]) -> Callable[[_Method], _Meth
         @functools.wraps(method)
         def checked(*args: Any, **named: Any) -> Any:
             for name in named:
-                if name in known:
-                    continue
-                near = difflib.get_close_matches(name, known, n=1)
-                cure = elsewhere.get(name, f"Did you mean {near[0]}=?" if near else "")
-                takes = ", ".join(known)
-                raise TypeError(f"{where}: takes {takes}; {name}= came. {cure}".rstrip())
+                if name not in known:
+                    unknown_keyword(where, name, known, elsewhere)
             return method(*args, **named)
 
         return checked  # pyright: ignore[reportReturnType]

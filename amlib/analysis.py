@@ -4,7 +4,6 @@ Everything here takes plain arrays, finished recalls, or a function that makes a
 patterns, and serves binary and continuous memories alike.
 """
 
-import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -207,7 +206,7 @@ def retrieval_curve(
     - `key`: for the queries, their noise, and recalls that need randomness.
     - `counts`: numbers of patterns to store; `None` means all of them.
     - `queries`: sample size per row of the table; queries go over the stored patterns in turn.
-    - `recall`: `recall(model, x, key)`; `None` calls `model.recall`, with the key if it takes one.
+    - `recall`: `recall(model, x, key)`; `None` calls `model.recall(x, key=key)`.
     - `success`: `success(x, xi)`, whether the end `x` counts as the pattern `xi`; `None` means a
       cosine above 0.9.
     - `progress`: whether to show a progress bar.
@@ -295,6 +294,4 @@ def _close(x: Array, xi: Array) -> Array:
 
 
 def _default_recall(model: Any, x: Array, key: Array) -> Any:
-    if "key" in inspect.signature(model.recall).parameters:
-        return model.recall(x, key=key)
-    return model.recall(x)
+    return model.recall(x, key=key)

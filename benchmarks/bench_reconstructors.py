@@ -83,7 +83,7 @@ def measure(model: Any, X: Any, p: float, recall: Callable | None = None) -> dic
         if recall is None:
             end = relax_all(am.DiscreteTimeHopfield(model), noisy)
             x = end.x
-            steps.append(np.asarray(end.final_step))
+            steps.append(np.asarray(end.steps))
             done.append(np.asarray(end.converged))
         else:
             x = recall(noisy, seed)

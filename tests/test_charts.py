@@ -61,7 +61,7 @@ def test_landscape_has_heights_where_they_belong():
 def test_landscape_draws_the_ways_of_recalls():
     states = jnp.linspace(jnp.array([[1.5, 1.0], [-0.2, -1.0]]), 0.5, 9, axis=1)
     two = jnp.zeros(2)
-    way = am.ContinuousTrajectory(states, jnp.zeros((2, 9)), jnp.zeros((2, 9)))
+    way = am.StateTrajectory(states, jnp.zeros((2, 9)), jnp.zeros((2, 9)))
     end = am.Recall(states[:, -1], two, two.astype(int), am.RESULTS.converged, way)
     well = SimpleNamespace(energy=double_well)
     ax = plots.landscape(well, (-2, 2), trajectories=end, points=21)

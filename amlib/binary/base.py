@@ -1,8 +1,8 @@
 """Binary associative memories: write `energy`, get recall."""
 
 import abc
-import functools
-from typing import Any, ClassVar, cast
+import dataclasses
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -12,31 +12,32 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Shaped
 from amlib import _checks as checks, _shards as shards
 from amlib._types import Key, Scalar
 from amlib.descent import flips
+from amlib.descent.flips import FlipProblem
 from amlib.descent.frames import Frames
-from amlib.descent.plan import FlipPlan, scalar_output
-from amlib.descent.trajectory import Recall
+from amlib.descent.methods import AbstractMethod
+from amlib.descent.orders import ORDERS
+from amlib.descent.plan import scalar_output
+from amlib.descent.sweeps import Glauber, Greedy, Sweeps, Synchronous
 from amlib.descent.visits import Free, free_bits
+from amlib.memory import AbstractMemory, Asked
+from amlib.spaces import AbstractTwoValued, Spins
 
 # Keywords of the other families, and what is said here.
-_VISITS = "A sweep visits all D bits: max_sweeps=. async_recall(x, nsteps) counts visits."
-_NO_SIZE = "Spins have no step size and no tolerance: recall ends where no flip lowers the energy."
+_VISITS = "A sweep visits all D bits: max_steps=. async_recall(x, nsteps) counts visits."
 _ELSEWHERE = {
-    "method": "How bits are visited is order=; beta= draws them instead.",
     "steps": _VISITS,
-    "max_steps": _VISITS,
     "nsteps": _VISITS,
-    "dt": _NO_SIZE,
-    "tol": _NO_SIZE,
+    "dt": "Spins have no step size: recall ends where no flip lowers the energy.",
     "project": "Spins stay -1/+1.",
-    "save_every": "How many sweeps the trajectory keeps is record=.",
 }
 _ASYNC_ELSEWHERE = {
     **dict.fromkeys(("steps", "max_steps", "max_sweeps"), "The number of visits is nsteps=."),
-    **dict.fromkeys(("order", "beta", "record"), "recall(x, ...) takes it."),
+    **dict.fromkeys(("order", "beta", "record", "method"), "recall(x, ...) takes it."),
 }
+_ALL_AT_ONCE = {"greedy": Greedy, "synchronous": Synchronous}
 
 
-class AbstractBinaryAM(eqx.Module):
+class AbstractBinaryAM(AbstractMemory):
     """A memory over spins in {-1,+1}: everything but the energy, and no fields.
 
     Subclass it for an energy with no pattern matrix, and define `energy`; with stored patterns,
@@ -54,7 +55,7 @@ class AbstractBinaryAM(eqx.Module):
     sign, as in `ClassicalHopfield`, that is `abs(E)`.
     """
 
-    state_struct: ClassVar[jax.ShapeDtypeStruct | None] = None
+    space: ClassVar[AbstractTwoValued] = Spins()  # pyright: ignore[reportIncompatibleVariableOverride]
 
     @abc.abstractmethod
     def energy(self, x: Float[Array, "*shape"]) -> Scalar:
@@ -66,6 +67,10 @@ class AbstractBinaryAM(eqx.Module):
 
         **Returns:** a real scalar. Recall lowers it.
         """
+
+    def default_method(self) -> AbstractMethod:
+        """`Sweeps()`: descent in a fresh random order per sweep."""
+        return Sweeps()
 
     def async_update(
         self, x: Shaped[ArrayLike, "*shape"], idx: Any
@@ -82,7 +87,7 @@ class AbstractBinaryAM(eqx.Module):
         **Raises:** `ValueError` for a wrong shape, other values than -1/+1, or an index out of
         range. (Values are checked where they are known, that is, outside `jit`.)
         """
-        x = _state(self, x, "async_update", traced=False)
+        x = self._state(x, "async_update", check=checks.is_concrete(x))
         if not jnp.issubdtype(getattr(idx, "dtype", type(idx)), jnp.integer) or jnp.ndim(idx):
             raise TypeError(f"async_update: idx must be one integer; {idx!r} came.")
         idx = jnp.asarray(idx)
@@ -113,79 +118,40 @@ class AbstractBinaryAM(eqx.Module):
         **Reference:** Krotov and Hopfield 2016, eq. 4.
         """
         nsteps = checks.integer(nsteps, 0, "async_recall: nsteps")
-        x0 = _state(self, x0, "async_recall")
-        return _async_recall(_Known(self), x0, _key(key, "async_recall: key"), nsteps)
+        x0 = self._state(x0, "async_recall")
+        if key is not None:
+            checks.key(key, "async_recall: key")
+        key = jax.random.PRNGKey(0) if key is None else key
+        return _async_recall(_Known(self), x0, key, nsteps)
 
-    @checks.keywords("recall", _ELSEWHERE)
-    def recall(
-        self,
-        x0: Shaped[ArrayLike, "*shape"],
-        *,
-        key: Key | None = None,
-        order: str = "permutation",
-        max_sweeps: int = 100,
-        beta: Any = None,
-        record: int = 16,
-        clamp: Shaped[ArrayLike, "*shape"] | None = None,
-    ) -> Recall:
-        r"""Sweep over all bits until no single flip lowers the energy.
+    _words: ClassVar[tuple[str, ...]] = ("order", "beta", "max_sweeps", "record")
+    _elsewhere: ClassVar[dict[str, str]] = _ELSEWHERE
 
-        With `beta`, flips are drawn instead (Glauber dynamics): a visited bit flips with
-        probability $1 / (1 + \exp(\beta \Delta E))$, for exactly `max_sweeps` sweeps.
-
-        **Arguments:**
-
-        - `x0`: the starting state, -1/+1.
-        - `key`: for the orders and the draws; `jax.random.PRNGKey(0)` if not given. Glauber
-          dynamics needs one.
-        - `order`: `"permutation"` visits every bit once per sweep, in a fresh random order;
-          `"sequential"` in index order; `"random"` draws bits with replacement; `"greedy"` flips
-          the bit that lowers the energy most (a sweep is D flips); `"synchronous"` flips at once
-          all bits whose own flip lowers the energy, and can end on a 2-cycle.
-        - `max_sweeps`: the step limit, at least 1.
-        - `beta`: inverse temperature >= 0 in units of 1/energy; or a schedule, one for each of the
-          `max_sweeps` sweeps (annealing); or `None` for descent. Other values, and other schedules
-          of that length, compile nothing anew.
-        - `record`: how many sweeps of a descent the trajectory records, at 7 bytes a visit; few
-          descents take more than 4. Glauber dynamics records all its sweeps.
-        - `clamp`: a mask over the state, `True` where a bit is known and never moves; `None` holds
-          none. Bits that are held are not visited, so a picture of which half is known takes half
-          the time. (Inside `jit` or `vmap` over masks, where how many are held is not known, they
-          are visited and refused.)
-
-        **Returns:** a `Recall` with `x`, `energy`, `sweeps` (how many ran), `result` and
-        `trajectory`. "Converged" means that no single free flip lowers the energy; it is checked
-        after each sweep by comparing all flips at once.
-
-        **Raises:** `ValueError` for a wrong shape, other values than -1/+1, an unknown `order`,
-        `max_sweeps < 1`, `record < 0`, `beta < 0`, `beta` without a key or with an order that does
-        not keep the Boltzmann law, and a mask of another shape; `TypeError` for a key that is none,
-        a mask that is not boolean, and the keywords of other families of memories.
-        """
-        checks.choice(order, flips.ORDERS, "recall: order")
-        max_sweeps = checks.integer(max_sweeps, 1, "recall: max_sweeps")
-        record = checks.integer(record, 0, "recall: record")
-        x0 = _state(self, x0, "recall")
-        checks.at_most(max_sweeps, checks.COUNTABLE // x0.size, "recall: max_sweeps")
-        free = _free(x0, clamp, "recall: clamp")
-        if beta is None:
-            key = _key(key, "recall: key")
-            return _descend(_Known(self), x0, key, order, max_sweeps, record, free)
-        if order not in flips.VISIT_ORDERS:
-            raise ValueError(
-                f"recall: with beta, order must be one of {', '.join(flips.VISIT_ORDERS)}; "
-                f"{order!r} came. It would not sample the Boltzmann law."
+    def _in_the_verb(self, words: dict[str, Any], asked: Asked) -> Asked:
+        """`order`, `beta` and `record` make a method; `max_sweeps` is the step limit."""
+        words = dict(words)
+        if "max_sweeps" in words:
+            if asked.max_steps is not None:
+                raise TypeError("recall: max_sweeps= and max_steps= are the same; both came.")
+            asked = dataclasses.replace(asked, max_steps=words.pop("max_sweeps"))
+        if not words:
+            return asked
+        if asked.method is not None:
+            raise TypeError(
+                f"recall: {next(iter(words))}= is a field of a method, such as Sweeps(order=...), "
+                "Glauber(beta) or Sweeps(record=16); both came. Put it there."
             )
-        if key is None:
-            raise ValueError("recall: beta draws at random and needs key=jax.random.key(...).")
-        key = _key(key, "recall: key")
-        beta = checks.not_negative(checks.as_float(beta, "recall: beta"), "recall: beta")
-        if beta.shape not in ((), (max_sweeps,)):
-            raise ValueError(
-                f"recall: beta must be a scalar, or a schedule of max_sweeps={max_sweeps} values; "
-                f"shape {beta.shape} came. Several temperatures go through jax.vmap."
-            )
-        return _sample(_Known(self), x0, key, beta, order, max_sweeps, free)
+        order, beta = words.pop("order", "permutation"), words.pop("beta", None)
+        record = {} if beta is not None else words
+        checks.choice(order, (*ORDERS, *_ALL_AT_ONCE), "recall: order")
+        if beta is not None:
+            checks.choice(order, ORDERS, "recall: with beta (the Boltzmann law), order")
+            method = Glauber(beta, order)
+        elif order in _ALL_AT_ONCE:
+            method = _ALL_AT_ONCE[order](**record)
+        else:
+            method = Sweeps(order, **record)
+        return dataclasses.replace(asked, method=method)
 
     def flip_energies(self, x: Shaped[ArrayLike, "*shape"]) -> Float[Array, " D"]:
         """The energy after each single flip of `x`, all computed together.
@@ -196,7 +162,7 @@ class AbstractBinaryAM(eqx.Module):
 
         **Returns:** one energy per bit of the flattened state.
         """
-        return _flip_energies(_Known(self), _state(self, x, "flip_energies"))
+        return _flip_energies(_Known(self), self._state(x, "flip_energies"))
 
     def is_fixed_point(
         self,
@@ -204,8 +170,11 @@ class AbstractBinaryAM(eqx.Module):
         clamp: Shaped[ArrayLike, "*shape"] | None = None,
     ) -> Bool[Array, ""]:
         """Whether no single flip, of bits that `clamp` does not hold, lowers the energy of `x`."""
-        x = _state(self, x, "is_fixed_point")
-        return _is_fixed_point(_Known(self), x, _free(x, clamp, "is_fixed_point: clamp"))
+        x, free = self._state(x, "is_fixed_point"), None
+        if clamp is not None:
+            mask = checks.mask(clamp, x.shape, "is_fixed_point: clamp")
+            free = free_bits(x.size, mask.reshape(-1))
+        return _is_fixed_point(_Known(self), x, free)
 
     def explain(self, x0: Shaped[ArrayLike, "*shape"] | None = None) -> None:
         """Print how a flip of this energy is evaluated, what is carried, and what it costs.
@@ -219,7 +188,7 @@ class AbstractBinaryAM(eqx.Module):
             if struct is None:
                 raise ValueError("explain: this model does not know its state; pass a state x0.")
             x0 = jnp.ones(struct.shape, struct.dtype)
-        print(FlipPlan(self.energy, _state(self, x0, "explain")).describe())
+        print(_Known(self).problem().plan(self._state(x0, "explain")).describe())
 
 
 class BinaryAM(AbstractBinaryAM):
@@ -247,7 +216,8 @@ class BinaryAM(AbstractBinaryAM):
 
     def __check_init__(self):
         checks.pattern_matrix(self.Xi)
-        checks.warn_of_bits(self.Xi, "Xi")
+        if isinstance(self.space, Spins):
+            checks.warn_of_bits(self.Xi, "Xi")
 
     @property
     def state_struct(self) -> jax.ShapeDtypeStruct:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -263,7 +233,7 @@ class BinaryAM(AbstractBinaryAM):
 def _async_update(model: AbstractBinaryAM, x: Array, idx: Array) -> tuple[Array, Array]:
     scalar_output(model.energy, x)  # the other functions leave this to the plan of their flips
     flat = x.reshape(-1)
-    flipped = flat.at[idx].multiply(-1).reshape(x.shape)
+    flipped = flat.at[idx].set(model.space.other(flat)[idx]).reshape(x.shape)
     e, e_new = model.energy(x), model.energy(flipped)
     return jnp.where(e_new < e, flipped, x), jnp.where(e_new < e, e_new, e)
 
@@ -277,95 +247,29 @@ class _Known(eqx.Module):
     def __init__(self, model: AbstractBinaryAM):
         self.model, self.bounded = model, checks.bounded(model)
 
-    def arrays(self) -> list[Array]:
-        """The arrays whose numbers are known to be finite and not huge."""
-        return jax.tree.leaves(self.model) if self.bounded else []
+    def problem(self, free: Free | None = None) -> FlipProblem:
+        """Its flips; arrays whose numbers are known to be finite and not huge need less care."""
+        arrays = jax.tree.leaves(self.model) if self.bounded else []
+        return FlipProblem(self.model.energy, self.model.space, free, bounded=arrays)
 
 
 @eqx.filter_jit
 @shards.local
-def _async_recall(known: _Known, x0: Array, key: Array, nsteps: int) -> Any:
+def _async_recall(
+    known: _Known, x0: Array, key: Array, nsteps: int
+) -> tuple[Array, tuple[Frames, Array]]:
     bits = jax.random.choice(key, x0.size, shape=(nsteps,))  # as from np.arange(D), without a table
-    x, trajectory = flips.visit(known.model.energy, x0, bits, bounded=known.arrays())
+    x, trajectory = flips.visit(known.problem(), x0, bits)
     return x, (trajectory.frames, trajectory.energy)
 
 
 @eqx.filter_jit
 @shards.local
-def _descend(
-    known: _Known,
-    x0: Array,
-    key: Array,
-    order: str,
-    max_sweeps: int,
-    record: int,
-    free: Free | None,
-) -> Recall:
-    energy, visits = known.model.energy, cast(flips.VisitOrder, order)
-    descend = {
-        "greedy": flips.greedy,
-        "synchronous": flips.synchronous,
-    }.get(order, functools.partial(flips.sweep, key=key, order=visits))
-    return descend(
-        energy, x0, max_sweeps=max_sweeps, record=record, free=free, bounded=known.arrays()
-    )
-
-
-@eqx.filter_jit
-@shards.local
-def _sample(
-    known: _Known,
-    x0: Array,
-    key: Array,
-    beta: Array,
-    order: str,
-    sweeps: int,
-    free: Free | None,
-) -> Recall:
-    energy, visits = known.model.energy, cast(flips.VisitOrder, order)
-    return flips.glauber(
-        energy, x0, key, beta, order=visits, sweeps=sweeps, free=free, bounded=known.arrays()
-    )
-
-
-@eqx.filter_jit
-@shards.local
 def _flip_energies(known: _Known, x: Array) -> Array:
-    return flips.flip_energies(known.model.energy, x, bounded=known.arrays())
+    return flips.flip_energies(known.problem(), x)
 
 
 @eqx.filter_jit
 @shards.local
 def _is_fixed_point(known: _Known, x: Array, free: Free | None) -> Array:
-    return flips.is_fixed_point(known.model.energy, x, free=free, bounded=known.arrays())
-
-
-# -- the boundary ------------------------------------------------------------------------------
-
-
-def _free(x: Array, clamp: Any, where: str) -> Free | None:
-    """The bits that may move; `None` for all of them."""
-    if clamp is None:
-        return None
-    return free_bits(x.size, checks.mask(clamp, x.shape, where).reshape(-1))
-
-
-def _key(key: Key | None, where: str) -> Key:
-    if key is None:
-        return jax.random.PRNGKey(0)
-    checks.key(key, where)
-    return key
-
-
-def _state(model: AbstractBinaryAM, x: Any, where: str, *, traced: bool = True) -> Array:
-    """A state as the model's floats; raise unless it has the right shape and is -1/+1."""
-    x = checks.as_float(x, f"{where}: x")
-    struct = model.state_struct
-    if struct is not None:
-        checks.state_shape(x, struct.shape, where)
-        x = x.astype(struct.dtype)
-    elif x.size == 0:
-        raise ValueError(f"{where}: the state must have at least one unit; {x.shape} came.")
-    if traced or checks.is_concrete(x):
-        x = checks.spins(x, where)
-    return x
+    return flips.is_fixed_point(known.problem(free), x)

@@ -1,32 +1,32 @@
 """Continuous associative memories: write `energy`, get update, recall and its derivative."""
 
 import abc
+import dataclasses
 from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
-from amlib import _checks as checks, _shards as shards
+from amlib import _checks as checks
 from amlib._types import Scalar
-from amlib.descent import flows
+from amlib.descent.gradients import CCCP, GradientDescent
+from amlib.descent.methods import AbstractMethod
 from amlib.descent.plan import scalar_output
-from amlib.descent.stationary import Projection
-from amlib.descent.trajectory import Recall
+from amlib.memory import AbstractMemory, Asked
+from amlib.spaces import AbstractReals, Reals, as_reals
 
 # Keywords of the other families, and what is said here.
 _ELSEWHERE = {
     **dict.fromkeys(("steps", "max_sweeps", "nsteps"), "The step limit is max_steps=."),
-    "dt": "A step size is one of method=GradientDescent(step_size).",
+    "dt": "A step size is one of method=GradientDescent(step_size), or Euler(dt).",
     "order": "All units of a real state move at once: choose a method=.",
     "record": "What the trajectory keeps is save_every=.",
-    "beta": "The inverse temperature is a field of the model; recall draws nothing at random.",
-    "key": "Recall of real states draws nothing at random.",
-    "clamp": "Units are held by project=lambda x: x.at[held].set(values).",
+    "beta": "The inverse temperature is a field of the model; method=Langevin(beta) draws states.",
 }
 
 
-class AbstractContinuousAM(eqx.Module):
+class AbstractContinuousAM(AbstractMemory):
     r"""A memory over real-valued states: everything but the energy, and no fields.
 
     Subclass it for an energy with no pattern matrix, and define `energy`; with stored patterns,
@@ -40,6 +40,7 @@ class AbstractContinuousAM(eqx.Module):
     float32 and returns states in the stored dtype.
     """
 
+    space: ClassVar[AbstractReals] = Reals()  # pyright: ignore[reportIncompatibleVariableOverride]
     unit_step: ClassVar[bool] = False
 
     @abc.abstractmethod
@@ -52,6 +53,10 @@ class AbstractContinuousAM(eqx.Module):
 
         **Returns:** a real scalar. Recall lowers it.
         """
+
+    def default_method(self) -> AbstractMethod:
+        """`CCCP()` for models with unit steps, else `GradientDescent(1.0, backtracking=True)`."""
+        return CCCP() if self.unit_step else GradientDescent(1.0, True)
 
     def update(self, x: Shaped[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
         r"""The direction in which the energy falls fastest.
@@ -66,7 +71,7 @@ class AbstractContinuousAM(eqx.Module):
 
         **Raises:** `ValueError` for a wrong shape.
         """
-        return _update(self, _state(self, x, "update"))
+        return _update(self, self._state(x, "update", check=False))
 
     def retrieve(self, x: Shaped[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
         r"""One step of the closed-form update of this memory: the unit step.
@@ -90,51 +95,23 @@ class AbstractContinuousAM(eqx.Module):
                 f"step is an update; {name} does not say so. Use recall(x), or set "
                 f"`unit_step: ClassVar[bool] = True` in {name} if it does."
             )
-        x = _state(self, x, "retrieve")
+        x = self._state(x, "retrieve", check=False)
         return x + _update(self, x)
 
-    @checks.keywords("recall", _ELSEWHERE)
-    def recall(
-        self,
-        x0: Shaped[ArrayLike, "*shape"],
-        *,
-        method: Any = None,
-        max_steps: int = 1000,
-        tol: Any = None,
-        project: Projection | None = None,
-        save_every: int | None = None,
-    ) -> Recall:
-        r"""Lower the energy from `x0` until the state rests.
+    _words: ClassVar[tuple[str, ...]] = ("project",)
+    _elsewhere: ClassVar[dict[str, str]] = _ELSEWHERE
 
-        $$\max_i |P(x - \nabla E(x)) - x|_i \le \text{tol}$$
+    def _in_the_verb(self, words: dict[str, Any], asked: Asked) -> Asked:
+        """`project`, a function or a space of reals, is the space of this recall."""
+        project = words["project"]
+        if project is None:
+            return asked
+        return dataclasses.replace(asked, space=as_reals(project))
 
-        **Arguments:**
-
-        - `x0`: the starting state.
-        - `method`: `GradientDescent(...)`, `CCCP()`, `Flow(...)` or `FixedPoint(...)`, see
-          `amlib.descent.flows`. `None` takes `CCCP()` for models with unit steps, and
-          `GradientDescent(1.0, backtracking=True)` for all others.
-        - `max_steps`: the step limit, 1 to 2^31 - 1.
-        - `tol`: see above, in units of the state; `None` means the square root of the precision,
-          3.5e-4 in float32 and 1.5e-8 in float64.
-        - `project`: keeps the state on a set: `Box(low, high)`, `Sphere(radius)`, or any function
-          from a state to the nearest allowed state.
-        - `save_every`: keep the state and the energy every so many steps; `None` keeps nothing.
-          Room is made for `max_steps`, and for 1 MiB of states at most: where they are more, the
-          later ones are kept ever more sparsely (see `ContinuousTrajectory`).
-
-        **Returns:** a `Recall` with `x`, `energy`, `steps`, `result` and, where `save_every` was
-        given, `trajectory`. A recall that does not converge says so in `result`.
-
-        **Raises:** `ValueError` for a wrong shape, a state that is not finite, a limit below 1;
-        `TypeError` for a method of another kind, and for the keywords of other families of
-        memories.
-        """
-        x0 = _state(self, x0, "recall")
-        x0 = checks.finite(x0, "recall: x0")
-        if method is None:
-            method = flows.CCCP() if self.unit_step else flows.GradientDescent(1.0, True)
-        return _recall(self, x0, method, (max_steps, save_every), tol, project)
+    @staticmethod
+    def _widen(tree: Any) -> Any:
+        """Half precision is how numbers are stored, not how they are computed with."""
+        return checks.widen(tree)
 
 
 class ContinuousAM(AbstractContinuousAM):
@@ -160,6 +137,11 @@ class ContinuousAM(AbstractContinuousAM):
     def __check_init__(self):
         checks.pattern_matrix(self.Xi)
 
+    @property
+    def state_struct(self) -> jax.ShapeDtypeStruct:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Shape and dtype of a state: those of a pattern."""
+        return jax.ShapeDtypeStruct(self.Xi.shape[1:], self.Xi.dtype)
+
 
 # -- compiled entry points: compiled once per shape and kind of model --------------------------
 
@@ -169,37 +151,3 @@ def _update(model: AbstractContinuousAM, x: Array) -> Array:
     wide, x_wide = checks.widen((model, x))
     scalar_output(wide.energy, x_wide)
     return -jax.grad(wide.energy)(x_wide).astype(x.dtype)
-
-
-@eqx.filter_jit
-@shards.local
-def _recall(
-    model: AbstractContinuousAM,
-    x0: Array,
-    method: Any,
-    limits: tuple[int, int | None],
-    tol: Any,
-    project: Projection | None,
-) -> Recall:
-    wide, x, project = checks.widen((model, x0, project))
-    end = flows.descend(
-        wide.energy,
-        x,
-        method,
-        max_steps=limits[0],
-        tol=tol,
-        project=project,
-        save_every=limits[1],
-    )
-    return eqx.tree_at(lambda r: r.x, end, end.x.astype(x0.dtype))
-
-
-def _state(model: AbstractContinuousAM, x: Any, where: str) -> Array:
-    """A state as the model's floats; raise unless it has the right shape."""
-    x = checks.as_float(x, f"{where}: x")
-    if isinstance(model, ContinuousAM):
-        checks.state_shape(x, model.Xi.shape[1:], where)
-        return x.astype(model.Xi.dtype)
-    if x.size == 0:
-        raise ValueError(f"{where}: the state must have at least one unit; {x.shape} came.")
-    return x

@@ -9,9 +9,8 @@ from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from amlib import _checks as checks
 from amlib._types import Scalar
-from amlib.continuous.base import ContinuousAM, _state
+from amlib.continuous.base import ContinuousAM
 from amlib.continuous.models import check_values, values_field
-from amlib.descent.stationary import positive_field
 from amlib.descent.streaming import flat_rows, row_norms
 
 Similarity: TypeAlias = Literal["dot", "cosine", "euclidean", "manhattan"]
@@ -71,7 +70,7 @@ class KernelMemory(ContinuousAM):
 
     similarity: str = eqx.field(static=True, default="euclidean")
     separation: str = eqx.field(static=True, default="softmax")
-    beta: Scalar = eqx.field(converter=positive_field("beta"), default=50.0)
+    beta: Scalar = eqx.field(converter=checks.positive_field("beta"), default=50.0)
     n: int = eqx.field(static=True, default=10)
     values: Float[Array, "K *value"] | None = eqx.field(converter=values_field, default=None)
 
@@ -118,7 +117,7 @@ class KernelMemory(ContinuousAM):
 
         **Raises:** `ValueError` for a wrong shape.
         """
-        return _readout(self, _state(self, x, "readout"))
+        return _readout(self, self._state(x, "readout", check=False))
 
     def _potential(self, s: Array) -> Array:
         if self.separation == "max":

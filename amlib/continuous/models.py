@@ -9,8 +9,7 @@ from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from amlib import _checks as checks
 from amlib._types import Scalar
-from amlib.continuous.base import ContinuousAM, _state
-from amlib.descent.stationary import positive_field
+from amlib.continuous.base import ContinuousAM
 from amlib.descent.streaming import flat_rows, logsumexp, row_norms
 
 
@@ -69,7 +68,7 @@ class ModernHopfield(ContinuousAM):
 
     unit_step: ClassVar[bool] = True
 
-    beta: Scalar = eqx.field(converter=positive_field("beta"), default=1.0)
+    beta: Scalar = eqx.field(converter=checks.positive_field("beta"), default=1.0)
     values: Float[Array, "K *value"] | None = eqx.field(converter=values_field, default=None)
 
     def __check_init__(self):
@@ -98,7 +97,7 @@ class ModernHopfield(ContinuousAM):
 
         **Raises:** `ValueError` for a wrong shape.
         """
-        return _readout(self, _state(self, x, "readout"))
+        return _readout(self, self._state(x, "readout", check=False))
 
 
 @eqx.filter_jit
@@ -175,7 +174,7 @@ class GaussianMemory(ContinuousAM):
 
     unit_step: ClassVar[bool] = True
 
-    beta: Scalar = eqx.field(converter=positive_field("beta"), default=1.0)
+    beta: Scalar = eqx.field(converter=checks.positive_field("beta"), default=1.0)
 
     def energy(self, x: Float[Array, "*shape"]) -> Scalar:
         """The energy of `x`; at least $-\\log(K)/\\beta$."""
@@ -208,7 +207,7 @@ class EpanechnikovMemory(ContinuousAM):
     **Reference:** Hoover et al. 2025 (arXiv 2506.10801), Theorem 1 and Proposition 2.
     """
 
-    beta: Scalar = eqx.field(converter=positive_field("beta"), default=1.0)
+    beta: Scalar = eqx.field(converter=checks.positive_field("beta"), default=1.0)
     eps: Scalar = eqx.field(
         converter=lambda e: checks.as_float(e, "eps"), metadata={"trained": False}, default=0.0
     )
@@ -307,7 +306,7 @@ class PolynomialMemory(ContinuousAM):
     """
 
     n: int = eqx.field(static=True, default=3)
-    beta: Scalar = eqx.field(converter=positive_field("beta"), default=3.0)
+    beta: Scalar = eqx.field(converter=checks.positive_field("beta"), default=3.0)
     rectified: bool = eqx.field(static=True, default=True)
 
     def __check_init__(self):

@@ -10,8 +10,7 @@ from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from amlib import _checks as checks
 from amlib._types import Scalar
-from amlib.continuous.base import ContinuousAM, _state
-from amlib.descent.stationary import positive_field
+from amlib.continuous.base import ContinuousAM
 from amlib.descent.streaming import flat_rows, row_norms
 
 
@@ -57,7 +56,7 @@ class SparseHopfield(ContinuousAM):
 
     unit_step: ClassVar[bool] = True
 
-    beta: Scalar = eqx.field(converter=positive_field("beta"), default=1.0)
+    beta: Scalar = eqx.field(converter=checks.positive_field("beta"), default=1.0)
     alpha: Scalar = eqx.field(converter=_alpha_field, default=1.5)
 
     def energy(self, x: Float[Array, "*shape"]) -> Scalar:
@@ -77,7 +76,7 @@ class SparseHopfield(ContinuousAM):
 
         **Returns:** one weight per pattern.
         """
-        x = _state(self, x, "weights")
+        x = self._state(x, "weights", check=False)
         scores = self.beta.astype(x.dtype) * (flat_rows(self.Xi) @ x.reshape(-1))
         return entmax(scores, self.alpha)
 

@@ -1,21 +1,43 @@
 """Engines that lower any scalar function. They know no model."""
 
 from amlib.descent.evaluators import AbstractFlips as AbstractFlips
-from amlib.descent.flows import (
-    CCCP as CCCP,
-    AbstractMethod as AbstractMethod,
-    Box as Box,
-    FixedPoint as FixedPoint,
-    Flow as Flow,
-    GradientDescent as GradientDescent,
-    Sphere as Sphere,
-    descend as descend,
+from amlib.descent.flips import (
+    AbstractFlipMethod as AbstractFlipMethod,
+    FlipProblem as FlipProblem,
+    Sweep as Sweep,
+    Visits as Visits,
 )
 from amlib.descent.frames import Frames as Frames
+from amlib.descent.gradients import (
+    CCCP as CCCP,
+    Euler as Euler,
+    GradientDescent as GradientDescent,
+    Langevin as Langevin,
+)
+from amlib.descent.methods import (
+    AbstractMethod as AbstractMethod,
+    AbstractRealMethod as AbstractRealMethod,
+    descend as descend,
+)
+from amlib.descent.orders import (
+    AbstractOrder as AbstractOrder,
+    Exchange as Exchange,
+    Permutation as Permutation,
+    Random as Random,
+    Sequential as Sequential,
+)
 from amlib.descent.plan import FlipPlan as FlipPlan
+from amlib.descent.problems import Point as Point, Problem as Problem
+from amlib.descent.steady import FixedPoint as FixedPoint, Flow as Flow
+from amlib.descent.sweeps import (
+    Glauber as Glauber,
+    Greedy as Greedy,
+    Sweeps as Sweeps,
+    Synchronous as Synchronous,
+)
 from amlib.descent.trajectory import (
     RESULTS as RESULTS,
-    ContinuousTrajectory as ContinuousTrajectory,
     Recall as Recall,
+    StateTrajectory as StateTrajectory,
     Trajectory as Trajectory,
 )

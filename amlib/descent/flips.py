@@ -1,65 +1,373 @@
-"""Descent by flipping bits, of any scalar function of a state in {-1,+1}^D.
+"""Descent by flipping units of two values, of any scalar function of the state.
 
-One scan serves all the orders that visit one bit at a time: try it, keep the flip by the
-acceptance rule. States are spins of any shape; a bit is an index into the flattened state.
-Nothing here knows a model.
+Units are coded as spins, -1 and +1; a bit is an index into the flattened state. `FlipProblem` is
+what a method works on, `AbstractFlipMethod` the library's loop around it. Nothing here knows a
+model.
 """
 
+import abc
+import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Literal, TypeAlias, get_args
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Integer
+from jaxtyping import Array, Bool, Float, Integer, PyTree
 
-from amlib._types import EnergyFn, Key
+from amlib import _checks as checks
+from amlib._types import EnergyFn, Key, Scalar
 from amlib.descent.derivatives import flipped_state, visited_state, with_derivative
+from amlib.descent.evaluators import AbstractFlips
+from amlib.descent.loop import iterate_together, kept_steps
+from amlib.descent.methods import AbstractMethod
+from amlib.descent.orders import AbstractOrder
 from amlib.descent.plan import FlipPlan, Path
-from amlib.descent.trajectory import RESULTS, Recall, Trajectory
+from amlib.descent.trajectory import RESULTS, Recall, StateTrajectory, Trajectory
 from amlib.descent.visits import (
     Free,
     all_flips,
     compact_dtype,
     fixed_or_not,
     free_bits,
-    iterate,
-    try_bits,
+    try_moves,
+)
+from amlib.spaces import AbstractSpace, AbstractTwoValued, Spins
+
+
+_SPINS = Spins()
+
+
+class Visits(NamedTuple):
+    """What a step did: the bits it tried, whether each move was made, the energy after each.
+
+    A move of several bits has a row of `bits`.
+    """
+
+    bits: Integer[Array, "T *m"]
+    accepted: Bool[Array, " T"]
+    energy: Float[Array, " T"]
+
+
+class Sweep(NamedTuple):
+    """Where a descent by flips is.
+
+    - `x`: the state, as spins.
+    - `energy`: its energy.
+    - `steps`: how many steps were taken.
+    - `done`: whether this lane of a `vmap` has ended; what it does then does not count.
+    - `visits`: what the last step did.
+    """
+
+    x: Float[Array, "*shape"]
+    energy: Scalar
+    steps: Integer[Array, ""]
+    done: Bool[Array, ""]
+    visits: Visits | None = None
+
+    def moved(self, x: Array, visits: Visits) -> "Sweep":
+        """The next one: another state, and the visits that led there."""
+        return self._replace(x=x, energy=visits.energy[-1], visits=visits)
+
+
+@dataclasses.dataclass(frozen=True)
+class FlipProblem:
+    """A scalar function of units of two values, and the bits that may move.
+
+    **Arguments:**
+
+    - `energy`: from a state of the space to a scalar.
+    - `space`: the two values of a unit.
+    - `free`: the bits that may move, as `free_bits` makes them; `None` for all of them.
+    - `path`, `bounded`: see `FlipPlan`.
+    - `flips`: how flips are evaluated, set where the loop begins.
+    """
+
+    energy: EnergyFn
+    space: AbstractTwoValued = _SPINS
+    free: Free | None = None
+    path: Path = "auto"
+    bounded: Sequence[Array] = ()
+    flips: AbstractFlips | None = None
+
+    def of_spins(self, s: Array) -> Array:
+        """The energy of the state that spins stand for."""
+        return self.energy(self.space.affine(s))
+
+    def plan(self, s: Array) -> FlipPlan:
+        """How flips are evaluated, made in the trace that uses it."""
+        plain = isinstance(self.space, Spins)
+        return FlipPlan(self.energy if plain else self.of_spins, s, self.path, self.bounded)
+
+    @property
+    def bits(self) -> Integer[Array, " F"]:
+        """The bits that may move."""
+        assert self.free is not None
+        return self.free.bits
+
+    # -- what methods ask --------------------------------------------------------------------------
+
+    def try_moves(
+        self,
+        at: Sweep,
+        moves: Integer[Array, "T *m"],
+        accept: Callable[[Array, Array, Any], Array],
+        extra: PyTree[Array] | None = None,
+        order: AbstractOrder | None = None,
+    ) -> Sweep:
+        """Try moves one after the other.
+
+        **Arguments:**
+
+        - `at`: where the descent is.
+        - `moves`: a bit each, or several that flip together.
+        - `accept`: `accept(before, after, extra)`, whether a move between these energies is made.
+        - `extra`: arrays with an entry per move, such as random numbers.
+        - `order`: whose `allows` is asked about the values of the bits.
+
+        **Returns:** where it is then.
+        """
+        assert self.flips is not None
+        assert self.free is not None
+        free = None if self.free.open is None else self.free.open[moves]
+        if free is not None and free.ndim > 1:
+            free = free.all(-1)
+        asks = order is not None and type(order).allows is not AbstractOrder.allows
+
+        def decide(e: Array, new: Array, given: Any, spins: tuple[Array, ...]) -> Array:
+            extra, free = given
+            made = accept(e, new, extra)
+            made = made if free is None else made & free
+            return made & order.allows(jnp.stack(spins)) if asks and order else made
+
+        x, record = try_moves(self.flips, at.x, moves, decide, (extra, free))
+        return at.moved(x, Visits(moves, *record))
+
+    def all_flips(self, x: Array) -> tuple[Scalar, Float[Array, " F"]]:
+        """The energy of spins, and that after each single flip that is free.
+
+        The first is NaN where the form of evaluation overflowed: another one then takes over.
+        """
+        assert self.flips is not None
+        return all_flips(self.flips, x, self.free)
+
+    def fixed(self, at: Sweep) -> RESULTS:
+        """Converged if no single free flip lowers the energy; else go on."""
+        assert self.flips is not None
+        assert self.free is not None
+        return fixed_or_not(self.flips, at.x, at.done, self.free)
+
+
+def count(value: Any) -> int | None:
+    """A number of sweeps to record, or `None` for all; raise unless it is one."""
+    return None if value is None else checks.integer(value, 0, "recall: record")
+
+
+class _Loop(NamedTuple):
+    at: Sweep
+    steps: Array
+    state: Any
+    result: RESULTS
+    sound: Array
+
+
+class AbstractFlipMethod(AbstractMethod):
+    """A method that flips units of two values. Subclass it and define `step`.
+
+    **Arguments:**
+
+    - `record`: how many sweeps the trajectory records visit by visit, at 7 bytes a visit; `None`
+      records all.
+
+    **Raises:** `ValueError` for `record < 0`.
+    """
+
+    record: int | None = eqx.field(converter=count, static=True, kw_only=True, default=16)
+
+    space: ClassVar[type[AbstractSpace]] = AbstractTwoValued
+    limit: ClassVar[int] = 100
+
+    def per_sweep(self, problem: FlipProblem) -> int:
+        """How many steps make a sweep, the unit of `max_steps`: one by default."""
+        del problem
+        return 1
+
+    def init(self, problem: FlipProblem, at: Sweep) -> PyTree[Any]:
+        """What the method carries from step to step, at the start; nothing by default."""
+        del problem, at
+
+    @abc.abstractmethod
+    def step(
+        self, problem: FlipProblem, at: Sweep, state: Any, key: Key
+    ) -> tuple[Sweep, PyTree[Any]]:
+        """Take a step.
+
+        **Arguments:**
+
+        - `problem`: what is lowered. `problem.try_moves` tries moves in order, and
+          `problem.all_flips` compares all flips.
+        - `at`: where the descent is, as spins.
+        - `state`: what `init` and the steps before returned.
+        - `key`: one for this step.
+
+        **Returns:** where it is then, by `at.moved(x, visits)`; and what is carried on.
+        """
+
+    def terminate(self, problem: FlipProblem, at: Sweep, state: Any) -> RESULTS:
+        """How the descent ends here; `RESULTS.step_limit` where it goes on.
+
+        By default it ends where no single free flip lowers the energy.
+        """
+        del state
+        return problem.fixed(at)
+
+    def postprocess(
+        self, problem: FlipProblem, at: Sweep, state: Any, result: RESULTS
+    ) -> tuple[Sweep, RESULTS]:
+        """What is made of the last sweep, and of how it ended; both as they are by default."""
+        del problem, state
+        return at, result
+
+    def run(
+        self,
+        problem: FlipProblem,
+        x0: Array,
+        key: Key | None,
+        max_steps: int,
+        save_every: int | None,
+    ) -> Recall:
+        """The library's loop around `step`, see `AbstractMethod`.
+
+        An energy of +infinity is a wall that a flip may leave; one that is left at the end, NaN
+        and -infinity are not finite.
+        """
+        space, start = problem.space, problem.space.to_spins(x0)
+        plan = problem.plan(start)
+        free = free_bits(plan.D) if problem.free is None else problem.free
+        problem = dataclasses.replace(problem, free=free)
+        key = jr.PRNGKey(0) if key is None else key
+        per = self.per_sweep(problem)
+        if save_every is None:
+            rows = max_steps if self.record is None else min(self.record, max_steps)
+            stops = np.arange(1, rows * per + 1)
+        else:
+            stops = kept_steps(max_steps, save_every, x0.nbytes) * per
+
+        def loop(flips: AbstractFlips) -> Any:
+            bound = dataclasses.replace(problem, flips=flips)
+            return self._descend(bound, start, key, max_steps * per, stops, save_every is None)
+
+        end, taken, rows = plan.run(loop)
+        x = space.from_spins(end.at.x)
+        e = problem.energy(x)  # not frozen: the final energy has its derivative in the parameters
+        result = RESULTS.where(e == jnp.inf, RESULTS.nonfinite, end.result)
+        if not self.ends:
+            result = RESULTS.where(jnp.isfinite(e), RESULTS.sampled, RESULTS.nonfinite)
+        at = end.at._replace(x=x, energy=e, steps=end.steps)
+        at, result = self.postprocess(problem, at, end.state, result)
+        ran = jnp.asarray(stops, jnp.int32) <= taken
+        last = lax.stop_gradient(e).astype(plan.out.dtype)
+        if save_every is None:
+            energies = jnp.where(ran[:, None], rows.energy, last).reshape(-1)
+            visited = rows.bits.reshape(-1, *rows.bits.shape[2:])
+            record = Trajectory(x0, visited, rows.accepted.reshape(-1), energies, space)
+        else:
+            x, energies, steps = rows
+            ran_x = ran.reshape(-1, *[1] * x0.ndim)
+            states = jnp.where(ran_x, space.from_spins(x), at.x)
+            record = StateTrajectory(
+                jnp.concatenate([x0[None], states]),
+                jnp.concatenate([problem.energy(x0)[None], jnp.where(ran, energies, last)]),
+                jnp.pad(jnp.where(ran, steps, end.steps) / per, (1, 0)).astype(energies.dtype),
+            )
+        return Recall(at.x, at.energy, at.steps, result, record)
+
+    def _descend(
+        self,
+        problem: FlipProblem,
+        x0: Array,
+        key: Key,
+        max_steps: int,
+        stops: np.ndarray,
+        visits: bool,
+    ) -> tuple[tuple[_Loop, Array, Any], Array]:
+        """The loop in one form of evaluation, and whether that form was sound."""
+        assert problem.flips is not None
+        x0 = lax.stop_gradient(x0)
+        zero, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
+        e = problem.flips.start(x0)[0]
+        at = Sweep(x0, e, zero, no)
+        result = RESULTS.where(_lost(e) & self.ends, RESULTS.nonfinite, RESULTS.step_limit)
+        start = _Loop(at, zero, self.init(problem, at), result, jnp.ones((), bool))
+
+        def step(c: _Loop, k: Array) -> tuple[_Loop, Any]:
+            done = c.result != RESULTS.step_limit
+            before = c.at._replace(steps=k, done=done)
+            at, state = self.step(problem, before, c.state, jr.fold_in(key, k))
+            x, state = jax.tree.map(
+                lambda new, old: jnp.where(done, old, new), (at.x, state), (c.at.x, c.state)
+            )
+            made = at.visits
+            assert made is not None
+            made = Visits(
+                made.bits.astype(compact_dtype(x.size)),
+                made.accepted & ~done,
+                jnp.where(done, c.at.energy, made.energy),
+            )
+            last = made.energy[-1]
+            at = Sweep(x, last, k + 1, done, made)
+            result = self.terminate(problem, at, state)
+            if self.ends:
+                stuck = (last == jnp.inf) & (result != RESULTS.step_limit)
+                result = RESULTS.where(_lost(last) | stuck, RESULTS.nonfinite, result)
+            result = RESULTS.where(done, c.result, result)
+            steps = c.steps + (~done).astype(c.steps.dtype)
+            sound = c.sound & jnp.isfinite(made.energy).all() & (result != RESULTS.nonfinite)
+            next_ = _Loop(
+                at._replace(steps=zero, done=no, visits=None), steps, state, result, sound
+            )
+            return next_, made if visits else (x, last, steps)
+
+        row = jax.eval_shape(step, start, zero)[1] if len(stops) or not visits else _NO_VISITS
+        runs = lambda c: c.result == RESULTS.step_limit
+        out = iterate_together(step, start, runs, max_steps, stops, row)
+        return out, out[0].sound & (out[0].result != RESULTS.nonfinite)
+
+
+_NO_VISITS = Visits(
+    *(jax.ShapeDtypeStruct((0,), dtype) for dtype in (np.uint16, np.bool_, np.float32))
 )
 
-VisitOrder: TypeAlias = Literal["permutation", "sequential", "random"]
-VISIT_ORDERS: tuple[str, ...] = get_args(VisitOrder)
-"""Orders that visit one bit at a time: Glauber dynamics keeps the Boltzmann law under each."""
 
-ORDERS: tuple[str, ...] = (*VISIT_ORDERS, "greedy", "synchronous")
+def _lost(e: Array) -> Array:
+    return jnp.isnan(e) | (e == -jnp.inf)
 
 
-def visit(
-    energy: EnergyFn,
-    x0: Array,
-    idx: Integer[Array, " T"],
-    *,
-    path: Path = "auto",
-    bounded: Sequence[Array] = (),
-) -> tuple[Array, Trajectory]:
+# -- without a method ------------------------------------------------------------------------------
+
+
+def visit(problem: FlipProblem, x0: Array, idx: Integer[Array, " T"]) -> tuple[Array, Trajectory]:
     """Try the bits `idx` one after the other; keep a flip only if the energy falls strictly.
 
     **Arguments:**
 
-    - `energy`: a function from a state to a scalar.
-    - `x0`: the starting state, -1/+1.
+    - `problem`: see `FlipProblem`.
+    - `x0`: the starting state.
     - `idx`: the bits to visit, each in [0, D).
-    - `path`, `bounded`: see `FlipPlan`.
 
     **Returns:** the final state, and a `Trajectory` of `T` visits.
     """
-    plan = FlipPlan(energy, x0, path, bounded)
+    space, s0 = problem.space, problem.space.to_spins(x0)
+    plan = problem.plan(s0)
     T = idx.shape[0]
     if T == 0:
         none = jnp.zeros((0,), plan.out.dtype)
-        return x0, Trajectory(x0, idx.astype(compact_dtype(plan.D)), jnp.zeros((0,), bool), none)
+        kept = jnp.zeros((0,), bool)
+        return x0, Trajectory(x0, idx.astype(compact_dtype(plan.D)), kept, none, space)
     # Carried values are evaluated afresh once per chunk of about D visits, which bounds drift.
     chunks = math.ceil(T / max(plan.D, 256)) if plan.path == "incremental" else 1
     length = math.ceil(T / chunks)
@@ -69,238 +377,42 @@ def visit(
     valid = (np.arange(chunks * length) < T).reshape(chunks, length)
     may = None if valid.all() else jnp.asarray(valid)
 
-    def loop(flips):
-        chunk = lambda x, bits_and_may: try_bits(flips, x, bits_and_may[0], _falls, bits_and_may[1])
-        x, record = lax.scan(chunk, lax.stop_gradient(x0), (bits, may))
+    def falls(e: Array, new: Array, may: Array | None, spins: Any) -> Array:
+        del spins
+        return new < e if may is None else (new < e) & may
+
+    def loop(flips: AbstractFlips) -> Any:
+        chunk = lambda x, bits_and_may: try_moves(flips, x, bits_and_may[0], falls, bits_and_may[1])
+        x, record = lax.scan(chunk, lax.stop_gradient(s0), (bits, may))
         return (x, record), jnp.isfinite(record[1]).all()
 
-    x, record = plan.run(loop)
+    s, record = plan.run(loop)
     accepted, energies = (a.reshape(-1)[:T] for a in record)
-    energies = with_derivative(energy, energies, x0, (idx, accepted), visited_state)
-    return x, Trajectory(x0, idx.astype(compact_dtype(plan.D)), accepted, energies)
+    energies = with_derivative(problem.of_spins, energies, s0, (idx, accepted), visited_state)
+    visited = idx.astype(compact_dtype(plan.D))
+    return space.from_spins(s), Trajectory(x0, visited, accepted, energies, space)
 
 
-def _falls(e: Array, new: Array, may: Array | None) -> Array:
-    """Whether a flip is kept that must lower the energy strictly, and may be made at all."""
-    return new < e if may is None else (new < e) & may
-
-
-def sweep(
-    energy: EnergyFn,
-    x0: Array,
-    key: Key,
-    *,
-    order: VisitOrder = "permutation",
-    max_sweeps: int = 100,
-    record: int = 16,
-    free: Free | None = None,
-    path: Path = "auto",
-    bounded: Sequence[Array] = (),
-) -> Recall:
-    """Sweep over the free bits until no single flip of these lowers the energy.
-
-    After each sweep all their flips are compared at once: cheaper than a sweep that changes
-    nothing, and a proof in every order.
-
-    **Arguments:**
-
-    - `energy`, `x0`, `path`, `bounded`: as for `visit`.
-    - `key`: a fresh order of visits for each sweep comes from it.
-    - `order`: `"permutation"`, `"sequential"` or `"random"`.
-    - `max_sweeps`: the step limit, at least 1.
-    - `record`: how many sweeps the trajectory records, at most `max_sweeps`.
-    - `free`: the bits that may move, as `visits.free_bits` makes them; `None` for all `D`.
-
-    **Returns:** a `Recall` whose trajectory has `min(record, max_sweeps)` visits of each free bit;
-    those that were not needed are recorded as not accepted, at the final energy.
-    """
-    plan = FlipPlan(energy, x0, path, bounded)
-    free = free_bits(plan.D) if free is None else free
-    F = free.bits.shape[0]
-
-    def step(flips, x, k, done):
-        at = visiting_order(jax.random.fold_in(key, k), F, order)
-        bits, may = free.bits[at], None if free.open is None else free.open[at]
-        accept = lambda e, new, may: _falls(e, new, may) & ~done
-        x, (accepted, energies) = try_bits(flips, x, bits, accept, may)
-        return x, (bits, accepted, energies), fixed_or_not(flips, x, done, free)
-
-    return iterate(plan, energy, x0, step, F, max_sweeps, record)
-
-
-def synchronous(
-    energy: EnergyFn,
-    x0: Array,
-    *,
-    max_sweeps: int = 100,
-    record: int = 16,
-    free: Free | None = None,
-    path: Path = "auto",
-    bounded: Sequence[Array] = (),
-) -> Recall:
-    """Flip at once every bit whose own flip would lower the energy, until nothing changes.
-
-    The energy may rise, and the dynamics may end on a 2-cycle (Goles-Chacc et al. 1985), which
-    is detected and reported. The energies recorded within a sweep are those before it; the last
-    entry of each sweep holds the energy after it, and its frame the state after it.
-    """
-    plan = FlipPlan(energy, x0, path, bounded)
-    free = free_bits(plan.D) if free is None else free
-    bits = free.bits
-
-    def lowers(flips, x):
-        e, energies = all_flips(flips, x, free)
-        return e, energies < e
-
-    def step(flips, x, _, done):
-        e, flip = lowers(flips, x)
-        flip &= ~done
-        flat = x.reshape(-1)
-        new = flat.at[bits].set(jnp.where(flip, -flat[bits], flat[bits])).reshape(x.shape)
-        e_new, back = lowers(flips, new)
-        # The next sweep would undo this one exactly: a cycle of two states.
-        undo = flip.any() & (back == flip).all()
-        result = RESULTS.where(flip.any(), RESULTS.step_limit, RESULTS.converged)
-        result = RESULTS.where(undo, RESULTS.cycle, result)
-        energies = jnp.broadcast_to(e, flip.shape).at[-1].set(e_new)
-        return new, (bits, flip, energies), result
-
-    return iterate(plan, energy, x0, step, bits.shape[0], max_sweeps, record)
-
-
-def greedy(
-    energy: EnergyFn,
-    x0: Array,
-    *,
-    max_sweeps: int = 100,
-    record: int = 16,
-    free: Free | None = None,
-    path: Path = "auto",
-    bounded: Sequence[Array] = (),
-) -> Recall:
-    """Flip the bit that lowers the energy most, until no flip lowers it.
-
-    Each flip compares all `F` free bits. A sweep is `F` flips.
-    """
-    plan = FlipPlan(energy, x0, path, bounded)
-    free = free_bits(plan.D) if free is None else free
-    F = free.bits.shape[0]
-
-    limit = max_sweeps * F
-
-    def step(flips, x, k, done):
-        e, energies = all_flips(flips, x, free)
-        lowest = jnp.argmin(jnp.where(jnp.isnan(energies), jnp.inf, energies))
-        bit = free.bits[lowest]
-        lower = energies[lowest] < e
-        fell = lower & ~done & (k < limit)
-        flat = x.reshape(-1)
-        new = flat.at[bit].set(jnp.where(fell, -flat[bit], flat[bit])).reshape(x.shape)
-        record = (bit[None], fell[None], jnp.where(fell, energies[lowest], e)[None])
-        return new, record, RESULTS.where(lower, RESULTS.step_limit, RESULTS.converged)
-
-    # One step more than flips are allowed: the last may find that there is none to make.
-    end = iterate(plan, energy, x0, step, 1, limit + 1, record * F)
-    sweeps = jnp.maximum((end.steps + F - 2) // F, jnp.minimum(end.steps, 1))
-    return Recall(end.x, end.energy, sweeps, end.result, end.trajectory)
-
-
-def glauber(
-    energy: EnergyFn,
-    x0: Array,
-    key: Key,
-    beta: Float[Array, "*sweeps"],
-    *,
-    order: VisitOrder = "permutation",
-    sweeps: int = 100,
-    free: Free | None = None,
-    path: Path = "auto",
-    bounded: Sequence[Array] = (),
-) -> Recall:
-    r"""Draw a fixed number of Glauber sweeps at inverse temperature `beta`, or along a schedule.
-
-    A visited bit is flipped with probability
-
-    $$P = \frac{1}{1 + \exp(\beta (E_\text{flipped} - E))}$$
-
-    which keeps the Boltzmann law $p(x) \propto \exp(-\beta E(x))$ for every visiting order here.
-
-    **Arguments:**
-
-    - `energy`, `x0`, `path`, `bounded`: as for `visit`.
-    - `key`: for the orders and the acceptances.
-    - `beta`: inverse temperature, >= 0, in units of 1/energy: one for all sweeps, or one for each.
-    - `order`, `sweeps`: how bits are visited, and for how many sweeps of `D` visits.
-
-    **Returns:** a `Recall` that ends with `RESULTS.sampled`.
-
-    **Reference:** Glauber 1963, J. Math. Phys. 4, 294.
-    """
-    plan = FlipPlan(energy, x0, path, bounded)
-    free = free_bits(plan.D) if free is None else free
-    F, dtype = free.bits.shape[0], plan.out.dtype
-
-    betas = jnp.broadcast_to(beta.astype(dtype), (sweeps,))
-
-    def step(flips, x, k, beta):
-        visits, draws = jax.random.split(jax.random.fold_in(key, k))
-        at = visiting_order(visits, F, order)
-        bits, u = free.bits[at], jax.random.uniform(draws, (F,), dtype)
-        if free.open is not None:
-            u = jnp.where(free.open[at], u, 1.0)  # a probability is never above one
-        accept = lambda e, new, u: u < jax.nn.sigmoid(beta * (e - new))
-        x, (accepted, energies) = try_bits(flips, x, bits, accept, u)
-        return x, (bits.astype(compact_dtype(plan.D)), accepted, energies)
-
-    def loop(flips):
-        start, steps = lax.stop_gradient(x0), (jnp.arange(sweeps), betas)
-        x, record = lax.scan(lambda x, kb: step(flips, x, *kb), start, steps)
-        return (x, record), jnp.isfinite(record[2]).all()
-
-    x, record = plan.run(loop)
-    e = energy(x)
-    result = RESULTS.where(jnp.isfinite(e), RESULTS.sampled, RESULTS.nonfinite)
-    trajectory = Trajectory(x0, *(a.reshape(-1) for a in record))
-    return Recall(x, e, jnp.asarray(sweeps), result, trajectory)
-
-
-def flip_energies(
-    energy: EnergyFn, x: Array, *, path: Path = "auto", bounded: Sequence[Array] = ()
-) -> Float[Array, " D"]:
+def flip_energies(problem: FlipProblem, x: Array) -> Float[Array, " D"]:
     """The energy after each single flip of `x`, all computed together."""
-    plan = FlipPlan(energy, x, path, bounded)
-    _, energies = _compare(plan, x)
-    return with_derivative(energy, energies, x, jnp.arange(plan.D), flipped_state)
+    s = problem.space.to_spins(x)
+    plan = problem.plan(s)
+    _, energies = _compare(plan, s)
+    return with_derivative(problem.of_spins, energies, s, jnp.arange(plan.D), flipped_state)
 
 
-def is_fixed_point(
-    energy: EnergyFn,
-    x: Array,
-    *,
-    free: Free | None = None,
-    path: Path = "auto",
-    bounded: Sequence[Array] = (),
-) -> Bool[Array, ""]:
+def is_fixed_point(problem: FlipProblem, x: Array) -> Bool[Array, ""]:
     """Whether no single flip of `x`, of those that are free, lowers the energy strictly."""
-    plan = FlipPlan(energy, x, path, bounded)
-    e, energies = _compare(plan, x, free)
+    s = problem.space.to_spins(x)
+    e, energies = _compare(problem.plan(s), s, problem.free)
     return ~(energies < e).any()
 
 
 def _compare(plan: FlipPlan, x: Array, free: Free | None = None) -> tuple[Array, Array]:
     """The energy of `x`, and that after each single flip."""
 
-    def loop(flips):
+    def loop(flips: AbstractFlips) -> Any:
         e, energies = all_flips(flips, x, free)
         return (e, energies), jnp.isfinite(e)
 
     return plan.run(loop)
-
-
-def visiting_order(key: Key, D: int, order: VisitOrder) -> Integer[Array, " D"]:
-    """The bits that one sweep visits."""
-    if order == "sequential":
-        return jnp.arange(D)
-    if order == "random":
-        return jax.random.randint(key, (D,), 0, D)
-    return jax.random.permutation(key, D)

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Integer
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from amlib._checks import is_concrete
+from amlib.spaces import AbstractTwoValued, Spins
 
 # What an array is asked for, beside its operators: rebuilt in full, then asked.
 _METHODS = frozenset(
@@ -40,26 +41,28 @@ class Frames(NDArrayOperatorsMixin, eqx.Module):
     - `x0`: the starting state(s), spins of -1/+1.
     - `visited`: the bit attempted at each visit, an index into the flattened state.
     - `accepted`: whether the flip was kept.
+    - `space`: what the values of a unit are.
     """
 
     x0: Float[Array, "*batch_state"]
-    visited: Integer[Array, "*batch T"]
+    visited: Integer[Array, "..."]
     accepted: Bool[Array, "*batch T"]
+    space: AbstractTwoValued = eqx.field(static=True, default=Spins())
 
     @property
     def _batch_ndim(self) -> int:
-        if self.visited.ndim == 0:
+        if self.accepted.ndim == 0:
             raise TypeError(
                 "Frames: must keep their axis of time; a map over single states took it. "
                 "Map np.asarray(frames), or frames[...] inside jit."
             )
-        return self.visited.ndim - 1
+        return self.accepted.ndim - 1
 
     @property
     def shape(self) -> tuple[int, ...]:
         """`(*batch, T, *state)`."""
         batch = self._batch_ndim
-        return (*self.visited.shape, *self.x0.shape[batch:])
+        return (*self.accepted.shape, *self.x0.shape[batch:])
 
     @property
     def ndim(self) -> int:
@@ -82,7 +85,7 @@ class Frames(NDArrayOperatorsMixin, eqx.Module):
     def __getitem__(self, index: Any) -> Array:
         parts = _parts(index, self.shape)
         lead = self._batch_ndim
-        recall = (self.x0, self.visited, self.accepted)
+        recall = (self.space.to_spins(self.x0), self.visited, self.accepted)
         times: Any = None
         rest: list[Any] = []  # what is left to do once the frames asked for are rebuilt
         for part in parts:
@@ -99,7 +102,7 @@ class Frames(NDArrayOperatorsMixin, eqx.Module):
         rebuild = _rebuild
         for _ in range(lead):
             rebuild = jax.vmap(rebuild, in_axes=(0, 0, 0, None))
-        frames = rebuild(*recall, jnp.asarray(times))
+        frames = self.space.from_spins(rebuild(*recall, jnp.asarray(times)))
         flagged = tuple(None if part.flag else slice(None) for part in parts if part.has_axis)
         frames = frames[flagged][tuple(rest)]
         return frames.squeeze(_axes_of_dots(parts))
@@ -157,6 +160,7 @@ def _rebuild(x0: Array, visited: Array, accepted: Array, times: Array) -> Array:
     """The states after visits `times`: one scatter and one running sum over the frames."""
     order = jnp.argsort(times)
     frame = jnp.searchsorted(times[order], jnp.arange(visited.shape[0]))
+    visited = visited.reshape(visited.shape[0], -1).T  # a row per bit of a move
     # Only the parity of the flips counts, and it survives the wrap-around of int8.
     flips = jnp.zeros((times.shape[0] + 1, x0.size), jnp.int8)
     flips = flips.at[frame, visited].add(accepted.astype(jnp.int8))

@@ -1,13 +1,14 @@
-"""The one loop of the continuous methods: it ends early, has derivatives, and keeps a record.
+"""The loop of the methods, in three forms that keep the same records.
 
-What it carries has `x`, `energy`, `steps` and `result`, which is `RESULTS.step_limit` for as long
-as the loop runs.
+- `iterate` ends early and has derivatives of every order: methods for real states.
+- `march` takes a fixed number of steps, and is differentiated through them: Euler's method.
+- `iterate_together` ends when the last lane of a `vmap` does, and has no derivative: flips.
 """
 
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import equinox as eqx
 import equinox.internal as eqxi
@@ -15,9 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Integer
+from jaxtyping import Array, Bool, Integer, PyTree
 
-from amlib.descent.trajectory import RESULTS, ContinuousTrajectory
+from amlib.descent.lanes import any_lane
+from amlib.descent.trajectory import RESULTS, StateTrajectory
 
 RECORD_BYTES = 2**20
 """What the states of one record may take; beyond, they are kept ever more sparsely."""
@@ -25,10 +27,22 @@ RECORD_BYTES = 2**20
 FEWEST = 32
 """So many states are kept however large one is."""
 
+X = TypeVar("X")
+Y = TypeVar("Y")
+
+
+class Carry(NamedTuple):
+    """What a loop carries: the point (with `x`, `energy` and `steps`), the method's own state, and
+    how it ended, which is `RESULTS.step_limit` for as long as it runs."""
+
+    at: Any
+    state: PyTree[Any]
+    result: RESULTS
+
 
 def iterate(
-    step: Callable[[Any], Any], start: Any, max_steps: int, save_every: int | None
-) -> tuple[Any, ContinuousTrajectory | None]:
+    step: Callable[[Carry], Carry], start: Carry, max_steps: int, save_every: int | None
+) -> tuple[Carry, StateTrajectory | None]:
     """Repeat `step` until its result is final; keep every `save_every`-th state if asked.
 
     Derivatives of every order, forward and backward, go through the steps. Backward they keep
@@ -36,7 +50,7 @@ def iterate(
 
     **Arguments:**
 
-    - `step`, `start`: the loop, see this module.
+    - `step`, `start`: see `Carry`.
     - `max_steps`: the limit.
     - `save_every`: steps between two states kept, or `None` to keep nothing. See `kept_steps`.
 
@@ -46,19 +60,102 @@ def iterate(
     step = eqx.filter_closure_convert(step, start)
     if save_every is None:
         return _advance(step, start, jnp.asarray(max_steps, jnp.int32), max_steps), None
-    stops = kept_steps(max_steps, save_every, start.x.nbytes)
+    stops = kept_steps(max_steps, save_every, start.at.x.nbytes)
     longest = int(np.max(np.diff(stops, prepend=0)))
 
-    def segment(carry: Any, stop: Array) -> tuple[Any, tuple[Array, Array, Array]]:
+    def segment(carry: Carry, stop: Array) -> tuple[Carry, tuple[Array, Array, Array]]:
         carry = _advance(step, carry, stop, longest)
-        return carry, (carry.x, carry.energy, carry.steps)
+        return carry, (carry.at.x, carry.at.energy, carry.at.steps)
 
     # One loop per state that is kept: a buffer carried through a loop is copied in every step
     # of a batch. A loop that has nothing left to do costs nothing.
     end, kept = lax.scan(segment, start, jnp.asarray(stops, jnp.int32))
-    first = (start.x, start.energy, start.steps)
+    first = (start.at.x, start.at.energy, start.at.steps)
     x, energy, steps = (jnp.concatenate([a[None], b]) for a, b in zip(first, kept, strict=True))
-    return end, ContinuousTrajectory(x, energy, steps.astype(energy.dtype))
+    return end, StateTrajectory(x, energy, steps.astype(energy.dtype))
+
+
+UNROLLED = 8
+"""So many steps, the depth of a trained network, are taken without a loop."""
+
+
+def march(
+    step: Callable[[X], X], x: X, steps: int, every: int, measure: Callable[[X], Y]
+) -> tuple[X, Y]:
+    """Take exactly `steps` steps, and measure the start and every `every`-th state.
+
+    A short march is unrolled: it has no copies of a carry, and the compiler drops what nothing
+    reads.
+
+    **Returns:** the last state, and the measures, stacked.
+    """
+
+    def several(x: X, count: int) -> X:
+        if count <= UNROLLED:
+            for _ in range(count):
+                x = step(x)
+            return x
+        return lax.scan(lambda x, _: (step(x), None), x, None, length=count)[0]
+
+    def segment(x: X, _: None) -> tuple[X, Y]:
+        x = several(x, every)
+        return x, measure(x)
+
+    if steps <= UNROLLED:
+        kept = [x] + [x := several(x, every) for _ in range(steps // every)]
+        measures = lax.map(measure, jax.tree.map(lambda *a: jnp.stack(a), *kept))
+    else:
+        first = measure(x)
+        x, rest = lax.scan(segment, x, None, length=steps // every)
+        measures = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rest)
+    return several(x, steps % every), measures
+
+
+def iterate_together(
+    step: Callable[[X, Array], tuple[X, Y]],
+    start: X,
+    runs: Callable[[X], Bool[Array, ""]],
+    max_steps: int,
+    stops: np.ndarray,
+    row: Y,
+) -> tuple[X, Array, Y]:
+    """Repeat `step(carry, k)` until no lane of a surrounding `vmap` runs, or `max_steps` times.
+
+    The count `k` is that of all lanes together, so that what depends on it alone (the bits to
+    visit) is worked out once for a batch, and no record is copied through a select. In exchange
+    `step` sees to it that a lane that no longer runs does not change.
+
+    **Arguments:**
+
+    - `step`, `start`, `max_steps`: the loop; a step returns a row for the record too.
+    - `runs`: whether a lane is not done.
+    - `stops`: increasing numbers of steps, the rows of which are kept.
+    - `row`: shapes and dtypes of a row.
+
+    **Returns:** the last carry, how many steps were taken, and the rows, zero where not reached.
+    """
+    S, whens = len(stops), jnp.asarray(stops, jnp.int32)
+
+    def body(loop: tuple[X, Array, Y]) -> tuple[X, Array, Y]:
+        carry, k, kept = loop
+        carry, made = step(carry, k)
+        k = k + 1
+        if S:
+            every = stops[0] == 1 and stops[-1] == S  # then a row's place is its number
+            place = jnp.minimum(k - 1 if every else jnp.searchsorted(whens, k), S - 1)
+            keep = whens[place] == k
+            kept = jax.tree.map(
+                lambda a, new: lax.dynamic_update_index_in_dim(
+                    a, jnp.where(keep, new.astype(a.dtype), a[place]), place, 0
+                ),
+                kept,
+                made,
+            )
+        return carry, k, kept
+
+    blank = jax.tree.map(lambda a: jnp.zeros((S, *a.shape), a.dtype), row)
+    more = lambda loop: any_lane(runs(loop[0])) & (loop[1] < max_steps)
+    return lax.while_loop(more, body, (start, jnp.zeros((), jnp.int32), blank))
 
 
 def states_kept(nbytes: int) -> int:
@@ -93,7 +190,7 @@ def kept_steps(max_steps: int, save_every: int, nbytes: int) -> np.ndarray:
 
 
 def _runs(carry: Any, stop: Array) -> Bool[Array, ""]:
-    return (carry.result == RESULTS.step_limit) & (carry.steps < stop)
+    return (carry.result == RESULTS.step_limit) & (carry.at.steps < stop)
 
 
 @eqx.filter_custom_jvp

@@ -1,6 +1,7 @@
 """Methods with an implicit derivative: gradient flow (Diffrax), fixed points (Optimistix)."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
 
 import diffrax
 import equinox as eqx
@@ -9,11 +10,16 @@ import jax.numpy as jnp
 import lineax as lx
 import optimistix as optx
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
-from amlib.descent.loop import iterate, states_kept
-from amlib.descent.stationary import AbstractMethod, Problem, implicit, positive_field
-from amlib.descent.trajectory import RESULTS, ContinuousTrajectory, Recall
+from amlib import _checks as checks
+from amlib._types import Key
+from amlib.descent.implicit import implicit
+from amlib.descent.loop import states_kept
+from amlib.descent.methods import AbstractMethod, AbstractRealMethod
+from amlib.descent.problems import Point, Problem
+from amlib.descent.trajectory import RESULTS, Recall, StateTrajectory
+from amlib.spaces import AbstractReals, AbstractSpace
 
 
 class Flow(AbstractMethod):
@@ -43,10 +49,12 @@ class Flow(AbstractMethod):
     constrained flow Xia and Wang 2000, IEEE Trans. Circuits Syst. I 47, 1.
     """
 
-    tau: Float[Array, ""] = eqx.field(converter=positive_field("tau"), default=1.0)
+    tau: Float[Array, ""] = eqx.field(converter=checks.positive_field("tau"), default=1.0)
     solver: Any = None
     controller: Any = None
     linear_solver: Any = None
+
+    space: ClassVar[type[AbstractSpace]] = AbstractReals
 
     def __check_init__(self):
         _kind(self.solver, diffrax.AbstractSolver, "Flow: solver", "diffrax.Tsit5()")
@@ -55,14 +63,16 @@ class Flow(AbstractMethod):
         _kind(self.linear_solver, lx.AbstractLinearSolver, "Flow: linear_solver", "lineax.LU()")
 
     def run(
-        self, problem: Problem, x0: Array, max_steps: int, tol: Array, save_every: int | None
+        self, problem: Problem, x0: Array, key: Key | None, max_steps: int, save_every: int | None
     ) -> Recall:
-        """Descend from `x0`, see `AbstractMethod`."""
+        """See `AbstractMethod`; the loop is Diffrax's."""
+        del key
+        x0, tol = problem.put(x0), problem.tol
 
         def field(t: Array, x: Array, args: None) -> Array:
             y = problem.put(x)
             grad = problem.grad(y)
-            return -grad if problem.project is None else problem.move(y, grad) - x
+            return problem.move(y, grad) - x if problem.bounded else -grad
 
         end = diffrax.SubSaveAt(t1=True)
         saves = [end, end]
@@ -84,26 +94,30 @@ class Flow(AbstractMethod):
                 event=diffrax.Event(event),
                 saveat=diffrax.SaveAt(subs=saves),
                 max_steps=max_steps,
+                # Diffrax's ImplicitAdjoint keeps no states on the way (it asks for t1 alone), and
+                # has no forward mode; `implicit` has both, and serves fixed points too.
                 adjoint=diffrax.ForwardMode(),
                 throw=False,
             )
-            (_, times), (x, states) = solution.ts, solution.ys  # pyright: ignore
+            (end, times), (x, states) = solution.ts, solution.ys  # pyright: ignore
             x = problem.put(x[0])
             settled = solution.result == diffrax.RESULTS.event_occurred
-            return x, (settled, solution.stats["num_accepted_steps"], times, states)
+            return x, (settled, solution.stats["num_accepted_steps"], end[0], times, states)
 
-        x, (settled, steps, times, states) = implicit(problem, x0, solve, self.linear_solver)
+        x, rest = implicit(problem, x0, solve, self.linear_solver)
+        settled, steps, end, times, states = rest
         energy = problem.energy(x)
         result = RESULTS.where(settled, RESULTS.converged, RESULTS.step_limit)
         result = _if_finite(problem, x, energy, result)
         kept = None
         if save_every is not None:
             kept = self._record(problem, x0, x, times, states)
-        return Recall(x, energy, steps.astype(jnp.int32), result, kept)
+        time = end * self.tau.astype(end.dtype)
+        return Recall(x, energy, steps.astype(jnp.int32), result, kept, time)
 
     def _record(
         self, problem: Problem, x0: Array, x: Array, times: Array, states: Array
-    ) -> ContinuousTrajectory:
+    ) -> StateTrajectory:
         """The states kept, from the start; those never reached repeat the end."""
         reached = jnp.isfinite(times)
         last = jnp.max(jnp.where(reached, times, 0.0))
@@ -111,18 +125,10 @@ class Flow(AbstractMethod):
         states = jnp.where(reached.reshape(-1, *[1] * x.ndim), states, x)
         states = lax.map(problem.put, jnp.concatenate([x0[None], states]))
         times = jnp.concatenate([jnp.zeros_like(times[:1]), times]) * self.tau.astype(times.dtype)
-        return ContinuousTrajectory(states, lax.map(problem.energy, states), times)
+        return StateTrajectory(states, lax.map(problem.energy, states), times)
 
 
-class _Solve(NamedTuple):
-    x: Array
-    energy: Array
-    state: Any
-    steps: Array
-    result: RESULTS
-
-
-class FixedPoint(AbstractMethod):
+class FixedPoint(AbstractRealMethod):
     r"""Solve for a state that a projected gradient step leaves alone.
 
     $$x = P(x - \eta \nabla E(x))$$
@@ -149,7 +155,9 @@ class FixedPoint(AbstractMethod):
     """
 
     solver: Any = None
-    step_size: Float[Array, ""] = eqx.field(converter=positive_field("step_size"), default=1.0)
+    step_size: Float[Array, ""] = eqx.field(
+        converter=checks.positive_field("step_size"), default=1.0
+    )
     linear_solver: Any = None
 
     def __check_init__(self):
@@ -158,51 +166,97 @@ class FixedPoint(AbstractMethod):
         where = "FixedPoint: linear_solver"
         _kind(self.linear_solver, lx.AbstractLinearSolver, where, "lineax.LU()")
 
-    def run(
-        self, problem: Problem, x0: Array, max_steps: int, tol: Array, save_every: int | None
-    ) -> Recall:
-        """Descend from `x0`, see `AbstractMethod`."""
-        size = lax.stop_gradient(self.step_size.astype(x0.dtype))
-        solver = self.solver
-        if solver is None:
-            solver = optx.FixedPointIteration(rtol=0.0, atol=tol)  # pyright: ignore
-        roots = isinstance(solver, optx.AbstractRootFinder)
+    # -- the protocol of Optimistix, whose solvers are stepped by the library's loop ---------------
+    #
+    # `optimistix.fixed_point` and `root_find` keep no states on the way, and their ImplicitAdjoint
+    # differentiates what they solve alone. In this loop the solver's iterates are recorded as
+    # those of every method are, and `implicit` gives the derivative, of every order.
+
+    def _solver(self, problem: Problem) -> Any:
+        default = optx.FixedPointIteration(rtol=0.0, atol=problem.tol)
+        return default if self.solver is None else self.solver
+
+    def _function(self, problem: Problem) -> Callable[[Array, None], tuple[Array, None]]:
+        """What is solved: a fixed point of the step, or a root of what it changes."""
+        roots = isinstance(self.solver, optx.AbstractRootFinder)
 
         def fn(x: Array, args: None) -> tuple[Array, None]:
+            size = lax.stop_gradient(self.step_size.astype(x.dtype))
             moved = problem.move(x, problem.grad(x), size)
             return (moved - x if roots else moved), None
 
+        return fn
+
+    def init(self, problem: Problem, at: Point) -> "_State":
+        """The state of the solver."""
+        struct = jax.eval_shape(lambda: at.x)
+        fn = self._function(problem)
+        first = self._solver(problem).init(fn, at.x, None, {}, struct, None, frozenset())
+        arrays, rest = eqx.partition(first, eqx.is_array)
+        return _State(arrays, _Rest(rest))
+
+    def step(
+        self, problem: Problem, at: Point, state: "_State", key: Key | None
+    ) -> tuple[Point, "_State"]:
+        """See `AbstractRealMethod`."""
+        del key
+        fn, solver = self._function(problem), self._solver(problem)
+        x, new, _ = solver.step(fn, at.x, None, {}, state.whole(), frozenset())
+        arrays = eqx.filter(new, eqx.is_array)
+        arrays = jax.tree.map(lambda a, old: a.astype(old.dtype), arrays, state.arrays)
+        return at._replace(x=x), state._replace(arrays=arrays)
+
+    def terminate(self, problem: Problem, at: Point, state: "_State") -> RESULTS:
+        """As the solver says."""
+        fn, solver = self._function(problem), self._solver(problem)
+        ended, outcome = solver.terminate(fn, at.x, None, {}, state.whole(), frozenset())
+        result = RESULTS.where(ended, RESULTS.converged, RESULTS.step_limit)
+        result = RESULTS.where(outcome == optx.RESULTS.successful, result, RESULTS.gave_up)
+        return RESULTS.where(jnp.isfinite(at.x).all(), result, RESULTS.nonfinite)
+
+    def postprocess(
+        self, problem: Problem, at: Point, state: "_State", result: RESULTS
+    ) -> tuple[Point, RESULTS]:
+        """What the solver makes of its last iterate."""
+        fn, solver, outcome = self._function(problem), self._solver(problem), _outcome(result)
+        whole, tags = state.whole(), frozenset()
+        x, _, _ = solver.postprocess(fn, at.x, None, None, {}, whole, tags, outcome)
+        return at._replace(x=problem.put(x)), result
+
+    def run(
+        self, problem: Problem, x0: Array, key: Key | None, max_steps: int, save_every: int | None
+    ) -> Recall:
+        """The library's loop, with the implicit derivative around it."""
+
         def solve(x0: Array) -> tuple[Array, Any]:
-            # As `optimistix.iterative_solve` does it, which keeps no states on the way.
-            struct, tags = jax.eval_shape(lambda: x0), frozenset()
-            first = solver.init(fn, x0, None, {}, struct, None, tags)
-            arrays, rest = eqx.partition(first, eqx.is_array)
+            end = AbstractRealMethod.run(self, problem, x0, key, max_steps, save_every)
+            states = None if end.trajectory is None else (end.trajectory.x, end.trajectory.time)
+            return end.x, (end.result, end.steps, states)
 
-            def judge(x: Array, state: Any) -> RESULTS:
-                ended, outcome = solver.terminate(fn, x, None, {}, state, tags)
-                result = RESULTS.where(ended, RESULTS.converged, RESULTS.step_limit)
-                fine = outcome == optx.RESULTS.successful
-                return RESULTS.where(fine, result, RESULTS.gave_up)
-
-            def step(s: _Solve) -> _Solve:
-                x, state, _ = solver.step(fn, s.x, None, {}, eqx.combine(s.state, rest), tags)
-                result = RESULTS.where(jnp.isfinite(x).all(), judge(s.x, state), RESULTS.nonfinite)
-                state = jax.tree.map(
-                    lambda new, old: new.astype(old.dtype), eqx.filter(state, eqx.is_array), s.state
-                )
-                energy = s.energy if save_every is None else problem.energy(x)
-                return _Solve(x, energy, state, s.steps + 1, result)
-
-            zero = jnp.zeros((), jnp.int32)
-            start = _Solve(x0, problem.energy(x0), arrays, zero, judge(x0, first))
-            end, kept = iterate(step, start, max_steps, save_every)
-            state, outcome = eqx.combine(end.state, rest), _outcome(end.result)
-            x, _, _ = solver.postprocess(fn, end.x, None, None, {}, state, tags, outcome)
-            return problem.put(x), (end.result, end.steps, kept)
-
-        x, (result, steps, kept) = implicit(problem, x0, solve, self.linear_solver)
-        energy = problem.energy(x)
+        x0 = problem.put(x0)
+        x, (result, steps, states) = implicit(problem, x0, solve, self.linear_solver)
+        energy, kept = problem.energy(x), None
+        if states is not None:
+            kept = StateTrajectory(states[0], lax.map(problem.energy, states[0]), states[1])
         return Recall(x, energy, steps, _if_finite(problem, x, energy, result), kept)
+
+
+@jax.tree_util.register_static
+class _Rest:
+    """What of a solver's state is no array. It stays the same all along."""
+
+    def __init__(self, value: PyTree[Any]):
+        self.value = value
+
+
+class _State(NamedTuple):
+    """The state of a solver, in two."""
+
+    arrays: PyTree[Array]
+    rest: _Rest
+
+    def whole(self) -> PyTree[Any]:
+        return eqx.combine(self.arrays, self.rest.value)
 
 
 def _outcome(result: RESULTS) -> optx.RESULTS:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Integer, PyTree
 
 from amlib._checks import is_concrete
 from amlib.descent.frames import Frames
+from amlib.spaces import AbstractTwoValued, Spins
 
 
 class RESULTS(eqx.Enumeration):
@@ -26,54 +27,67 @@ class RESULTS(eqx.Enumeration):
         "GradientDescent(backtracking=True), or a smaller step_size or dt."
     )
     gave_up = "Stopped because the solver gave up: its steps grow. Use another solver or start."
-    sampled = "Drew the requested number of Glauber sweeps; there is no fixed point to reach."
+    sampled = "Drew the requested number of sweeps or steps; there is no fixed point to reach."
 
 
 class Trajectory(eqx.Module):
-    """The record of a binary recall: nine bytes or less per visit, and no states.
+    """The visits of a descent by flips: nine bytes or less per visit, and no states.
 
     **Arguments:**
 
     - `x0`: the starting state.
-    - `visited`: the bit attempted at each visit, an index into the flattened state.
+    - `visited`: the bit attempted at each visit, an index into the flattened state; of a move that
+      flips several together, all of them.
     - `accepted`: whether the flip was kept.
     - `energy`: the energy after each visit.
+    - `space`: what the values of a unit are.
     """
 
     x0: Float[Array, "*batch_state"]
-    visited: Integer[Array, "*batch T"]
+    visited: Integer[Array, "..."]
     accepted: Bool[Array, "*batch T"]
     energy: Float[Array, "*batch T"]
+    space: AbstractTwoValued = eqx.field(static=True, default=Spins())
 
     @property
     def frames(self) -> Frames:
         """The state after each visit, as a lazy array."""
-        return Frames(self.x0, self.visited, self.accepted)
+        return Frames(self.x0, self.visited, self.accepted, self.space)
+
+    @property
+    def time(self) -> Float[Array, "*batch T"]:
+        """When each visit was, in visits: 1, 2, and so on."""
+        T = self.accepted.shape[-1]
+        return jnp.broadcast_to(jnp.arange(1, T + 1, dtype=self.energy.dtype), self.energy.shape)
 
 
-class ContinuousTrajectory(eqx.Module):
-    """The record of a continuous recall: the states and energies that were asked for.
+class StateTrajectory(eqx.Module):
+    """States and energies on the way, as they were asked for by `save_every`.
 
     Its size is fixed before a recall begins, by the step limit. It holds at most 1 MiB of states
     (or 32, if that is more), and the start. A record of more keeps the first half of them every
     `save_every` steps, and the others ever more sparsely up to the step limit (a flow's record:
     all of them more sparsely); `time` says when. Entries after the end of the recall repeat its
-    last state.
+    last state. (The steps of `Euler` are all kept: their number is what was asked for.)
 
     **Arguments:**
 
-    - `x`: the states, beginning with the start.
+    - `x`: the states, beginning with the start; of a hierarchical memory a list or a dict with the
+      states of each layer, or `None` where they were not asked for.
     - `energy`: their energies.
-    - `time`: when: the number of steps taken, or for a flow the time, in the unit of `tau`.
+    - `time`: when: the number of steps taken (sweeps, where units flip; times `dt` of a
+      hierarchical memory), or for a flow the time, in the unit of `tau`.
+    - `parts`: of a hierarchical memory the parts of the energies, as `HAM.energy_tree` gives them.
     """
 
-    x: Float[Array, "*batch_T_state"]
+    x: PyTree[Float[Array, "..."]] | None
     energy: Float[Array, "*batch T"]
     time: Float[Array, "*batch T"]
+    parts: dict[str, PyTree[Float[Array, "*batch T"]]] | None = None
 
     @property
-    def frames(self) -> Float[Array, "*batch_T_state"]:
-        """The states, by the name that they have in a binary trajectory."""
+    def frames(self) -> PyTree[Float[Array, "..."]] | None:
+        """The states, by the name that they have in every trajectory."""
         return self.x
 
 
@@ -88,14 +102,17 @@ class Recall(eqx.Module):
     - `energy`: its energy.
     - `steps`: how many steps were taken; for a binary memory a step is a sweep.
     - `result`: how it ended, one of `RESULTS`.
-    - `trajectory`: the record of the way, or `None` if it was not asked for.
+    - `trajectory`: the visits of a descent by flips (`Trajectory`), the states that were kept
+      (`StateTrajectory`), or `None` if nothing was. Both have `frames`, `energy` and `time`.
+    - `time`: of a flow, when it ended, in the unit of `tau`; `None` for steps.
     """
 
     x: PyTree[Float[Array, "..."]]
     energy: Float[Array, "*batch"]
     steps: Integer[Array, "*batch"]
     result: RESULTS
-    trajectory: Any = None
+    trajectory: Any = None  # one of the above; a type checker can't know which was asked for
+    time: Float[Array, "*batch"] | None = None
 
     @property
     def sweeps(self) -> Integer[Array, "*batch"]:

@@ -1,4 +1,4 @@
-"""The loops under `flips`: visit bits in order, compare all flips, repeat until done."""
+"""The loops under `flips`: try moves in order, compare all flips."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,11 +10,9 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Integer
 
 from amlib._checks import is_concrete
-from amlib._types import EnergyFn
 from amlib.descent.evaluators import AbstractFlips
 from amlib.descent.lanes import any_lane
-from amlib.descent.plan import FlipPlan
-from amlib.descent.trajectory import RESULTS, Recall, Trajectory
+from amlib.descent.trajectory import RESULTS
 
 _BLOCK = 2**18  # elements evaluated at once where all flips are compared
 
@@ -46,43 +44,60 @@ def free_bits(D: int, clamp: Any = None) -> Free:
     return Free(jnp.arange(D), ~clamp)
 
 
-def try_bits(
+def try_moves(
     flips: AbstractFlips,
     x: Array,
-    bits: Array,
-    accept: Callable[[Array, Array, Any], Array],
-    extra: Array | None = None,
+    moves: Integer[Array, "T *m"],
+    accept: Callable[[Array, Array, Any, tuple[Array, ...]], Array],
+    extra: Any = None,
 ) -> tuple[Array, tuple[Array, Array]]:
-    """Visit `bits` in order, from carried values evaluated afresh.
+    """Try moves one after the other, from carried values evaluated afresh.
 
     A form that is not exact and meets an energy that is not finite accepts nothing from there on,
     and records NaN.
 
-    **Returns:** the state, and per visit whether the flip was kept and the energy.
+    **Arguments:**
+
+    - `flips`, `x`: the energy, and the state that it starts from.
+    - `moves`: a bit each, or `m` bits that flip together.
+    - `accept`: from the energy before and after a move, its entry of `extra`, and the spins that
+      it flips (as they are before), to whether it is made.
+    - `extra`: arrays with an entry per move.
+
+    **Returns:** the state, and per move whether it was made and the energy.
     """
     e, carry = flips.start(x)
     flat = x.reshape(-1)
+    together = range(moves[0].size)
+    bits = tuple(moves.reshape(-1, len(together))[:, j] for j in together)
 
-    def step(loop, visit):
-        # `s = flat[i]` was fetched by the step before: if the state were read and updated in one
+    def step(loop: Any, move: Any) -> Any:
+        # The spins `s` were fetched by the step before: if the state were read and updated in one
         # step, XLA would copy all of it in every step.
         flat, carry, e, s = loop
-        i, following, extra = visit
-        flipped = x
-        if flips.uses_state:
-            flipped = lax.dynamic_update_index_in_dim(flat, -s, i, 0).reshape(x.shape)
-        e_new, moved = flips.flip(flipped, carry, flips.row(i), s)
-        kept = accept(e, e_new, extra)
-        flat = lax.dynamic_update_index_in_dim(flat, jnp.where(kept, -s, s), i, 0)
+        at, following, extra = move
+        after, flipped, moved, e_new, turned = flat, x, carry, e, []
+        for j in together:
+            twice = [at[i] == at[j] for i in range(j)]  # a bit named twice flips back
+            spin = s[j] if not twice else s[j] * jnp.prod(1 - 2 * jnp.stack(twice)).astype(x.dtype)
+            if flips.uses_state:
+                after = lax.dynamic_update_index_in_dim(after, -spin, at[j], 0)
+                flipped = after.reshape(x.shape)
+            e_new, moved = flips.flip(flipped, moved, flips.row(at[j]), spin)
+            turned.append(-spin)
+        kept = accept(e, e_new, extra, s)
+        for i, new, old in zip(at, turned, s, strict=True):
+            flat = lax.dynamic_update_index_in_dim(flat, jnp.where(kept, new, old), i, 0)
         carry = jax.tree.map(lambda new, old: jnp.where(kept, new, old), moved, carry)
         e = jnp.where(kept, e_new, e)
         if not flips.exact:
             e = jnp.where(jnp.isfinite(e_new), e, jnp.nan)
-        s = lax.dynamic_index_in_dim(flat, following, keepdims=False)
+        s = tuple(lax.dynamic_index_in_dim(flat, i, keepdims=False) for i in following)
         return (flat, carry, e, s), (kept, e)
 
-    start = (flat, carry, e, flat[bits[0]])
-    (flat, *_), record = lax.scan(step, start, (bits, jnp.roll(bits, -1), extra))
+    start = (flat, carry, e, tuple(flat[b[0]] for b in bits))
+    following = tuple(jnp.roll(b, -1) for b in bits)
+    (flat, *_), record = lax.scan(step, start, (bits, following, extra))
     return flat.reshape(x.shape), record
 
 
@@ -133,79 +148,6 @@ def fixed_or_not(flips: AbstractFlips, x: Array, done: Array, free: Free) -> RES
         fixed, lost = proved | fixed, lost & ~proved
     result = RESULTS.where(fixed, RESULTS.converged, RESULTS.step_limit)
     return RESULTS.where(lost, RESULTS.nonfinite, result)
-
-
-class _Loop(NamedTuple):
-    x: Array
-    k: Array  # counts for all lanes of a vmap together
-    steps: Array
-    result: RESULTS
-    done: Array
-    record: tuple[Array, ...]
-
-
-def iterate(
-    plan: FlipPlan,
-    energy: EnergyFn,
-    x0: Array,
-    step: Callable[..., tuple[Array, tuple[Array, Array, Array], RESULTS]],
-    width: int,
-    max_steps: int,
-    record: int,
-) -> Recall:
-    """Repeat `step(flips, x, k, done)` until its result is final; record `width` visits each.
-
-    An energy of +infinity is a wall that a flip may leave; one that is left at the end, NaN and
-    -infinity are not finite.
-
-    Under `vmap` the lanes stop together, when the last one is done. A lane that is done must not
-    change: `step` sees to it. In exchange no lane's record is copied through a select.
-    """
-    rows_kept = min(record, max_steps)
-
-    def loop(flips: AbstractFlips) -> tuple[_Loop, Array]:
-        def body(c: _Loop) -> _Loop:
-            x, rows, result = step(flips, c.x, c.k, c.done)
-            last = rows[2][-1]
-            stuck = (last == jnp.inf) & (result != RESULTS.step_limit)
-            result = RESULTS.where(_lost(last) | stuck, RESULTS.nonfinite, result)
-            result = RESULTS.where(c.done, c.result, result)
-            record = c.record
-            if rows_kept:
-                at = jnp.minimum(c.k, rows_kept - 1)
-                keep = c.k < rows_kept
-                record = tuple(
-                    lax.dynamic_update_index_in_dim(
-                        a, jnp.where(keep, row.astype(a.dtype), a[at]), at, 0
-                    )
-                    for a, row in zip(c.record, rows, strict=True)
-                )
-            steps = c.steps + (~c.done).astype(c.steps.dtype)
-            return _Loop(x, c.k + 1, steps, result, result != RESULTS.step_limit, record)
-
-        lost = _lost(flips.start(x0)[0])
-        result = RESULTS.where(lost, RESULTS.nonfinite, RESULTS.step_limit)
-        zero = jnp.zeros((), jnp.int32)
-        blank = tuple(
-            jnp.zeros((rows_kept, width), dtype)
-            for dtype in (compact_dtype(plan.D), bool, plan.out.dtype)
-        )
-        start = _Loop(lax.stop_gradient(x0), zero, zero, result, lost, blank)
-        end = lax.while_loop(lambda c: any_lane(~c.done) & (c.k < max_steps), body, start)
-        return end, end.result != RESULTS.nonfinite
-
-    end = plan.run(loop)
-    e = energy(end.x)  # not frozen: the final energy has its derivative in the parameters
-    visited, accepted, energies = end.record
-    ran = jnp.arange(rows_kept, dtype=end.k.dtype)[:, None] < end.k
-    energies = jnp.where(ran, energies, lax.stop_gradient(e).astype(energies.dtype))
-    flat = (a.reshape(-1) for a in (visited, accepted, energies))
-    result = RESULTS.where(e == jnp.inf, RESULTS.nonfinite, end.result)
-    return Recall(end.x, e, end.steps, result, Trajectory(x0, *flat))
-
-
-def _lost(e: Array) -> Array:
-    return jnp.isnan(e) | (e == -jnp.inf)
 
 
 def compact_dtype(D: int) -> Any:

@@ -2,7 +2,6 @@
 
 from amlib.hierarchical import models as models
 from amlib.hierarchical.attention import AttentionSynapse as AttentionSynapse
-from amlib.hierarchical.dynamics import HAMTrajectory as HAMTrajectory
 from amlib.hierarchical.graph import Connection as Connection
 from amlib.hierarchical.ham import HAM as HAM
 from amlib.hierarchical.hidden import (

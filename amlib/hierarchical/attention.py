@@ -11,7 +11,6 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Shaped
 
 from amlib import _checks as checks
 from amlib._types import Key, Scalar
-from amlib.descent.stationary import positive_field
 from amlib.hierarchical.synapses import (
     AbstractSynapse,
     activations_of,
@@ -103,7 +102,7 @@ class AttentionSynapse(AbstractSynapse):
             heads, zdim = self.Wq.shape[:2]
         self.heads = checks.integer(heads, 1, "AttentionSynapse: heads")
         self.zdim = checks.integer(zdim, 1, "AttentionSynapse: zdim")
-        beta = positive_field("beta")(self.zdim**-0.5 if beta is None else beta)
+        beta = checks.positive_field("beta")(self.zdim**-0.5 if beta is None else beta)
         self.beta = beta.astype(beta.dtype)  # a dtype of its own, unlike a Python number's
         self.mask = _mask_field(mask)
         self.attend_self = bool(attend_self)

@@ -11,7 +11,8 @@ needs no derivative of an activation. The energy falls along the flow where the 
 convex and every connection sends its signal to all of its layers.
 """
 
-from typing import Any
+import dataclasses
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -19,12 +20,17 @@ from jaxtyping import Array, Float, PyTree
 
 from amlib import _checks as checks
 from amlib._types import Key, Scalar
+from amlib.descent.gradients import Euler
+from amlib.descent.methods import AbstractMethod
+from amlib.descent.problems import Problem
 from amlib.descent.trajectory import Recall
 from amlib.hierarchical import dynamics, energies, graph
 from amlib.hierarchical.describe import describe
 from amlib.hierarchical.graph import Connection
 from amlib.hierarchical.layers import NeuronLayer
 from amlib.hierarchical.vectorized import VectorizedHAM
+from amlib.memory import AbstractMemory, Asked
+from amlib.spaces import AbstractSpace, Reals
 
 States = PyTree[Float[Array, "..."]]
 Given = PyTree[Any]
@@ -32,16 +38,15 @@ Given = PyTree[Any]
 
 # Keywords of the other families of memories, and what is said here.
 _ELSEWHERE = {
-    **dict.fromkeys(("max_steps", "max_sweeps", "nsteps"), "The number of steps is steps=."),
+    **dict.fromkeys(("max_sweeps", "nsteps"), "The number of steps is max_steps=."),
     "order": "All layers move at once: choose a method=.",
     "record": "What the trajectory keeps is save_every=.",
     "beta": "Inverse temperatures are fields of the layers and synapses.",
-    "key": "Recall draws nothing at random; init_states(key=...) draws a start.",
     "project": "States are free; a layer's Lagrangian bounds its activations.",
 }
 
 
-class HAM(eqx.Module):
+class HAM(AbstractMemory):
     r"""A hierarchical associative memory: a hypergraph of layers and synapses with one energy.
 
     ```python
@@ -77,6 +82,8 @@ class HAM(eqx.Module):
     neurons: Any
     hypersynapses: Any
     connections: tuple[Connection, ...] = eqx.field(converter=graph.as_connections, static=True)
+
+    space: ClassVar[AbstractSpace] = Reals()
 
     def __check_init__(self):
         graph.check_container(self.neurons, "HAM: neurons")
@@ -276,53 +283,56 @@ class HAM(eqx.Module):
         """
         return dynamics.euler_step(self, xs, updates, dt, masks)
 
-    @checks.keywords("HAM.recall", _ELSEWHERE)
-    def recall(
-        self,
-        xs: Given,
-        steps: int = 100,
-        dt: Any = 0.1,
-        *,
-        clamp: Any = (),
-        method: Any = None,
-        tol: Any = None,
-        save_every: int | None = None,
-    ) -> Recall:
-        r"""Let the states follow the energy down.
+    where: ClassVar[str] = "HAM.recall"
+    _words: ClassVar[tuple[str, ...]] = ("steps", "dt")
+    _positional: ClassVar[tuple[str, ...]] = ("steps", "dt")
+    _elsewhere: ClassVar[dict[str, str]] = _ELSEWHERE
+
+    def default_method(self) -> AbstractMethod:
+        r"""`Euler(0.1)`: exactly `max_steps` steps along
 
         $$\tau \frac{dx}{dt} = -\frac{\partial E}{\partial \hat x}$$
-
-        **Arguments:**
-
-        - `xs`: a state per layer: the start, and the values of the clamped layers.
-        - `steps`: how many steps; the step limit of a `method`.
-        - `dt`: the step size of Euler's method, > 0, in units of `tau`. A `method` has its own.
-        - `clamp`: layers that do not move, a name (or place) or several. No gradient is taken in
-          them.
-        - `method`: `None` takes exactly `steps` steps of Euler's method, and derivatives go
-          through them (unrolled); if one raised the energy by more than rounding (1.2e-5 of its
-          summands in float32), and they end short of rest, the result is `RESULTS.ascent`.
-          Otherwise one of `amlib.descent.flows`, over all states together:
-          `GradientDescent(dt)` ends at rest, and with backtracking never raises the energy as
-          computed; `Flow()` is the adaptive flow with every layer's `tau`; `FixedPoint(...)` solves
-          for the rest. The last two have the implicit derivative.
-        - `tol`: at rest once no state would move by more in a unit step; `None` means the square
-          root of the precision, 3.5e-4 in float32.
-        - `save_every`: keep the states every so many steps; `None` keeps none. Of a `method` at
-          most 1 MiB of states are kept, the later ones more sparsely.
-
-        **Returns:** a `Recall`: `x` has a state per layer, `trajectory` is a `HAMTrajectory` with
-        the energies in parts (of every step of Euler's method, otherwise of the start, of the
-        states that were kept, and of the end).
-
-        **Raises:** `ValueError` for unknown or missing layers, other shapes, `steps` below 1 and
-        when every layer is clamped; `TypeError` for the keywords of other families of memories.
         """
-        xs = _checked(self, xs, "HAM.recall: xs")
-        clamp = graph.as_names(clamp, "HAM.recall: clamp")
-        for name in clamp:
-            graph.check_name(name, self.neurons, "HAM.recall: clamp", "layer")
-        return dynamics.recall(self, xs, steps, dt, clamp, method, tol, save_every)
+        return Euler(0.1)
+
+    def _in_the_verb(self, words: dict[str, Any], asked: Asked) -> Asked:
+        """`steps` is the step limit, and `dt` the step of Euler's method."""
+        if "steps" in words:
+            if asked.max_steps is not None:
+                raise TypeError("HAM.recall: steps= and max_steps= are the same; both came.")
+            asked = dataclasses.replace(asked, max_steps=words["steps"])
+        if "dt" in words and asked.method is None:  # a method has a step size of its own
+            asked = dataclasses.replace(asked, method=Euler(words["dt"]))
+        return asked
+
+    def _start(self, x0: Any, where: str, space: AbstractSpace) -> Any:
+        """A state per layer."""
+        xs = _checked(self, x0, f"{where}: xs")
+        for name, x in graph.items(xs):
+            if checks.is_concrete(x):  # while tracing, the result says it: no check in training
+                checks.finite(x, f"{where}: layer {name!r}")
+        return xs
+
+    def _held(self, x: Any, clamp: Any, space: AbstractSpace) -> dynamics.Held | None:
+        """Names of layers, or masks by names."""
+        del space
+        return dynamics.held(self, x, clamp, f"{self.where}: clamp")
+
+    @staticmethod
+    def _widen(tree: Any) -> Any:
+        """Half precision is how numbers are stored, not how they are computed with."""
+        return checks.widen(tree)
+
+    def _problem(
+        self, x: Any, held: Any, space: AbstractSpace, bounded: bool
+    ) -> tuple[Problem, Any]:
+        """The layers that are free."""
+        del space, bounded
+        return dynamics.HAMProblem.of(self, x, held)
+
+    def _end(self, end: Recall, problem: Any, x0: Any, saved: bool) -> Recall:
+        """A state for every layer."""
+        return super()._end(problem.finish(end, saved), problem, x0, saved)
 
     # -- batches ---------------------------------------------------------------------------------
 

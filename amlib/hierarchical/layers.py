@@ -11,7 +11,6 @@ from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from amlib import _checks as checks
 from amlib._types import Scalar
-from amlib.descent.stationary import positive_field
 from amlib.hierarchical import lagrangians as lagr
 from amlib.hierarchical.lagrangians import widen
 
@@ -164,7 +163,7 @@ class NeuronLayer(eqx.Module):
     lagrangian: Callable[..., Any] = eqx.field(converter=lagrangian_field)
     shape: tuple[int, ...] = eqx.field(static=True, converter=shape_field)
     tau: Scalar = eqx.field(
-        converter=lambda t: _parameter(positive_field("tau")(t), "tau"), default=1.0
+        converter=lambda t: _parameter(checks.positive_field("tau")(t), "tau"), default=1.0
     )
 
     def __check_init__(self):

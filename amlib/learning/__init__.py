@@ -25,6 +25,7 @@ from amlib.learning.losses import (
     accuracy as accuracy,
     cross_entropy as cross_entropy,
 )
+from amlib.learning.maps import Relax as Relax
 from amlib.learning.optimizers import krotov_hopfield as krotov_hopfield
 from amlib.learning.reconstructors import (
     AbstractEnergyReconstructor as AbstractEnergyReconstructor,
@@ -38,5 +39,4 @@ from amlib.learning.relaxation import (
     ContinuousTimeHopfield as ContinuousTimeHopfield,
     DiscreteTimeHopfield as DiscreteTimeHopfield,
     ReconstructionLoss as ReconstructionLoss,
-    Relaxation as Relaxation,
 )

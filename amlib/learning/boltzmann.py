@@ -12,11 +12,11 @@ from jaxtyping import Array, Float
 
 from amlib import _checks as checks
 from amlib._types import Key, Scalar
+from amlib.learning.maps import cut
 from amlib.learning.reconstructors import (
-    STATES,
+    SPACES,
     AbstractOverlapReconstructor,
     check_states,
-    cut,
     squash,
 )
 from amlib.learning.relaxation import batch_of, check_noise, flip
@@ -26,7 +26,7 @@ def hidden(u: Array, states: str, width: float) -> Array:
     r"""Hard hidden units with the derivative of $w \tanh(u / w)$: wide, so that few are stuck."""
     scale = width if states == "spins" else 0.5 * width
     smooth = scale * jnp.tanh(u / width)
-    hard = lax.stop_gradient(cut(u, 1.0, states))
+    hard = lax.stop_gradient(cut(u, 1.0, SPACES[states]))
     return hard + (smooth - lax.stop_gradient(smooth))
 
 
@@ -149,7 +149,7 @@ def _weights(
 ) -> tuple[Array, Array, Array]:
     """Small random weights, and biases of 0."""
     D, L = checks.integer(size, 1, f"{where}: size"), checks.integer(hidden, 1, f"{where}: hidden")
-    checks.choice(states, STATES, f"{where}: states")
+    checks.choice(states, SPACES, f"{where}: states")
     checks.at_least(width, 0, f"{where}: width")
     if width == 0:
         raise ValueError(f"{where}: width must be greater than 0; {width} came.")

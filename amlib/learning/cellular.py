@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from amlib import _checks as checks
 from amlib._types import Key
-from amlib.learning.reconstructors import STATES, AbstractReconstructor, squash
+from amlib.learning.reconstructors import SPACES, AbstractReconstructor, squash
 
 
 class Conv2dReconstructor(AbstractReconstructor):
@@ -58,7 +58,7 @@ class Conv2dReconstructor(AbstractReconstructor):
         key: Key,
     ):
         where = "Conv2dReconstructor"
-        checks.choice(states, STATES, f"{where}: states")
+        checks.choice(states, SPACES, f"{where}: states")
         shape = tuple(shape) if isinstance(shape, tuple | list) else (shape,)
         if len(shape) not in (2, 3):
             raise ValueError(

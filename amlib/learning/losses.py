@@ -18,7 +18,7 @@ from jaxtyping import Array
 from amlib import _checks as checks
 from amlib._types import Key, Scalar
 from amlib.continuous import AbstractContinuousAM
-from amlib.descent import flows
+from amlib.descent.methods import descend
 from amlib.learning._epochs import length
 
 
@@ -212,17 +212,14 @@ class Denoising(eqx.Module):
                 f"Denoising: the model must be a ContinuousAM; {type(model).__name__} came. "
                 "Say how it recalls: Denoising(corrupt, apply=lambda model, x: ...)."
             )
-        method = self.method
-        if method is None:
-            method = flows.CCCP() if model.unit_step else flows.GradientDescent(1.0, True)
         # Not model.recall: its check for NaN would run in every step of the training.
-        return flows.descend(
+        return descend(
             model.energy,
             x,
-            method,
+            model.default_method() if self.method is None else self.method,
+            space=model.space if self.project is None else self.project,
             max_steps=self.max_steps,
             tol=self.tol,
-            project=self.project,
         ).x
 
 

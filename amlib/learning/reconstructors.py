@@ -2,14 +2,15 @@
 
 A reconstructor computes a local field for every unit, none of which may simply be the unit's own
 value. The sign of the field is the hard reconstruction; a squashed field is the soft one, which
-training compares with the truth. Relaxation (`amlib.learning.relaxation`) repeats the hard one.
+training compares with the truth. `recall` repeats the hard one (`amlib.learning.maps`).
 
 Where the field is minus the gradient of an energy, the reconstructor has that energy.
 """
 
 import abc
+import dataclasses
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -20,21 +21,58 @@ from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from amlib import _checks as checks
 from amlib._types import Key, Scalar
+from amlib.descent.flips import FlipProblem
+from amlib.descent.methods import AbstractMethod
+from amlib.descent.problems import Problem
+from amlib.descent.trajectory import Recall, StateTrajectory
 from amlib.learning._epochs import parameters
+from amlib.learning.maps import MapProblem, Relax, cut, soft_problem
+from amlib.memory import AbstractMemory
+from amlib.spaces import AbstractReals, AbstractSpace, AbstractTwoValued, Bits, Reals, Spins
 
-STATES = ("spins", "bits")
+SPACES: dict[str, AbstractTwoValued] = {"spins": Spins(), "bits": Bits()}
 """What a unit may be: `"spins"` are -1/+1, `"bits"` are 0/1."""
 
 
-class AbstractReconstructor(eqx.Module):
+class AbstractReconstructor(AbstractMemory):
     """A map from a binary state to the same state, repaired: everything but the field.
 
-    Subclass it, give the fields `shape` and `states`, and define `field`; with an energy,
-    subclass `AbstractEnergyReconstructor`. One state per call: batches go through `jax.vmap`.
+    Subclass it, give the fields `shape` and `states`, and define `field` and `soft`; with an
+    energy, subclass `AbstractEnergyReconstructor`. One state per call: batches go through
+    `jax.vmap`.
+
+    `recall` repeats the map until the state rests (`Relax`). Methods for real states move along
+    $f(x) - x$ with $f$ the soft map, and where there is an energy, methods that flip lower it.
     """
 
     shape: eqx.AbstractVar[tuple[int, ...]]
     states: eqx.AbstractVar[str]
+
+    _elsewhere: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(("steps", "max_sweeps", "nsteps"), "The step limit is max_steps=."),
+        "order": "Units step at once or in turn: method=Relax(update). Sweeps(order) flips.",
+        "update": "It is of the method: method=Relax(update).",
+        "record": "What the trajectory keeps is save_every=.",
+    }
+
+    @property
+    def space(self) -> AbstractTwoValued:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Spins or bits, as `states` says."""
+        return SPACES[self.states]
+
+    @property
+    def state_struct(self) -> jax.ShapeDtypeStruct:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Shape and dtype of a state."""
+        floats = [a.dtype for a in jax.tree.leaves(self) if eqx.is_inexact_array(a)]
+        return jax.ShapeDtypeStruct(self.shape, floats[0] if floats else jnp.result_type(float))
+
+    def default_method(self) -> AbstractMethod:
+        """`Relax()`: the hard map, all units at once."""
+        return Relax()
+
+    def energy(self, x: Float[Array, "*shape"]) -> Scalar:
+        """NaN: a map alone has no energy, see `AbstractEnergyReconstructor`."""
+        return jnp.full((), jnp.nan, x.dtype)
 
     @abc.abstractmethod
     def field(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -77,8 +115,61 @@ class AbstractReconstructor(eqx.Module):
         check_states(x, self.states, "reconstruct: x")
         smooth = self.soft(x)
         # The difference is exactly 0 where it is finite: the value is a state, bit for bit.
-        hard = lax.stop_gradient(cut(self.field(x), x, self.states))
+        hard = lax.stop_gradient(cut(self.field(x), x, self.space))
         return hard + (smooth - lax.stop_gradient(smooth))
+
+    def sweep(self, x: Array, order: Array, may: Array | None = None) -> Array:
+        """Visit units in turn; each follows its field.
+
+        **Arguments:**
+
+        - `x`: a state.
+        - `order`: the units to visit, indices into the flattened state.
+        - `may`: which of these visits may change a unit; `None` for all.
+
+        **Returns:** the state after the visits.
+        """
+
+        def visit(x: Array, i_and_may: tuple[Array, Array | None]) -> tuple[Array, None]:
+            i, may = i_and_may
+            flat = x.reshape(-1)
+            new = cut(self.field(x), x, self.space).reshape(-1)[i]
+            new = new if may is None else jnp.where(may, new, flat[i])
+            return flat.at[i].set(new).reshape(x.shape), None
+
+        return lax.scan(visit, x, (order, may))[0]
+
+    # -- recall ------------------------------------------------------------------------------------
+
+    def _space_for(self, method: AbstractMethod) -> AbstractSpace:
+        if issubclass(method.space, AbstractReals):
+            return Reals()
+        if not isinstance(method, Relax) and not isinstance(self, AbstractEnergyReconstructor):
+            raise TypeError(
+                f"recall: {type(method).__name__} lowers an energy; {type(self).__name__} is a map "
+                "without one. Choose Relax(), or for its soft states Flow() or FixedPoint()."
+            )
+        return self.space
+
+    @staticmethod
+    def _widen(tree: Any) -> Any:
+        """Half precision is how numbers are stored, not how they are computed with."""
+        return checks.widen(tree)
+
+    def _problem(
+        self, x: Any, held: Any, space: AbstractSpace, bounded: bool
+    ) -> tuple[Problem | FlipProblem, Any]:
+        if isinstance(space, AbstractReals):
+            return soft_problem(self, None if held is None else (held, x)), x
+        return MapProblem(self.energy, self.space, held, model=self), x
+
+    def _end(self, end: Recall, problem: Any, x0: Any, saved: bool) -> Recall:
+        """The result; a relaxation knows no energy on its way."""
+        end = dataclasses.replace(end, energy=self.energy(end.x))
+        if isinstance(end.trajectory, StateTrajectory):
+            energies = lax.map(self.energy, end.trajectory.frames)
+            end = eqx.tree_at(lambda r: r.trajectory.energy, end, energies)
+        return super()._end(end, problem, x0, saved)
 
 
 class AbstractEnergyReconstructor(AbstractReconstructor):
@@ -115,26 +206,27 @@ class AbstractOverlapReconstructor(AbstractEnergyReconstructor):
         **Returns:** `field(x)[i]`.
         """
 
+    def sweep(self, x: Array, order: Array, may: Array | None = None) -> Array:
+        """The same, with the overlaps carried along: a visit costs one row."""
+        rows = self.weights().T
+
+        def visit(carry: tuple[Array, Array], i_and_may: Any) -> tuple[tuple[Array, Array], None]:
+            (x, overlaps), (i, may) = carry, i_and_may
+            new = cut(self.read(overlaps, i), x[i], self.space)
+            new = new if may is None else jnp.where(may, new, x[i])
+            return (x.at[i].set(new), overlaps + (new - x[i]) * rows[i]), None
+
+        return lax.scan(visit, (x, x @ rows), (order, may))[0][0]
+
 
 def squash(h: Array, states: str) -> Array:
     """The smooth version of the sign: between the two values of a unit."""
     return jnp.tanh(h) if states == "spins" else 0.5 * (1 + jnp.tanh(h))
 
 
-def cut(h: Array, x: Array | float, states: str) -> Array:
-    """The sign of the field as a state; where the field is 0, `x`."""
-    low = -1.0 if states == "spins" else 0.0
-    return jnp.where(h > 0, 1.0, jnp.where(h < 0, low, x)).astype(h.dtype)
-
-
 def as_state(model: AbstractReconstructor, x: Any, where: str) -> Array:
     """A state in the shape and dtype of the model; raise unless it has that shape."""
-    if model.states == "bits" and jnp.issubdtype(getattr(x, "dtype", float), jnp.bool_):
-        x = jnp.asarray(x).astype(jnp.result_type(float))
-    x = checks.as_float(x, f"{where}: x")
-    checks.state_shape(x, model.shape, where)
-    floats = [a.dtype for a in jax.tree.leaves(model) if eqx.is_inexact_array(a)]
-    return x.astype(floats[0]) if floats else x
+    return model._state(x, where, check=False)
 
 
 def check_states(x: Any, states: str, where: str) -> None:
@@ -198,7 +290,7 @@ class DenseReconstructor(AbstractOverlapReconstructor):
         self, size: Any, *, bias: bool = True, states: str = "spins", key: Key | None = None
     ):
         D = checks.integer(size, 1, "DenseReconstructor: size")
-        checks.choice(states, STATES, "DenseReconstructor: states")
+        checks.choice(states, SPACES, "DenseReconstructor: states")
         dtype = jnp.result_type(float)
         scale = math.sqrt(3 / D)
         self.kernel = (
@@ -285,7 +377,7 @@ class ModernDenseReconstructor(AbstractOverlapReconstructor):
         key: Key | None = None,
     ):
         where = "ModernDenseReconstructor"
-        checks.choice(states, STATES, f"{where}: states")
+        checks.choice(states, SPACES, f"{where}: states")
         if memory is None:
             if count is None or size is None or key is None:
                 raise ValueError(

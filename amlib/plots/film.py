@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import Blend
 from tqdm import tqdm
 
 from amlib.descent.frames import Frames
-from amlib.descent.trajectory import ContinuousTrajectory, Recall, Trajectory
+from amlib.descent.trajectory import Recall, StateTrajectory, Trajectory
 from amlib.plots import _pixels as pixels
 from amlib.plots._pixels import Shape
 from amlib.plots.pictures import (
@@ -39,7 +39,7 @@ LARGEST = 2**31
 
 
 def animate(
-    source: Recall | Trajectory | ContinuousTrajectory | Frames | Array,
+    source: Recall | Trajectory | StateTrajectory | Frames | Array,
     *,
     energy: Recall | Record | Array | None = None,
     every: int | None = None,
@@ -107,14 +107,14 @@ def _film_states(
         record = one_state(record_of(source, "animate"), "animate")
         record = record.frames if isinstance(record, Trajectory) else record
     if isinstance(record, Frames):
-        ndim = record.visited.ndim - 1
+        ndim = record.accepted.ndim - 1
         end = settled(pixels.batch(np.asarray(record.accepted), ndim).cumsum(1))
         at = _times(end, every)
         states = pixels.batch(record[(slice(None),) * ndim + (at,)], ndim)
         states = np.concatenate([pixels.batch(record.x0, ndim)[:, None], states], axis=1)
         seen = np.concatenate([[0], at + 1])
     else:
-        if isinstance(record, ContinuousTrajectory):
+        if isinstance(record, StateTrajectory):
             a = pixels.batch(np.asarray(record.x), record.energy.ndim - 1)
         else:
             a = np.asarray(source)

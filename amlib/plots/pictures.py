@@ -11,8 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from amlib.descent.trajectory import ContinuousTrajectory, Recall, Trajectory
-from amlib.hierarchical.dynamics import HAMTrajectory
+from amlib.descent.trajectory import Recall, StateTrajectory, Trajectory
 from amlib.plots import _pixels as pixels
 from amlib.plots._pixels import PAPER, RULE, Shape
 
@@ -21,7 +20,7 @@ TEXT, FAINT = "#181c26", "#5b6270"
 DPI, MARGIN = 144, 24
 
 Array = Shaped[ArrayLike, "..."]
-Record = Trajectory | ContinuousTrajectory | HAMTrajectory
+Record = Trajectory | StateTrajectory
 
 
 class Picture(Figure):
@@ -299,7 +298,7 @@ def record_of(source: Any, where: str) -> Any:
 
 def one_state(record: Any, where: str) -> Any:
     """The record itself, if it is that of one kind of state."""
-    if isinstance(record, HAMTrajectory):
+    if isinstance(record, StateTrajectory) and record.parts is not None:
         raise ValueError(
             f"{where}: must be states of one layer; a recall of several layers came. "
             f"Pass the states of one, as in `plots.{where}(result.{_HOW[where]}, energy=result)`."
@@ -324,7 +323,7 @@ def curves_of(source: Any, where: str) -> np.ndarray:
 def clock_of(source: Any, curves: np.ndarray) -> tuple[np.ndarray, str]:
     """When the energies of a source were, `(B, T)`, and in which unit."""
     record = source.trajectory if isinstance(source, Recall) else source
-    if isinstance(record, ContinuousTrajectory | HAMTrajectory):
+    if isinstance(record, StateTrajectory):
         clock = np.asarray(record.time).astype(float).reshape(curves.shape)
         return clock, "step" if (clock == clock.round()).all() else "time"
     counted = np.broadcast_to(np.arange(1.0, curves.shape[1] + 1), curves.shape)

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 import amlib as am
-from amlib.descent import flips
-from tests import users
+from tests import engine as flips, users
 from tests.zoo import BINARY, spins
 
 D, K = 12, 3

@@ -15,7 +15,8 @@ from hypothesis import given, settings, strategies as st
 from jax.flatten_util import ravel_pytree
 
 import amlib as am
-from amlib.descent import flips
+from amlib.descent.plan import FlipPlan
+from tests import engine as flips
 from tests.zoo import BINARY, parameters, spins, unregistered
 
 every_model = pytest.mark.parametrize("name", BINARY)
@@ -228,7 +229,7 @@ def test_both_paths_visit_the_same_states(name):
         return [jax.vmap(functools.partial(visit, path=path))(X) for path in paths]
 
     generic, incremental, auto = run(X)
-    evaluator = flips.FlipPlan(w.model.energy, w.X[0], "incremental")
+    evaluator = FlipPlan(w.model.energy, w.X[0], "incremental")
     assert evaluator.path == "incremental"  # else this test compares a path with itself
     assert_same(generic, incremental, rtol=1e-5)
     assert_same(generic, auto, rtol=1e-5)

@@ -380,7 +380,7 @@ def test_states_of_the_wrong_shape_or_value():
         model.recall(jnp.ones(5))
     with pytest.raises(ValueError, match=r"A batch goes through jax.vmap"):
         model.update(jnp.ones((3, 6)))
-    with pytest.raises(ValueError, match="recall: x0: every value must be finite"):
+    with pytest.raises(ValueError, match="recall: x: every value must be finite"):
         model.recall(jnp.full(6, jnp.nan))
     with pytest.raises(ValueError, match="Xi: every value must be finite"):
         am.ModernHopfield(patterns().at[0, 0].set(jnp.inf))

@@ -6,9 +6,9 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from amlib.descent import flips
 from amlib.descent.plan import FlipPlan
 from amlib.descent.trajectory import RESULTS
+from tests import engine as flips
 
 D, WIDE = 30, 300
 DESCENTS = {

@@ -15,6 +15,7 @@ from numpy.testing import assert_allclose
 
 import amlib as am
 from amlib.descent import descend
+from tests import users
 
 METHODS = {
     "gradient": am.GradientDescent(0.3),
@@ -81,7 +82,7 @@ def test_reaches_a_minimum_and_keeps_the_way(method):
 def test_ends_on_the_constraint_set_where_no_move_helps(method, project):
     Xi, beta, x0 = problem()
     energy = lambda x: lse_energy(Xi, beta, x)
-    end = solve(Xi, beta, x0, method, project=project, save_every=1, max_steps=200)
+    end = solve(Xi, beta, x0, method, space=project, save_every=1, max_steps=200)
     assert end.result == R.converged
     assert_allclose(jax.vmap(project)(end.trajectory.x), end.trajectory.x, atol=1e-6)
     assert_allclose(end.x, project(end.x - jax.grad(energy)(end.x)), atol=5e-4)
@@ -178,7 +179,7 @@ def test_gradients_equal_those_of_an_unrolled_long_descent(method, name, x64):
 
     def recall(Xi, beta, x0):
         energy = lambda x: lse_energy(Xi, beta, x)
-        return descend(energy, x0, method, tol=1e-11, project=project).x
+        return descend(energy, x0, method, tol=1e-11, space=project).x
 
     reference = reference_gradient(name)
     for a, b in zip(gradient(recall), reference, strict=True):
@@ -193,7 +194,7 @@ def test_implicit_gradient_in_the_projection_and_by_gmres(method, x64):
     def first_unit(radius, linear_solver=None):
         solver = type(method)(linear_solver=linear_solver)
         energy = lambda x: lse_energy(Xi, beta, x)
-        return descend(energy, x0, solver, tol=1e-11, project=am.Sphere(radius)).x[0]
+        return descend(energy, x0, solver, tol=1e-11, space=am.Sphere(radius)).x[0]
 
     dense = jax.jit(jax.grad(first_unit))(jnp.asarray(1.5))
     sides = [jax.jit(first_unit)(jnp.asarray(1.5 + h)) for h in (1e-5, -1e-5)]
@@ -372,18 +373,26 @@ def test_a_start_at_rest_takes_no_step():
 
 
 def test_users_can_add_a_method():
-    class Jump(am.descent.AbstractMethod):
-        def run(self, problem, x0, max_steps, tol, save_every):
-            x = jnp.ones_like(x0)
-            return am.Recall(x, problem.energy(x), jnp.asarray(1), R.converged)
+    class Jump(am.AbstractRealMethod):
+        def step(self, problem, at, state, key):
+            return problem.at(jnp.ones_like(at.x), at), state
 
-    assert_allclose(descend(quartic, jnp.zeros(2), Jump()).energy, 0.0)
+    end = descend(quartic, jnp.full(2, 0.1), Jump())
+    assert_allclose(end.energy, 0.0)
+    assert end.result == R.converged
+    assert end.steps == 1
 
 
 def test_bad_arguments():
     x0 = jnp.zeros(3)
-    with pytest.raises(TypeError, match=r"method must be GradientDescent.*'cccp' came"):
-        am.ModernHopfield(jnp.eye(3)).recall(x0, method="cccp")
+    with pytest.raises(TypeError, match=r"method must be an object such as .*'cccp' came"):
+        users.am.ModernHopfield(jnp.eye(3)).recall(x0, method="cccp")
+    with pytest.raises(TypeError, match=r"must be one for real units; Sweeps came.*Choose Gradi"):
+        am.ModernHopfield(jnp.eye(3)).recall(x0, method=am.Sweeps())
+    with pytest.raises(TypeError, match=r"units of two values, -1 and 1; CCCP came.*Choose Sweep"):
+        am.ClassicalHopfield(jnp.ones((2, 3))).recall(jnp.ones(3), method=am.CCCP())
+    with pytest.raises(ValueError, match=r"recall: Langevin draws at random and needs key="):
+        am.ModernHopfield(jnp.eye(3)).recall(x0, method=am.Langevin(1.0))
     with pytest.raises(ValueError, match="max_steps: must be at least 1; 0 came"):
         descend(quartic, x0, am.CCCP(), max_steps=0)
     with pytest.raises(ValueError, match=r"max_steps: must be at most 2147483647; 10+ came"):
@@ -403,6 +412,6 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match="Sphere: radius: must be finite and greater than 0"):
         am.Sphere(0.0)
     with pytest.raises(ValueError, match=r"project: must keep the shape \(3,\); \(1,\) came"):
-        descend(quartic, x0, am.CCCP(), project=lambda x: x[:1])
+        descend(quartic, x0, am.CCCP(), space=lambda x: x[:1])
     with pytest.raises(ValueError, match="energy: must return one real floating-point scalar"):
         descend(lambda x: x, x0, am.CCCP())

@@ -7,10 +7,10 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from amlib.descent import flips
 from amlib.descent.jaxprs import Program
 from amlib.descent.plan import MAX_ROW_BYTES, FlipPlan, Path
 from amlib.descent.stabilizers import find_stabilizers
+from tests import engine as flips
 
 K, D = 12, 40
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from jax import lax
 
-from amlib.descent import flips
 from amlib.descent.plan import FlipPlan, Path
 from amlib.descent.trajectory import RESULTS
+from tests import engine as flips
 
 K, D = 6, 16
 

@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from amlib.descent import flips
 from amlib.descent.plan import FlipPlan, Path
 from amlib.descent.trajectory import RESULTS
+from tests import engine as flips
 from tests.fuzzing.energies import Case, promotion
 from tests.fuzzing.rounding import perturbed_energy
 

@@ -1,0 +1,279 @@
+r"""Methods are objects: what they share, and the one function that runs them.
+
+A method says how a descent begins, how it steps, when it ends, and what is made of the end; the
+loop is the library's. The four are called as Optimistix calls them:
+
+| | of real states (`AbstractRealMethod`) | of units that flip (`AbstractFlipMethod`) |
+|---|---|---|
+| `init(problem, at)` | what the method carries from step to step | the same |
+| `step(problem, at, state, key)` | the next `Point`, and what is carried | the next `Sweep`, and so on |
+| `terminate(problem, at, state)` | one of `RESULTS`; `step_limit` goes on | the same |
+| `postprocess(problem, at, state, result)` | the last `Point`, and how it ended | the same |
+
+Nothing here knows a model.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, PyTree
+
+from amlib import _checks as checks
+from amlib._types import EnergyFn, Key
+from amlib.descent.loop import Carry, iterate
+from amlib.descent.plan import scalar_output
+from amlib.descent.problems import Field, Point, Problem
+from amlib.descent.trajectory import RESULTS, Recall
+from amlib.spaces import AbstractReals, AbstractSpace, as_reals
+
+State = TypeVar("State")
+
+
+class AbstractMethod(eqx.Module):
+    """A way to lower an energy.
+
+    Subclass `AbstractRealMethod` or `AbstractFlipMethod` to add one; this class only says what
+    `recall` asks of every method.
+    """
+
+    space: ClassVar[type[AbstractSpace]]
+    """The kind of space that the method works on."""
+
+    limit: ClassVar[int] = 1000
+    """How many steps are taken at most where the caller does not say."""
+
+    draws: ClassVar[bool] = False
+    """Whether steps are drawn at random: then a key must be given."""
+
+    ends: ClassVar[bool] = True
+    """Whether the method may end before its last step: one that does not ends by its limit."""
+
+    trees: ClassVar[bool] = False
+    """Whether states of several arrays stay apart; they are one vector otherwise."""
+
+    @abc.abstractmethod
+    def run(
+        self, problem: Any, x0: Any, key: Key | None, max_steps: int, save_every: int | None
+    ) -> Recall:
+        """Run the method from `x0`.
+
+        **Arguments:**
+
+        - `problem`: what is lowered, of a kind that belongs to `space`.
+        - `x0`: the start.
+        - `key`: for what is drawn at random, or `None`.
+        - `max_steps`: the step limit.
+        - `save_every`: steps between two states kept, or `None`.
+
+        **Returns:** a `Recall`.
+        """
+
+    def check(self, max_steps: int | None) -> int:
+        """The step limit; raise `ValueError` where the method cannot take so many.
+
+        **Arguments:**
+
+        - `max_steps`: as the caller gave it, `None` for the default.
+        """
+        return checks.integer(self.limit if max_steps is None else max_steps, 1, _LIMIT)
+
+
+_LIMIT = "recall: max_steps"
+
+
+class AbstractRealMethod(AbstractMethod):
+    """A method for real states. Subclass it and define `step`.
+
+    ```python
+    class HeavyBall(am.AbstractRealMethod):
+        step_size: float = 0.1
+        mass: float = 0.9
+
+        def init(self, problem, at):
+            return jnp.zeros_like(at.x)
+
+        def step(self, problem, at, state, key):
+            state = self.mass * state - self.step_size * at.grad
+            return problem.at(problem.put(at.x + state)), state
+    ```
+    """
+
+    space: ClassVar[type[AbstractSpace]] = AbstractReals
+
+    def init(self, problem: Problem, at: Point) -> PyTree[Any]:
+        """What the method carries from step to step, at the start; nothing by default."""
+        del problem, at
+
+    @abc.abstractmethod
+    def step(
+        self, problem: Problem, at: Point, state: Any, key: Key | None
+    ) -> tuple[Point, PyTree[Any]]:
+        """Take a step.
+
+        **Arguments:**
+
+        - `problem`: what is lowered. `problem.at(x)` is the point at a state, `problem.move(x, g)`
+          the projected step against `g`, and `problem.put(x)` moves a state into its space.
+        - `at`: where the descent is.
+        - `state`: what `init` and the steps before returned.
+        - `key`: one for this step, where the method `draws`; otherwise `None`.
+
+        **Returns:** the next point, and what is carried on: arrays of the same shapes.
+        """
+
+    def terminate(self, problem: Problem, at: Point, state: Any) -> RESULTS:
+        """How the descent ends here; `RESULTS.step_limit` where it goes on.
+
+        By default it ends at rest, that is, where the projected unit step moves no unit by more
+        than the tolerance, and where something is not finite.
+        """
+        del state
+        return problem.judge(at)
+
+    def postprocess(
+        self, problem: Problem, at: Point, state: Any, result: RESULTS
+    ) -> tuple[Point, RESULTS]:
+        """What is made of the last point, and of how it ended; both as they are by default."""
+        del problem, state
+        return at, result
+
+    def run(
+        self, problem: Problem, x0: Array, key: Key | None, max_steps: int, save_every: int | None
+    ) -> Recall:
+        """The library's loop around `step`, see `AbstractMethod`."""
+        at = problem.at(problem.put(x0))
+        state = self.init(problem, at)
+
+        def step(c: Carry) -> Carry:
+            at, state = self.step(problem, c.at, c.state, _fold(key, c.at.steps))
+            at = at._replace(steps=c.at.steps + 1)
+            return Carry(at, state, self.terminate(problem, at, state))
+
+        start = Carry(at, state, self.terminate(problem, at, state))
+        end, kept = iterate(step, start, max_steps, save_every)
+        at, result = self.postprocess(problem, end.at, end.state, end.result)
+        return Recall(at.x, at.energy, at.steps, result, kept)
+
+
+def _fold(key: Key | None, steps: Array) -> Key | None:
+    return None if key is None else jr.fold_in(key, steps)
+
+
+def descend(
+    energy: EnergyFn,
+    x0: Float[Array, "*shape"],
+    method: AbstractMethod,
+    *,
+    space: AbstractReals | Callable[[Array], Array] | None = None,
+    key: Key | None = None,
+    max_steps: int | None = None,
+    tol: Any = None,
+    save_every: int | None = None,
+    field: Field | None = None,
+) -> Recall:
+    r"""Lower a scalar function of real states from `x0`: the engine under `recall`.
+
+    $$\max_i |P(x - \nabla E(x)) - x|_i \le \text{tol}$$
+
+    **Arguments:**
+
+    - `energy`: from a state to a scalar, differentiable.
+    - `x0`: the start, in single precision at least.
+    - `method`: `GradientDescent(...)`, `CCCP()`, `Flow(...)`, `FixedPoint(...)` and so on.
+    - `space`: the set that the state stays in: `Box()`, `Sphere()`, another space of reals, or a
+      function from a state to the nearest allowed one; `None` leaves the state free.
+    - `key`: for methods that draw at random.
+    - `max_steps`: the step limit, at least 1; `None` takes the method's.
+    - `tol`: see above, in units of the state; `None` means the square root of the precision,
+      3.5e-4 in float32 and 1.5e-8 in float64.
+    - `save_every`: keep the state and the energy every so many steps, later ones more sparsely
+      where that would be over 1 MiB of states; `None` keeps nothing.
+    - `field`: from a state to its energy and the direction to move against, where that is not
+      the gradient (it must vanish in the same states, and going against it must lower the
+      energy); it takes the gradient's place everywhere. `GradientDescent` with backtracking then
+      asks only that the energy does not rise.
+
+    **Returns:** a `Recall`. Where `save_every` was given its `trajectory` is a
+    `StateTrajectory` that begins with the start.
+
+    **Raises:** `TypeError` if `method` is none, `ValueError` for a limit below 1 and an energy
+    that is no scalar.
+    """
+    scalar_output(energy, x0)
+    problem = Problem(energy, as_reals(space), field)
+    return solve(problem, x0, method, key, max_steps, tol, save_every)
+
+
+def check_schedule(beta: Array, max_steps: int | None, check: Callable[[int | None], int]) -> int:
+    """The number of steps of a schedule; raise `ValueError` where it and `max_steps` differ."""
+    if max_steps is None and beta.ndim == 1:
+        max_steps = beta.shape[0]
+    max_steps = check(max_steps)
+    if beta.shape not in ((), (max_steps,)):
+        raise ValueError(
+            f"recall: beta must be a scalar, or a schedule of max_steps={max_steps} values, one "
+            f"for each; shape {beta.shape} came. Several temperatures go through jax.vmap."
+        )
+    return max_steps
+
+
+def check_method(method: object, space: AbstractSpace) -> None:
+    """Raise `TypeError` unless this is a method, and one for such a space."""
+    if not isinstance(method, AbstractMethod):
+        raise TypeError(
+            "recall: method must be an object such as GradientDescent(0.1) or Sweeps(); "
+            f"{method!r} came. Look in amlib.descent; a method of your own subclasses "
+            "AbstractRealMethod or AbstractFlipMethod."
+        )
+    if not isinstance(space, method.space):
+        real = isinstance(space, AbstractReals)
+        others = (
+            "GradientDescent(...), CCCP(), Euler(...), Flow(...), FixedPoint(...) or Langevin(...)"
+            if real
+            else "Sweeps(...), Greedy(), Synchronous() or Glauber(...)"
+        )
+        raise TypeError(
+            f"recall: method must be one for {space.kind}; {type(method).__name__} came, which is "
+            f"not. Choose {others}."
+        )
+
+
+def solve(
+    problem: Any,
+    x0: Any,
+    method: AbstractMethod,
+    key: Key | None = None,
+    max_steps: int | None = None,
+    tol: Any = None,
+    save_every: int | None = None,
+) -> Recall:
+    """Run a method on a problem, see `descend`: what `recall` calls, of every family."""
+    check_method(method, problem.space)
+    max_steps = method.check(max_steps)
+    if save_every is not None:
+        save_every = min(checks.integer(save_every, 1, "recall: save_every"), max_steps)
+    if method.draws and key is None:
+        raise ValueError(
+            f"recall: {type(method).__name__} draws at random and needs key=jax.random.key(...)."
+        )
+    if not isinstance(problem, Problem):
+        return method.run(problem, x0, key, max_steps, save_every)
+    dtype = jnp.result_type(*jax.tree.leaves(x0))
+    if tol is None:
+        tol = float(jnp.finfo(dtype).eps) ** 0.5
+    tol = checks.as_float(tol, "recall: tol").astype(dtype)
+    problem = dataclasses.replace(problem, tol=tol)
+    if method.trees:
+        return method.run(problem, x0, key, max_steps, save_every)
+    problem, flat, apart = problem.raveled(x0)
+    end = method.run(problem, flat, key, max_steps, save_every)
+    record = end.trajectory
+    if record is not None:
+        record = eqx.tree_at(lambda t: t.x, record, jax.vmap(apart)(record.x))
+    return Recall(apart(end.x), end.energy, end.steps, end.result, record)

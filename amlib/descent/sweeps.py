@@ -1,0 +1,216 @@
+r"""The methods that flip: sweeps, the steepest flip, all flips at once, Glauber dynamics.
+
+| method | a visited bit flips | ends |
+|---|---|---|
+| `Sweeps(order)` | if that lowers the energy | where no flip lowers it |
+| `Greedy()` | if it is the one that lowers it most | the same |
+| `Synchronous()` | together with all whose own flip would lower it | the same, or on a 2-cycle |
+| `Glauber(beta, order)` | with probability $1 / (1 + e^{\beta \Delta E})$ | after `max_steps` sweeps |
+"""
+
+from typing import Any, ClassVar, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jax import lax
+from jaxtyping import Array, Float
+
+from amlib import _checks as checks
+from amlib._types import Key, Scalar
+from amlib.descent.flips import AbstractFlipMethod, FlipProblem, Sweep, Visits, count
+from amlib.descent.methods import check_schedule
+from amlib.descent.orders import AbstractOrder, as_order
+from amlib.descent.trajectory import RESULTS
+
+
+class Sweeps(AbstractFlipMethod):
+    """Sweep over the bits, and keep each flip that lowers the energy, until none does.
+
+    After each sweep all flips are compared at once: cheaper than a sweep that changes nothing, and
+    a proof in every order. (Moves of several bits end once a sweep has made none.)
+
+    **Arguments:**
+
+    - `order`: `"permutation"` visits every bit once per sweep, in a fresh random order;
+      `"sequential"` in the order of their indices; `"random"` draws bits with replacement; or an
+      `AbstractOrder`.
+    - `record`: how many sweeps the trajectory records visit by visit, at 7 bytes a visit; `None`
+      records all. Few descents take more than 4.
+
+    **Raises:** `ValueError` for an unknown order and `record < 0`.
+    """
+
+    order: AbstractOrder = eqx.field(converter=as_order, default="permutation")
+
+    def step(self, problem: FlipProblem, at: Sweep, state: Any, key: Key) -> tuple[Sweep, Any]:
+        """See `AbstractFlipMethod`."""
+        moves = self.order.moves(key, problem.bits)
+        falls = lambda before, after, _: after < before
+        return problem.try_moves(at, moves, falls, order=self.order), state
+
+    def terminate(self, problem: FlipProblem, at: Sweep, state: Any) -> RESULTS:
+        """See `AbstractFlipMethod`."""
+        assert at.visits is not None
+        if at.visits.bits.ndim == 1:
+            return problem.fixed(at)
+        return RESULTS.where(at.visits.accepted.any(), RESULTS.step_limit, RESULTS.converged)
+
+
+class Glauber(AbstractFlipMethod):
+    r"""Draw a fixed number of Glauber sweeps at inverse temperature `beta`, or along a schedule.
+
+    A visited bit is flipped with probability
+
+    $$P = \frac{1}{1 + \exp(\beta (E_\text{flipped} - E))}$$
+
+    which keeps the Boltzmann law $p(x) \propto \exp(-\beta E(x))$ for every visiting order here.
+
+    **Arguments:**
+
+    - `beta`: inverse temperature, >= 0, in units of 1/energy: one for all sweeps, or a schedule
+      with one for each (annealing). Other values, and other schedules of that length, compile
+      nothing anew.
+    - `order`: see `Sweeps`.
+    - `record`: how many sweeps the trajectory records; `None` records all.
+
+    **Raises:** `ValueError` for `beta < 0`, an unknown order and `record < 0`.
+
+    **Reference:** Glauber 1963, J. Math. Phys. 4, 294.
+    """
+
+    beta: Float[Array, "*sweeps"] = eqx.field(
+        converter=lambda b: checks.not_negative(checks.as_float(b, "beta"), "beta")
+    )
+    order: AbstractOrder = eqx.field(converter=as_order, default="permutation")
+    record: int | None = eqx.field(converter=count, static=True, kw_only=True, default=None)
+
+    draws: ClassVar[bool] = True
+    ends: ClassVar[bool] = False
+
+    def check(self, max_steps: int | None) -> int:
+        """The number of sweeps: that of a schedule where `max_steps` is not given."""
+        return check_schedule(self.beta, max_steps, super().check)
+
+    def probability(self, beta: Scalar, before: Scalar, after: Scalar) -> Scalar:
+        """With which probability a visited bit flips: a subclass may draw by another rule.
+
+        **Arguments:**
+
+        - `beta`: the inverse temperature of this sweep.
+        - `before`, `after`: the energies.
+
+        **Returns:** a number in [0, 1]. The Boltzmann law asks for detailed balance.
+        """
+        return jax.nn.sigmoid(beta * (before - after))
+
+    def step(self, problem: FlipProblem, at: Sweep, state: Any, key: Key) -> tuple[Sweep, Any]:
+        """See `AbstractFlipMethod`."""
+        visits, draws = jr.split(key)
+        moves = self.order.moves(visits, problem.bits)
+        beta = lax.stop_gradient(self.beta).astype(at.energy.dtype)
+        beta = beta[at.steps] if beta.ndim else beta
+        u = jr.uniform(draws, moves.shape[:1], at.energy.dtype)
+        accept = lambda before, after, u: u < self.probability(beta, before, after)
+        return problem.try_moves(at, moves, accept, u, self.order), state
+
+    def terminate(self, problem: FlipProblem, at: Sweep, state: Any) -> RESULTS:
+        """It goes on to the last sweep."""
+        del problem, at, state
+        return RESULTS.step_limit
+
+
+class _Lowest(NamedTuple):
+    energy: Array
+    bit: Array
+    after: Array
+
+
+class Greedy(AbstractFlipMethod):
+    """Flip the bit that lowers the energy most, until no flip lowers it.
+
+    Each flip compares all free bits. A sweep is as many flips as there are free bits.
+
+    **Arguments:**
+
+    - `record`: see `Sweeps`.
+    """
+
+    def per_sweep(self, problem: FlipProblem) -> int:
+        """A sweep is as many flips as there are free bits."""
+        return problem.bits.shape[0]
+
+    def init(self, problem: FlipProblem, at: Sweep) -> _Lowest:
+        """The best flip from here."""
+        e, energies = problem.all_flips(at.x)
+        lowest = jnp.argmin(jnp.where(jnp.isnan(energies), jnp.inf, energies))
+        return _Lowest(e, problem.bits[lowest], energies[lowest])
+
+    def step(
+        self, problem: FlipProblem, at: Sweep, state: _Lowest, key: Key
+    ) -> tuple[Sweep, _Lowest]:
+        """See `AbstractFlipMethod`."""
+        del key
+        falls = state.after < state.energy
+        flat = at.x.reshape(-1)
+        spin = flat[state.bit]
+        x = flat.at[state.bit].set(jnp.where(falls, -spin, spin)).reshape(at.x.shape)
+        energy = jnp.where(falls, state.after, state.energy)
+        at = at.moved(x, Visits(state.bit[None], falls[None], energy[None]))
+        return at, self.init(problem, at)
+
+    def terminate(self, problem: FlipProblem, at: Sweep, state: _Lowest) -> RESULTS:
+        """Converged where the best flip does not lower the energy."""
+        result = RESULTS.where(state.after < state.energy, RESULTS.step_limit, RESULTS.converged)
+        return RESULTS.where(jnp.isnan(state.energy), RESULTS.nonfinite, result)
+
+    def postprocess(
+        self, problem: FlipProblem, at: Sweep, state: Any, result: RESULTS
+    ) -> tuple[Sweep, RESULTS]:
+        """Flips become sweeps, the last one begun included."""
+        per = self.per_sweep(problem)
+        return at._replace(steps=(at.steps + per - 1) // per), result
+
+
+class _Falls(NamedTuple):
+    energy: Array
+    flip: Array
+
+
+class Synchronous(AbstractFlipMethod):
+    """Flip at once every bit whose own flip would lower the energy, until nothing changes.
+
+    The energy may rise, and the dynamics may end on a 2-cycle (Goles-Chacc et al. 1985), which
+    is detected and reported. The energies recorded within a sweep are those before it; the last
+    entry of each sweep holds the energy after it, and its frame the state after it.
+
+    **Arguments:**
+
+    - `record`: see `Sweeps`.
+    """
+
+    def init(self, problem: FlipProblem, at: Sweep) -> _Falls:
+        """The bits whose own flip would lower the energy."""
+        e, energies = problem.all_flips(at.x)
+        return _Falls(e, energies < e)
+
+    def step(
+        self, problem: FlipProblem, at: Sweep, state: _Falls, key: Key
+    ) -> tuple[Sweep, _Falls]:
+        """See `AbstractFlipMethod`."""
+        del key
+        flat, bits = at.x.reshape(-1), problem.bits
+        x = flat.at[bits].set(jnp.where(state.flip, -flat[bits], flat[bits])).reshape(at.x.shape)
+        following = self.init(problem, at._replace(x=x))
+        energies = jnp.broadcast_to(state.energy, bits.shape).at[-1].set(following.energy)
+        return at.moved(x, Visits(bits, state.flip, energies)), following
+
+    def terminate(self, problem: FlipProblem, at: Sweep, state: _Falls) -> RESULTS:
+        """Converged where nothing flipped, a cycle where the next sweep would undo this one."""
+        del problem
+        assert at.visits is not None
+        flip = at.visits.accepted
+        undo = flip.any() & (state.flip == flip).all()
+        result = RESULTS.where(flip.any(), RESULTS.step_limit, RESULTS.converged)
+        return RESULTS.where(undo, RESULTS.cycle, result)

@@ -1,0 +1,253 @@
+"""One verb: every memory recalls by the same call, and returns the same result.
+
+```python
+end = memory.recall(x0, method=..., key=..., clamp=..., max_steps=..., tol=..., save_every=...)
+end.x, end.energy, end.steps, end.result, end.trajectory
+```
+
+| family | states | method by default | a step is |
+|---|---|---|---|
+| `BinaryAM` | spins or bits | `Sweeps()` | a sweep over all bits |
+| `ContinuousAM` | real | `CCCP()`, or `GradientDescent(1.0, backtracking=True)` | a step |
+| `HAM` | a real state per layer | `Euler(0.1)` | a step |
+| reconstructors | spins or bits | `Relax()` | a step of all units |
+
+What the families had as words of their own before (`order=`, `beta=`, `max_sweeps=`, `record=`;
+`project=`; `steps`, `dt`) still works: each is translated into the verb.
+"""
+
+import abc
+import dataclasses
+from typing import Any, ClassVar, final
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree, Shaped
+
+from amlib import _checks as checks, _shards as shards
+from amlib._types import Key, Scalar
+from amlib.descent.flips import FlipProblem
+from amlib.descent.methods import AbstractMethod, check_method, solve
+from amlib.descent.plan import scalar_output
+from amlib.descent.problems import Problem
+from amlib.descent.trajectory import Recall
+from amlib.descent.visits import Free, free_bits
+from amlib.spaces import AbstractSpace, AbstractTwoValued
+
+VERB = ("method", "key", "clamp", "max_steps", "tol", "save_every")
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What a recall is asked to do, in the words of the verb."""
+
+    method: AbstractMethod | None
+    key: Key | None
+    clamp: PyTree[Any]
+    max_steps: int | None
+    tol: Any
+    save_every: int | None
+    space: AbstractSpace | None = None
+
+
+class AbstractMemory(eqx.Module):
+    """What all memories share: an energy, the space of its states, a default method, and recall.
+
+    Subclass `BinaryAM`, `ContinuousAM` or `HAM` instead; this class is for another family.
+    """
+
+    space: ClassVar[AbstractSpace]
+    """The space that states live in: a class attribute, or a property."""
+
+    state_struct: ClassVar[jax.ShapeDtypeStruct | None] = None
+    """Shape and dtype of a state, where a model takes one kind only."""
+
+    where: ClassVar[str] = "recall"
+    """How errors of recall begin."""
+
+    @abc.abstractmethod
+    def energy(self, x: Float[Array, "*shape"]) -> Scalar:
+        """The energy of a state.
+
+        **Arguments:**
+
+        - `x`: a state, in the shape and dtype of the model.
+
+        **Returns:** a real scalar. Recall lowers it.
+        """
+
+    @abc.abstractmethod
+    def default_method(self) -> AbstractMethod:
+        """The method of a recall that names none."""
+
+    @final
+    def recall(
+        self,
+        x0: PyTree[Any],
+        *words: Any,
+        method: AbstractMethod | None = None,
+        key: Key | None = None,
+        clamp: PyTree[Any] = None,
+        max_steps: int | None = None,
+        tol: Any = None,
+        save_every: int | None = None,
+        **more: Any,
+    ) -> Recall:
+        r"""Lower the energy from `x0` until the state rests.
+
+        One state per call: batches go through `jax.vmap`, of a `HAM` also by `vectorize`.
+
+        **Arguments:**
+
+        - `x0`: the starting state; of a hierarchical memory a state per layer.
+        - `method`: how the state moves. For units of two values `Sweeps(order)`, `Greedy()`,
+          `Synchronous()`, `Glauber(beta, order)`; for real ones `GradientDescent(...)`, `CCCP()`,
+          `Euler(dt)`, `Flow(...)`, `FixedPoint(...)`, `Langevin(beta, dt)`; or a method of your
+          own. `None` takes the memory's `default_method()`.
+        - `key`: for what is drawn at random: needed by `Glauber` and `Langevin`, optional for the
+          orders of other methods (`jax.random.PRNGKey(0)` if not given).
+        - `clamp`: what is known and never moves: a mask over the state, `True` where a unit is
+          held; of a hierarchical memory the names of layers, or masks by the names of layers.
+          Bits that are held are not visited, so that a picture of which half is known takes half
+          the time. (Inside `jit` or `vmap` over masks, where how many are held is not known, they
+          are visited and refused.) "Converged" means that nothing that is free would move.
+        - `max_steps`: the step limit, 1 to 2^31 - 1; `None` takes the method's: 100 sweeps of
+          flips, 100 steps of `Euler`, 1,000 of all others, or the length of a schedule.
+        - `tol`: at rest once no unit of a real state would move by more in a unit step,
+          $\max_i |P(x - \nabla E(x)) - x|_i \le \text{tol}$; `None` means the square root of the
+          precision, 3.5e-4 in float32 and 1.5e-8 in float64.
+        - `save_every`: keep the state and the energy every so many steps, as a `StateTrajectory`.
+          Room is made for `max_steps`, and for 1 MiB of states at most: where they are more, the
+          later ones are kept ever more sparsely. `None` keeps no states; what flips then records
+          its first sweeps visit by visit (`Trajectory`).
+        - `words`, `more`: the keywords that the families had before. Binary memories: `order` and
+          `beta` (a method by its name), `max_sweeps` (`max_steps`), `record` (of the method).
+          Continuous memories: `project` (another space for this recall). `HAM`: `steps`
+          (`max_steps`) and `dt` (of `Euler`), in this order or by name.
+
+        **Returns:** a `Recall` with `x`, `energy`, `steps`, `result` and `trajectory`. A recall
+        that does not converge says so in `result`.
+
+        **Raises:** `ValueError` for a wrong shape, values that are not of the memory's space, a
+        mask of another shape, unknown layers, limits below 1, and a method that draws without a
+        key; `TypeError` for a method of another kind or for another kind of state, a key that is
+        none, a mask that is not boolean, and unknown keywords, with what they are called here.
+        """
+        asked = Asked(method, key, clamp, max_steps, tol, save_every)
+        if words or more:
+            asked = self._translate(words, more, asked)
+        chosen = self.default_method() if asked.method is None else asked.method
+        space = self._space_for(chosen) if asked.space is None else asked.space
+        check_method(chosen, space)
+        if asked.key is not None:
+            checks.key(asked.key, f"{self.where}: key")
+        x0 = self._start(x0, self.where, space)
+        held = None if asked.clamp is None else self._held(x0, asked.clamp, space)
+        limits = chosen.check(asked.max_steps), asked.save_every
+        if isinstance(space, AbstractTwoValued):
+            if asked.tol is not None:
+                raise TypeError(
+                    f"{self.where}: tol= is of real states; bits rest where no flip lowers the "
+                    "energy. Drop it."
+                )
+            checks.at_most(limits[0], checks.COUNTABLE // x0.size, f"{self.where}: max_steps")
+        bounded = isinstance(space, AbstractTwoValued) and checks.bounded(self)
+        return _recall(self, x0, held, space, chosen, asked.key, limits, asked.tol, bounded)
+
+    # -- what a family says differently ----------------------------------------------------------
+
+    _words: ClassVar[tuple[str, ...]] = ()
+    _elsewhere: ClassVar[dict[str, str]] = {}
+
+    def _translate(self, words: tuple[Any, ...], more: dict[str, Any], asked: Asked) -> Asked:
+        """The same in the words of the verb; raise `TypeError` for unknown ones."""
+        positional = dict(zip(self._positional, words, strict=False))
+        if len(words) > len(self._positional) or positional.keys() & more.keys():
+            raise TypeError(
+                f"{self.where}: takes one state, and what follows by keyword; {len(words)} more "
+                "came. A batch goes through jax.vmap."
+            )
+        more = positional | more
+        for name in more:
+            if name not in self._words:
+                checks.unknown_keyword(self.where, name, (*VERB, *self._words), self._elsewhere)
+        return self._in_the_verb(more, asked)
+
+    _positional: ClassVar[tuple[str, ...]] = ()
+
+    def _in_the_verb(self, words: dict[str, Any], asked: Asked) -> Asked:
+        """The family's own words as those of the verb."""
+        del words
+        return asked
+
+    def _space_for(self, method: AbstractMethod) -> AbstractSpace:
+        """The space in which a method moves the state."""
+        del method
+        return self.space
+
+    def _start(self, x0: Any, where: str, space: AbstractSpace) -> PyTree[Array]:
+        """The start as the model's floats; raise unless it is a state of the space."""
+        return self._state(x0, where, space)
+
+    def _state(
+        self, x: Any, where: str, space: AbstractSpace | None = None, *, check: bool = True
+    ) -> Array:
+        """A state as the model's floats; raise for another shape, and for values out of space."""
+        space = self.space if space is None else space
+        x = space.asarray(x, f"{where}: x")
+        struct = self.state_struct
+        if struct is not None:
+            checks.state_shape(x, struct.shape, where)
+            x = x.astype(struct.dtype)
+        elif x.size == 0:
+            raise ValueError(f"{where}: the state must have at least one unit; {x.shape} came.")
+        return space.check(x, f"{where}: x") if check else x
+
+    def _held(self, x: Any, clamp: Any, space: AbstractSpace) -> Any:
+        """What does not move: free bits of flips, a mask of reals."""
+        mask = checks.mask(clamp, x.shape, f"{self.where}: clamp")
+        if isinstance(space, AbstractTwoValued):
+            return free_bits(x.size, mask.reshape(-1))
+        return jnp.asarray(mask)
+
+    @staticmethod
+    def _widen(tree: Any) -> Any:
+        """The model and the state as they are computed with; half precision as it is by default."""
+        return tree
+
+    def _problem(
+        self, x: Any, held: Any, space: AbstractSpace, bounded: bool
+    ) -> tuple[Problem | FlipProblem, Any]:
+        """What the method works on, and the start."""
+        if isinstance(space, AbstractTwoValued):
+            arrays = jax.tree.leaves(self) if bounded else []
+            return FlipProblem(self.energy, space, held, bounded=arrays), x
+        scalar_output(self.energy, x)
+        return Problem(self.energy, space, held=None if held is None else (held, x)), x
+
+    def _end(self, end: Recall, problem: Any, x0: Any, saved: bool) -> Recall:
+        """The result, in the dtypes of the start; `saved` says whether states were asked for."""
+        del problem, saved
+        cast = jax.tree.map(lambda a, b: a.astype(b.dtype), end.x, x0)
+        return eqx.tree_at(lambda r: r.x, end, cast)
+
+
+@eqx.filter_jit
+@shards.local
+def _recall(
+    memory: AbstractMemory,
+    x0: PyTree[Array],
+    held: Free | PyTree[Any] | None,
+    space: AbstractSpace,
+    method: AbstractMethod,
+    key: Key | None,
+    limits: tuple[int, int | None],
+    tol: Shaped[Array, ""] | Any,
+    bounded: bool,
+) -> Recall:
+    """Compiled once per shape and kind of memory and method."""
+    wide, x, space = memory._widen((memory, x0, space))
+    problem, start = wide._problem(x, held, space, bounded)
+    end = solve(problem, start, method, key, limits[0], tol, limits[1])
+    return wide._end(end, problem, x0, limits[1] is not None)

@@ -1,0 +1,273 @@
+r"""The spaces that states live in: what a unit may be, and what it becomes when it is corrupted.
+
+| space | a unit is | memories |
+|---|---|---|
+| `Spins()` | -1 or +1 | `BinaryAM` |
+| `Bits()` | 0 or 1 | `BinaryAM` with `space = Bits()` |
+| `Reals()` | any real number | `ContinuousAM`, `HAM` |
+| `Box(low, high)` | a real number between two bounds | `ContinuousAM` with `space = Box()` |
+| `Sphere(radius)` | one of the coordinates of a point on a sphere | the same |
+
+A memory names its space in the field `space`, as a class attribute or as a property. Whatever
+handles states asks the space: checks at the boundary, the methods that flip or move units, the
+frames of a trajectory, and `amlib.data.corrupt`.
+
+Units of two values are coded as spins where they are flipped: a space of two values is its two
+numbers, and everything that the library finds out about flips holds for it. A space of reals is
+a projection. To add one, subclass `AbstractTwoValued` or `AbstractReals`.
+"""
+
+import abc
+from collections.abc import Callable
+from typing import ClassVar
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Shaped
+
+from amlib import _checks as checks
+
+
+class AbstractSpace(eqx.Module):
+    """What the units of a state may be. States may have any shape: the memory knows it."""
+
+    kind: ClassVar[str]
+    """What the units are, in the words of an error."""
+
+    @abc.abstractmethod
+    def asarray(self, x: Shaped[ArrayLike, "*shape"], where: str) -> Float[Array, "*shape"]:
+        """Convert a state as users have it (floats, integers, bools) to floats.
+
+        **Raises:** `TypeError` for what is no array of real numbers; `where` begins the message.
+        """
+
+    @abc.abstractmethod
+    def check(self, x: Float[Array, "*shape"], where: str) -> Float[Array, "*shape"]:
+        """Return `x`; raise `ValueError` unless every unit is one of this space."""
+
+    @abc.abstractmethod
+    def other(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """For each unit the value that it has when it is flipped."""
+
+
+class AbstractTwoValued(AbstractSpace):
+    """Units of two values. Subclass it and set `low` and `high`.
+
+    ```python
+    class Occupied(am.spaces.AbstractTwoValued):
+        low, high = 0.0, 2.0
+    ```
+    """
+
+    low: ClassVar[float]
+    high: ClassVar[float]
+
+    @property
+    def kind(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The two values."""
+        return f"units of two values, {self.low:g} and {self.high:g}"
+
+    def asarray(self, x: Shaped[ArrayLike, "*shape"], where: str) -> Float[Array, "*shape"]:
+        """Convert to floats, see `AbstractSpace`; of bools `False` becomes `low`."""
+        truth = (x if hasattr(x, "dtype") else np.asarray(x)).dtype == bool
+        x = checks.as_float(x, where)  # of bools it makes spins
+        return jnp.where(x > 0, self.high, self.low).astype(x.dtype) if truth else x
+
+    def check(self, x: Float[Array, "*shape"], where: str) -> Float[Array, "*shape"]:
+        """Return `x`; raise `ValueError` unless it holds only the two values."""
+        return checks.require(
+            x,
+            ~((x == self.low) | (x == self.high)).all(),
+            f"{where}: a state must hold only {self.low:g} and {self.high:g}; other values came. "
+            f"Spins s become such units by {self.low:g} + {self.high - self.low:g} * (s + 1) / 2.",
+        )
+
+    def other(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """The other of the two values."""
+        return jnp.where(x == self.high, self.low, self.high).astype(x.dtype)
+
+    # -- the code in which units are flipped ------------------------------------------------------
+
+    def to_spins(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """The state as spins: `low` is -1, `high` is +1."""
+        return jnp.where(x == self.high, 1.0, -1.0).astype(x.dtype)
+
+    def from_spins(self, s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """The state that spins stand for, exactly."""
+        return jnp.where(s > 0, self.high, self.low).astype(s.dtype)
+
+    def affine(self, s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """The same but for rounding, as an affine function: what an energy is flipped through."""
+        return self.low + (self.high - self.low) * (0.5 * (s + 1))
+
+
+class Spins(AbstractTwoValued):
+    """Units of -1 and +1: the states of Ising models and of Hopfield networks."""
+
+    low, high = -1.0, 1.0
+
+    def check(self, x: Float[Array, "*shape"], where: str) -> Float[Array, "*shape"]:
+        """Return `x`; raise `ValueError` unless it holds only -1 and +1."""
+        return checks.spins(x, where)
+
+    def other(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """The state with its signs changed; other real numbers change theirs too."""
+        return -x
+
+    def to_spins(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """The state itself."""
+        return x
+
+    def from_spins(self, s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """The state itself."""
+        return s
+
+    def affine(self, s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """The state itself."""
+        return s
+
+
+class Bits(AbstractTwoValued):
+    """Units of 0 and 1: the states of Boltzmann machines and of lattice gases."""
+
+    low, high = 0.0, 1.0
+
+    def check(self, x: Float[Array, "*shape"], where: str) -> Float[Array, "*shape"]:
+        """Return `x`; raise `ValueError` unless it holds only 0 and 1."""
+        return checks.require(
+            x,
+            ~((x == 0) | (x == 1)).all(),
+            f"{where}: a state of bits must hold only 0 and 1; other values came. "
+            "Spins become bits by (x + 1) / 2.",
+        )
+
+    def other(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """One minus the state."""
+        return 1 - x
+
+    def affine(self, s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """Half of one more: exact."""
+        return 0.5 * (s + 1)
+
+
+class AbstractReals(AbstractSpace):
+    """Real units, kept on a set by a projection. Subclass it and define `project`.
+
+    ```python
+    class HalfLine(am.spaces.AbstractReals):
+        def project(self, x):
+            return jnp.maximum(x, 0)
+    ```
+    """
+
+    kind: ClassVar[str] = "real units"
+    free: ClassVar[bool] = False
+    """Whether the projection leaves every state alone."""
+
+    @abc.abstractmethod
+    def project(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """The nearest state of the set."""
+
+    def __call__(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """The nearest state of the set: the space as a projection."""
+        return self.project(x)
+
+    def asarray(self, x: Shaped[ArrayLike, "*shape"], where: str) -> Float[Array, "*shape"]:
+        """Convert to floats, see `AbstractSpace`; bools become spins."""
+        return checks.as_float(x, where)
+
+    def check(self, x: Float[Array, "*shape"], where: str) -> Float[Array, "*shape"]:
+        """Return `x`; raise `ValueError` if it holds NaN or infinity. Recall projects it."""
+        return checks.finite(x, where)
+
+    def other(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """The state with its signs changed, moved into the set."""
+        return self.project(-x)
+
+
+class Reals(AbstractReals):
+    """Real units without bounds."""
+
+    free: ClassVar[bool] = True
+
+    def project(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """The state itself."""
+        return x
+
+
+class Box(AbstractReals):
+    r"""Real units between two bounds. Its projection clips every unit.
+
+    $$P(x)_i = \min(\max(x_i, \text{low}), \text{high})$$
+
+    **Arguments:**
+
+    - `low`, `high`: the bounds, scalars or one per unit.
+
+    **Raises:** `ValueError` unless `low < high` everywhere.
+    """
+
+    low: Float[Array, "*shape"] = eqx.field(
+        converter=lambda a: checks.as_float(a, "Box: low"), default=-1.0
+    )
+    high: Float[Array, "*shape"] = eqx.field(
+        converter=lambda a: checks.as_float(a, "Box: high"), default=1.0
+    )
+
+    def __check_init__(self):
+        bad = self.low >= self.high
+        if checks.is_concrete(bad):
+            checks.require(bad, bad, "Box: low must be below high; swap the two.")
+
+    def project(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """The nearest state in the box."""
+        return jnp.clip(x, self.low.astype(x.dtype), self.high.astype(x.dtype))
+
+
+class Sphere(AbstractReals):
+    r"""States on a sphere around the origin. Its projection rescales.
+
+    $$P(x) = r \, x / \|x\|$$
+
+    **Arguments:**
+
+    - `radius`: $r$, > 0; trainable. The zero state has no direction and becomes NaN, which ends a
+      recall as not finite.
+
+    **Raises:** `ValueError` unless `radius` is a finite positive scalar.
+    """
+
+    radius: Float[Array, ""] = eqx.field(
+        converter=lambda r: checks.as_float(r, "Sphere: radius"), default=1.0
+    )
+
+    def __check_init__(self):
+        if checks.is_concrete(self.radius):
+            checks.positive(self.radius, "Sphere: radius")
+
+    def project(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """The nearest state on the sphere."""
+        return self.radius.astype(x.dtype) * x / jnp.sqrt(jnp.sum(x * x))
+
+
+class Projected(AbstractReals):
+    """Real units on the set of a given projection.
+
+    **Arguments:**
+
+    - `projection`: a function from a state to the nearest allowed state, of the same shape.
+    """
+
+    projection: Callable[[Array], Array]
+
+    def project(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """The nearest state, by the given function."""
+        return self.projection(x)
+
+
+def as_reals(project: "AbstractReals | Callable[[Array], Array] | None") -> AbstractReals:
+    """The space of a projection: itself if it is one, all real states for `None`."""
+    if project is None:
+        return Reals()
+    return project if isinstance(project, AbstractReals) else Projected(project)
