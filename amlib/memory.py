@@ -139,7 +139,7 @@ class AbstractMemory(eqx.Module):
             asked = self._translate(words, more, asked)
         chosen = self.default_method() if asked.method is None else asked.method
         space = self._space_for(chosen) if asked.space is None else asked.space
-        check_method(chosen, space)
+        check_method(chosen, space, asked.key)
         if asked.key is not None:
             checks.key(asked.key, f"{self.where}: key")
         x0 = self._start(x0, self.where, space)
@@ -202,7 +202,7 @@ class AbstractMemory(eqx.Module):
             x = x.astype(struct.dtype)
         elif x.size == 0:
             raise ValueError(f"{where}: the state must have at least one unit; {x.shape} came.")
-        return space.check(x, f"{where}: x") if check else x
+        return space.check(x, where) if check else x
 
     def _held(self, x: Any, clamp: Any, space: AbstractSpace) -> Any:
         """What does not move: free bits of flips, a mask of reals."""

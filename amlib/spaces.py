@@ -70,9 +70,10 @@ class AbstractTwoValued(AbstractSpace):
 
     def asarray(self, x: Shaped[ArrayLike, "*shape"], where: str) -> Float[Array, "*shape"]:
         """Convert to floats, see `AbstractSpace`; of bools `False` becomes `low`."""
-        truth = (x if hasattr(x, "dtype") else np.asarray(x)).dtype == bool
-        x = checks.as_float(x, where)  # of bools it makes spins
-        return jnp.where(x > 0, self.high, self.low).astype(x.dtype) if truth else x
+        floats = checks.as_float(x, where)  # of bools it makes spins
+        if (x if hasattr(x, "dtype") else np.asarray(x)).dtype == bool:
+            return jnp.where(floats > 0, self.high, self.low).astype(floats.dtype)
+        return floats
 
     def check(self, x: Float[Array, "*shape"], where: str) -> Float[Array, "*shape"]:
         """Return `x`; raise `ValueError` unless it holds only the two values."""
@@ -179,7 +180,7 @@ class AbstractReals(AbstractSpace):
 
     def check(self, x: Float[Array, "*shape"], where: str) -> Float[Array, "*shape"]:
         """Return `x`; raise `ValueError` if it holds NaN or infinity. Recall projects it."""
-        return checks.finite(x, where)
+        return checks.finite(x, f"{where}: x")
 
     def other(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """The state with its signs changed, moved into the set."""

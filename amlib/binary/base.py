@@ -133,7 +133,8 @@ class AbstractBinaryAM(AbstractMemory):
         if "max_sweeps" in words:
             if asked.max_steps is not None:
                 raise TypeError("recall: max_sweeps= and max_steps= are the same; both came.")
-            asked = dataclasses.replace(asked, max_steps=words.pop("max_sweeps"))
+            sweeps = checks.integer(words.pop("max_sweeps"), 1, "recall: max_sweeps")
+            asked = dataclasses.replace(asked, max_steps=sweeps)
         if not words:
             return asked
         if asked.method is not None:
@@ -145,7 +146,12 @@ class AbstractBinaryAM(AbstractMemory):
         record = {} if beta is not None else words
         checks.choice(order, (*ORDERS, *_ALL_AT_ONCE), "recall: order")
         if beta is not None:
-            checks.choice(order, ORDERS, "recall: with beta (the Boltzmann law), order")
+            if order not in ORDERS:
+                raise ValueError(
+                    f"recall: with beta, order must be one of {', '.join(ORDERS)}; {order!r} came. "
+                    "It would not sample the Boltzmann law."
+                )
+            beta = checks.not_negative(checks.as_float(beta, "recall: beta"), "recall: beta")
             method = Glauber(beta, order)
         elif order in _ALL_AT_ONCE:
             method = _ALL_AT_ONCE[order](**record)

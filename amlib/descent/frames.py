@@ -160,7 +160,9 @@ def _rebuild(x0: Array, visited: Array, accepted: Array, times: Array) -> Array:
     """The states after visits `times`: one scatter and one running sum over the frames."""
     order = jnp.argsort(times)
     frame = jnp.searchsorted(times[order], jnp.arange(visited.shape[0]))
-    visited = visited.reshape(visited.shape[0], -1).T  # a row per bit of a move
+    visited = visited.reshape(
+        visited.shape[0], math.prod(visited.shape[1:])
+    ).T  # a row per bit of a move
     # Only the parity of the flips counts, and it survives the wrap-around of int8.
     flips = jnp.zeros((times.shape[0] + 1, x0.size), jnp.int8)
     flips = flips.at[frame, visited].add(accepted.astype(jnp.int8))

@@ -223,8 +223,8 @@ def check_schedule(beta: Array, max_steps: int | None, check: Callable[[int | No
     return max_steps
 
 
-def check_method(method: object, space: AbstractSpace) -> None:
-    """Raise `TypeError` unless this is a method, and one for such a space."""
+def check_method(method: object, space: AbstractSpace, key: object) -> None:
+    """Raise unless this is a method, one for such a space, and has a key if it needs one."""
     if not isinstance(method, AbstractMethod):
         raise TypeError(
             "recall: method must be an object such as GradientDescent(0.1) or Sweeps(); "
@@ -242,6 +242,10 @@ def check_method(method: object, space: AbstractSpace) -> None:
             f"recall: method must be one for {space.kind}; {type(method).__name__} came, which is "
             f"not. Choose {others}."
         )
+    if method.draws and key is None:
+        raise ValueError(
+            f"recall: {type(method).__name__} draws at random and needs key=jax.random.key(...)."
+        )
 
 
 def solve(
@@ -254,14 +258,10 @@ def solve(
     save_every: int | None = None,
 ) -> Recall:
     """Run a method on a problem, see `descend`: what `recall` calls, of every family."""
-    check_method(method, problem.space)
+    check_method(method, problem.space, key)
     max_steps = method.check(max_steps)
     if save_every is not None:
         save_every = min(checks.integer(save_every, 1, "recall: save_every"), max_steps)
-    if method.draws and key is None:
-        raise ValueError(
-            f"recall: {type(method).__name__} draws at random and needs key=jax.random.key(...)."
-        )
     if not isinstance(problem, Problem):
         return method.run(problem, x0, key, max_steps, save_every)
     dtype = jnp.result_type(*jax.tree.leaves(x0))

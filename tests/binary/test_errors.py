@@ -414,7 +414,7 @@ def test_negative_numbers_of_steps():
     with raises(ValueError, f"async_recall: nsteps: must be at most 2147483647; {10**12} {cure}"):
         model.async_recall(x, nsteps=10**12)
     most = (2**31 - 1) // x.size
-    with raises(ValueError, f"recall: max_sweeps: must be at most {most}; {2**30} {cure}"):
+    with raises(ValueError, f"recall: max_steps: must be at most {most}; {2**30} {cure}"):
         model.recall(x, max_sweeps=2**30)
     with raises(ValueError, "recall: max_sweeps: must be at least 1; 0 came."):
         model.recall(x, max_sweeps=0)
@@ -508,10 +508,8 @@ def test_traced_temperatures_that_are_negative():
 
 
 def test_temperatures_of_another_shape():
-    message = (
-        "recall: beta must be a scalar, or a schedule of max_sweeps=5 values; shape (2,) came. "
-    )
-    with raises(ValueError, message + "Several temperatures go through jax.vmap."):
+    message = "recall: beta must be a scalar, or a schedule of max_steps=5 values, one for each; shape (2,) "
+    with raises(ValueError, message + "came. Several temperatures go through jax.vmap."):
         model.recall(x, key=key, beta=jnp.ones(2), max_sweeps=5)
     with raises(ValueError, "beta: must be a scalar; shape (2,) came."):
         am.ExponentialDenseAM(Xi, jnp.ones(2))
@@ -520,7 +518,7 @@ def test_temperatures_of_another_shape():
 
 
 def test_a_temperature_without_a_key():
-    with raises(ValueError, "recall: beta draws at random and needs key=jax.random.key(...)."):
+    with raises(ValueError, "recall: Glauber draws at random and needs key=jax.random.key(...)."):
         model.recall(x, beta=1.0)
 
 

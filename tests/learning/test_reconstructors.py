@@ -288,9 +288,7 @@ def test_steps_are_counted_and_limited():
         x = model(x)
     end = am.DiscreteTimeHopfield(model, 20)(x0)
     assert bool(end.converged)
-    assert (
-        2 <= int(end.steps) == next(k for k in range(7) if (states[k] == states[k + 1]).all())
-    )
+    assert 2 <= int(end.steps) == next(k for k in range(7) if (states[k] == states[k + 1]).all())
     exact = am.DiscreteTimeHopfield(model, int(end.steps))(x0)
     assert bool(exact.converged)
     short = am.DiscreteTimeHopfield(model, 1)(x0)
