@@ -27,7 +27,7 @@ from jaxtyping import Array, Float, PyTree, Shaped
 
 from amlib import _checks as checks, _shards as shards
 from amlib._types import Key, Scalar
-from amlib.descent.flips import FlipProblem
+from amlib.descent.flip_problem import FlipProblem
 from amlib.descent.methods import AbstractMethod, check_method, solve
 from amlib.descent.plan import scalar_output
 from amlib.descent.problems import Problem
@@ -63,7 +63,7 @@ class AbstractMemory(eqx.Module):
     state_struct: ClassVar[jax.ShapeDtypeStruct | None] = None
     """Shape and dtype of a state, where a model takes one kind only."""
 
-    where: ClassVar[str] = "recall"
+    _where: ClassVar[str] = "recall"
     """How errors of recall begin."""
 
     @abc.abstractmethod
@@ -141,17 +141,17 @@ class AbstractMemory(eqx.Module):
         space = self._space_for(chosen) if asked.space is None else asked.space
         check_method(chosen, space, asked.key)
         if asked.key is not None:
-            checks.key(asked.key, f"{self.where}: key")
-        x0 = self._start(x0, self.where, space)
+            checks.key(asked.key, f"{self._where}: key")
+        x0 = self._start(x0, self._where, space)
         held = None if asked.clamp is None else self._held(x0, asked.clamp, space)
         limits = chosen.check(asked.max_steps), asked.save_every
         if isinstance(space, AbstractTwoValued):
             if asked.tol is not None:
                 raise TypeError(
-                    f"{self.where}: tol= is of real states; bits rest where no flip lowers the "
+                    f"{self._where}: tol= is of real states; bits rest where no flip lowers the "
                     "energy. Drop it."
                 )
-            checks.at_most(limits[0], checks.COUNTABLE // x0.size, f"{self.where}: max_steps")
+            checks.at_most(limits[0], checks.COUNTABLE // x0.size, f"{self._where}: max_steps")
         bounded = isinstance(space, AbstractTwoValued) and checks.bounded(self)
         return _recall(self, x0, held, space, chosen, asked.key, limits, asked.tol, bounded)
 
@@ -165,13 +165,13 @@ class AbstractMemory(eqx.Module):
         positional = dict(zip(self._positional, words, strict=False))
         if len(words) > len(self._positional) or positional.keys() & more.keys():
             raise TypeError(
-                f"{self.where}: takes one state, and what follows by keyword; {len(words)} more "
+                f"{self._where}: takes one state, and what follows by keyword; {len(words)} more "
                 "came. A batch goes through jax.vmap."
             )
         more = positional | more
         for name in more:
             if name not in self._words:
-                checks.unknown_keyword(self.where, name, (*VERB, *self._words), self._elsewhere)
+                checks.unknown_keyword(self._where, name, (*VERB, *self._words), self._elsewhere)
         return self._in_the_verb(more, asked)
 
     _positional: ClassVar[tuple[str, ...]] = ()
@@ -206,7 +206,7 @@ class AbstractMemory(eqx.Module):
 
     def _held(self, x: Any, clamp: Any, space: AbstractSpace) -> Any:
         """What does not move: free bits of flips, a mask of reals."""
-        mask = checks.mask(clamp, x.shape, f"{self.where}: clamp")
+        mask = checks.mask(clamp, x.shape, f"{self._where}: clamp")
         if isinstance(space, AbstractTwoValued):
             return free_bits(x.size, mask.reshape(-1))
         return jnp.asarray(mask)

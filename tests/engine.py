@@ -1,7 +1,7 @@
 """The engine of flips as plain functions of an energy, for tests that need no model."""
 
 from amlib.descent import flips, methods
-from amlib.descent.flips import FlipProblem
+from amlib.descent.flip_problem import FlipProblem
 from amlib.descent.sweeps import Glauber, Greedy, Sweeps, Synchronous
 from amlib.descent.visits import Free
 

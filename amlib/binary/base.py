@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Shaped
 from amlib import _checks as checks, _shards as shards
 from amlib._types import Key, Scalar
 from amlib.descent import flips
-from amlib.descent.flips import FlipProblem
+from amlib.descent.flip_problem import FlipProblem
 from amlib.descent.frames import Frames
 from amlib.descent.methods import AbstractMethod
 from amlib.descent.orders import ORDERS

@@ -177,7 +177,6 @@ class Langevin(AbstractRealMethod):
     dt: Float[Array, ""] = eqx.field(converter=checks.positive_field("dt"), default=0.01)
 
     draws: ClassVar[bool] = True
-    ends: ClassVar[bool] = False
 
     def check(self, max_steps: int | None) -> int:
         """The number of steps: that of a schedule where `max_steps` is not given."""
@@ -224,7 +223,6 @@ class Euler(AbstractMethod):
 
     space: ClassVar[type[AbstractSpace]] = AbstractReals
     limit: ClassVar[int] = 100
-    ends: ClassVar[bool] = False
     trees: ClassVar[bool] = True
 
     def run(

@@ -6,7 +6,7 @@ loop is the library's. The four are called as Optimistix calls them:
 | | of real states (`AbstractRealMethod`) | of units that flip (`AbstractFlipMethod`) |
 |---|---|---|
 | `init(problem, at)` | what the method carries from step to step | the same |
-| `step(problem, at, state, key)` | the next `Point`, and what is carried | the next `Sweep`, and so on |
+| `step(problem, at, state, key)` | the next `Point`, and what is carried | the next `Sweep`, too |
 | `terminate(problem, at, state)` | one of `RESULTS`; `step_limit` goes on | the same |
 | `postprocess(problem, at, state, result)` | the last `Point`, and how it ended | the same |
 
@@ -50,9 +50,6 @@ class AbstractMethod(eqx.Module):
 
     draws: ClassVar[bool] = False
     """Whether steps are drawn at random: then a key must be given."""
-
-    ends: ClassVar[bool] = True
-    """Whether the method may end before its last step: one that does not ends by its limit."""
 
     trees: ClassVar[bool] = False
     """Whether states of several arrays stay apart; they are one vector otherwise."""

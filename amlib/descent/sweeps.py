@@ -5,7 +5,7 @@ r"""The methods that flip: sweeps, the steepest flip, all flips at once, Glauber
 | `Sweeps(order)` | if that lowers the energy | where no flip lowers it |
 | `Greedy()` | if it is the one that lowers it most | the same |
 | `Synchronous()` | together with all whose own flip would lower it | the same, or on a 2-cycle |
-| `Glauber(beta, order)` | with probability $1 / (1 + e^{\beta \Delta E})$ | after `max_steps` sweeps |
+| `Glauber(beta, order)` | with probability $1 / (1 + e^{\beta \Delta E})$ | after all its sweeps |
 """
 
 from typing import Any, ClassVar, NamedTuple
@@ -19,7 +19,8 @@ from jaxtyping import Array, Float
 
 from amlib import _checks as checks
 from amlib._types import Key, Scalar
-from amlib.descent.flips import AbstractFlipMethod, FlipProblem, Sweep, Visits, count
+from amlib.descent.flip_problem import FlipProblem, Sweep, Visits
+from amlib.descent.flips import AbstractFlipMethod, count
 from amlib.descent.methods import check_schedule
 from amlib.descent.orders import AbstractOrder, as_order
 from amlib.descent.trajectory import RESULTS
@@ -87,7 +88,6 @@ class Glauber(AbstractFlipMethod):
     record: int | None = eqx.field(converter=count, static=True, kw_only=True, default=None)
 
     draws: ClassVar[bool] = True
-    ends: ClassVar[bool] = False
 
     def check(self, max_steps: int | None) -> int:
         """The number of sweeps: that of a schedule where `max_steps` is not given."""
@@ -119,6 +119,13 @@ class Glauber(AbstractFlipMethod):
         """It goes on to the last sweep."""
         del problem, at, state
         return RESULTS.step_limit
+
+    def postprocess(
+        self, problem: FlipProblem, at: Sweep, state: Any, result: RESULTS
+    ) -> tuple[Sweep, RESULTS]:
+        """What was to be drawn is drawn."""
+        del problem, state
+        return at, RESULTS.where(result == RESULTS.step_limit, RESULTS.sampled, result)
 
 
 class _Lowest(NamedTuple):

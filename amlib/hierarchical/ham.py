@@ -283,7 +283,7 @@ class HAM(AbstractMemory):
         """
         return dynamics.euler_step(self, xs, updates, dt, masks)
 
-    where: ClassVar[str] = "HAM.recall"
+    _where: ClassVar[str] = "HAM.recall"
     _words: ClassVar[tuple[str, ...]] = ("steps", "dt")
     _positional: ClassVar[tuple[str, ...]] = ("steps", "dt")
     _elsewhere: ClassVar[dict[str, str]] = _ELSEWHERE
@@ -316,7 +316,7 @@ class HAM(AbstractMemory):
     def _held(self, x: Any, clamp: Any, space: AbstractSpace) -> dynamics.Held | None:
         """Names of layers, or masks by names."""
         del space
-        return dynamics.held(self, x, clamp, f"{self.where}: clamp")
+        return dynamics.held(self, x, clamp, f"{self._where}: clamp")
 
     @staticmethod
     def _widen(tree: Any) -> Any:

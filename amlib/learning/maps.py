@@ -16,7 +16,7 @@ from jaxtyping import Array
 
 from amlib import _checks as checks
 from amlib._types import Key
-from amlib.descent.flips import FlipProblem
+from amlib.descent.flip_problem import FlipProblem
 from amlib.descent.methods import AbstractMethod, AbstractRealMethod
 from amlib.descent.problems import Point, Problem
 from amlib.descent.trajectory import RESULTS, Recall

@@ -21,7 +21,7 @@ from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from amlib import _checks as checks
 from amlib._types import Key, Scalar
-from amlib.descent.flips import FlipProblem
+from amlib.descent.flip_problem import FlipProblem
 from amlib.descent.methods import AbstractMethod
 from amlib.descent.problems import Problem
 from amlib.descent.trajectory import Recall, StateTrajectory

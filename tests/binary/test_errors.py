@@ -508,8 +508,8 @@ def test_traced_temperatures_that_are_negative():
 
 
 def test_temperatures_of_another_shape():
-    message = "recall: beta must be a scalar, or a schedule of max_steps=5 values, one for each; shape (2,) "
-    with raises(ValueError, message + "came. Several temperatures go through jax.vmap."):
+    message = "recall: beta must be a scalar, or a schedule of max_steps=5 values, one for each; "
+    with raises(ValueError, message + "shape (2,) came. Several temperatures go through jax.vmap."):
         model.recall(x, key=key, beta=jnp.ones(2), max_sweeps=5)
     with raises(ValueError, "beta: must be a scalar; shape (2,) came."):
         am.ExponentialDenseAM(Xi, jnp.ones(2))

@@ -189,7 +189,7 @@ def test_wrong_options_of_recall_are_errors():
         ham.recall(xs, 0)
     with pytest.raises(ValueError, match="dt: must be finite and greater than 0"):
         ham.recall(xs, 3, dt=-0.1)
-    with pytest.raises(TypeError, match="Expected type: amlib.descent.methods.AbstractMethod"):
+    with pytest.raises(TypeError, match=r"Expected type: .*AbstractMethod"):
         ham.recall(xs, 3, method="euler")
     with pytest.raises(ValueError, match="needs a batch size"):
         ham.vectorize().init_states()
