@@ -273,4 +273,4 @@ def solve(
     record = end.trajectory
     if record is not None:
         record = eqx.tree_at(lambda t: t.x, record, jax.vmap(apart)(record.x))
-    return Recall(apart(end.x), end.energy, end.steps, end.result, record)
+    return dataclasses.replace(end, x=apart(end.x), trajectory=record)

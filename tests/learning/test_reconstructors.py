@@ -181,7 +181,7 @@ def test_the_field_is_minus_the_gradient_of_the_energy_and_read_gives_its_entrie
     h, slope, read, hard = all_ways(model, x)
     np.testing.assert_allclose(h, -slope, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(read, h, rtol=1e-4, atol=1e-4)
-    np.testing.assert_array_equal(hard, cut(h, x, states))
+    np.testing.assert_array_equal(hard, cut(h, x, model.space))
 
 
 @cases(ENERGIES, ["dense spins", "dense bits", "modern bits", "rbm spins"])
@@ -669,13 +669,13 @@ loss = lambda **how: plain.ReconstructionLoss(**how)
 @pytest.mark.parametrize(
     ("kind", "message", "call"),
     [
-        (ValueError, "relax: the state must have shape (6,); (2, 6) came. A batch goes through "
+        (ValueError, "recall: the state must have shape (6,); (2, 6) came. A batch goes through "
          "jax.vmap", lambda: relax(x=jnp.ones((2, 6)))),
-        (ValueError, "relax: the state must have shape (6,); (5,) came.",
+        (ValueError, "recall: the state must have shape (6,); (5,) came.",
          lambda: relax(x=jnp.ones(5))),
-        (ValueError, "relax: the state must have shape (4, 5); (20,) came. Reshape it",
+        (ValueError, "recall: the state must have shape (4, 5); (20,) came. Reshape it",
          lambda: relax(CONV, jnp.ones(20))),
-        (ValueError, "relax: the state must have shape (4, 5); (3, 4, 5) came. A batch",
+        (ValueError, "recall: the state must have shape (4, 5); (3, 4, 5) came. A batch",
          lambda: relax(CONV, jnp.ones((3, 4, 5)))),
         (ValueError, "a state must hold only -1 and +1", lambda: relax(x=X6.at[1].set(jnp.nan))),
         (ValueError, "a state must hold only -1 and +1", lambda: relax(x=(X6 + 1) / 2)),
@@ -685,7 +685,7 @@ loss = lambda **how: plain.ReconstructionLoss(**how)
          lambda: relax(x=X6.at[1].set(jnp.inf), hard=False)),
         (ValueError, "must be finite; NaN or infinity came",
          lambda: plain.ContinuousTimeHopfield(DENSE)(X6.at[1].set(jnp.nan))),
-        (TypeError, "relax: x: must hold real numbers",
+        (TypeError, "recall: x: must hold real numbers",
          lambda: relax(x=jnp.ones(6, jnp.complex64))),
         (ValueError, "max_steps: must be at least 1; 0 came", lambda: relax(max_steps=0)),
         (TypeError, "max_steps: must be an integer; 1.5 came", lambda: relax(max_steps=1.5)),
