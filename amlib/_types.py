@@ -17,7 +17,7 @@
 """
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
@@ -25,3 +25,11 @@ Scalar: TypeAlias = Float[Array, ""]
 EnergyFn: TypeAlias = Callable[[Array], Array]
 Key: TypeAlias = PRNGKeyArray | Shaped[Array, "2"]
 """A new-style key `jax.random.key(0)` or an old-style one `jax.random.PRNGKey(0)`."""
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def hook(method: _Method) -> _Method:
+    """Mark a method with a default that a subclass may override; no other concrete one may be."""
+    method.__hook__ = True  # pyright: ignore[reportFunctionMemberAccess]
+    return method

@@ -23,6 +23,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import amlib
+from amlib._types import hook
 
 ROOT = Path(amlib.__file__).parents[1]
 README, CHANGELOG = ROOT / "README.md", ROOT / "CHANGELOG.md"
@@ -192,7 +193,10 @@ def _home(value: object) -> str | None:
 
 
 def neither_abstract_nor_final(classes: Iterable[type]) -> list[str]:
-    """Concrete classes that are subclassed, and concrete methods that are overridden."""
+    """Concrete classes that are subclassed, and concrete methods that are overridden.
+
+    A method that its class marks as a hook has a default that may be overridden.
+    """
     classes = list(classes)
     bad = []
     for cls in classes:
@@ -201,8 +205,8 @@ def neither_abstract_nor_final(classes: Iterable[type]) -> list[str]:
                 bad.append(f"{cls.__name__} subclasses {parent.__name__}, which is concrete")
             for name in vars(parent).keys() & vars(cls).keys() - _OWN:
                 member = inspect.getattr_static(parent, name)
-                abstract = getattr(member, "__isabstractmethod__", False)
-                if not abstract and (callable(member) or isinstance(member, property)):
+                open_ = any(getattr(member, m, False) for m in ("__isabstractmethod__", "__hook__"))
+                if not open_ and (callable(member) or isinstance(member, property)):
                     bad.append(f"{cls.__name__}.{name} overrides {parent.__name__}.{name}")
     return bad
 
@@ -330,10 +334,17 @@ def test_the_abstract_or_final_rule_can_fail():
         def act(self) -> int:
             return 1
 
+        @hook
+        def may(self) -> int:
+            return 1
+
     class Child(Base):
         x: int
 
         def __check_init__(self): ...
+
+        def may(self):
+            return 2
 
     class Loud(Base):
         def act(self):

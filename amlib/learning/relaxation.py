@@ -24,6 +24,7 @@ from amlib import _checks as checks
 from amlib._types import Key, Scalar
 from amlib.descent.stationary import Problem, implicit
 from amlib.descent.trajectory import RESULTS
+from amlib.learning.base import AbstractLoss
 from amlib.learning.reconstructors import (
     AbstractOverlapReconstructor,
     AbstractReconstructor,
@@ -313,7 +314,7 @@ def _flow(model: ContinuousTimeHopfield, x0: Array) -> Relaxation:
 # -- training ----------------------------------------------------------------------------------
 
 
-class ReconstructionLoss(eqx.Module):
+class ReconstructionLoss(AbstractLoss):
     r"""The L1 distance of patterns and their soft reconstruction, for `am.fit`.
 
     $$\langle |x - f(\tilde x)| \rangle$$
