@@ -4,7 +4,7 @@
 |---|---|
 | `Xi` | stored patterns, one per row: `Float[Array, "K *shape"]` |
 | `x` | state of the visible units; spins are -1/+1 floats: `Float[Array, "*shape"]` |
-| `K`, `D` | number of stored patterns; number of visible units (`x.size`) |
+| `K`, `D` | number of stored patterns (memories); number of visible units (`x.size`) |
 | `h` | overlaps `Xi @ x`, and in `descent` any carried value affine in `x` |
 | `beta` | inverse temperature, > 0 |
 | `n` | power of a polynomial energy |
@@ -14,6 +14,11 @@
 | visit | one attempt to flip one bit |
 | sweep | `D` visits |
 | `T` | number of visits that a trajectory records |
+| trajectory | the states that a recall goes through, and their energies |
+| force | minus the gradient of the energy; what an energy adds to the motion of a state |
+| corrupt | change a pattern at random; what comes of it is the noisy or corrupted one |
+| `CrossEntropy` | the loss of predicted classes: cross-entropy with the labels |
+| `ReconstructionLoss` | the loss of a reconstructor; of any other map to a target, `Regression` |
 """
 
 from collections.abc import Callable

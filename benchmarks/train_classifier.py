@@ -30,7 +30,7 @@ class Setting(NamedTuple):
     """How one model is made and trained."""
 
     n: int
-    memories: int
+    K: int
     temperature: float
     m: int
     rate: float
@@ -85,7 +85,7 @@ def run(name: str, validate: bool, folder: Path) -> None:
     training, held = data(validate)
     steps = len(training[1]) // setting.batch
     model = am.learning.DenseAMClassifier(
-        setting.memories, n=setting.n, temperature=setting.temperature, key=jr.key(0)
+        setting.K, n=setting.n, temperature=setting.temperature, key=jr.key(0)
     )
     rate = optax.exponential_decay(setting.rate, steps, setting.decay, staircase=True)
     file = folder / f"{name}{'-validate' if validate else ''}.ckpt"
@@ -137,11 +137,11 @@ def picture(folder: Path, names: list[str]) -> None:
     for row, name in enumerate(names):
         setting = SETTINGS[name]
         like = am.learning.DenseAMClassifier(
-            setting.memories, n=setting.n, temperature=setting.temperature, key=jr.key(0)
+            setting.K, n=setting.n, temperature=setting.temperature, key=jr.key(0)
         )
         model = am.load(folder / f"{name}.model", like)
         winners = (images @ np.asarray(model.pixel_weights).reshape(-1, 784).T).argmax(axis=1)
-        used = np.argsort(-np.bincount(winners, minlength=setting.memories))[:12]
+        used = np.argsort(-np.bincount(winners, minlength=setting.K))[:12]
         for column, k in enumerate(used):
             top, below = axes[2 * row : 2 * row + 2, column]
             top.imshow(model.pixel_weights[k], cmap="RdBu_r", vmin=-1, vmax=1)
@@ -150,7 +150,7 @@ def picture(folder: Path, names: list[str]) -> None:
             )
             for ax in (top, below):
                 ax.set(xticks=[], yticks=[])
-        axes[2 * row, 0].set_ylabel(f"n = {setting.n}\nK = {setting.memories}")
+        axes[2 * row, 0].set_ylabel(f"n = {setting.n}\nK = {setting.K}")
     figure.savefig(RESULTS / "classifier_memories.png", dpi=110)
 
 

@@ -37,7 +37,7 @@ FLOORS = (
     {"__main__"},
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-MAX_LINES = 400
+MAX_LINES, MAX_BODY = 400, 60
 
 Tree = dict[str, str]
 
@@ -132,6 +132,18 @@ def future_annotations(tree: Tree) -> list[str]:
 
 def too_long(tree: Tree) -> list[str]:
     return [path for path, text in tree.items() if len(text.splitlines()) > MAX_LINES]
+
+
+def long_functions(tree: Tree) -> list[str]:
+    """Functions of too many lines, their docstrings not counted."""
+    bad = []
+    for path, text in tree.items():
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno:
+                docstring = len((ast.get_docstring(node, clean=False) or "").splitlines())
+                if node.end_lineno - node.lineno + 1 - docstring > MAX_BODY:
+                    bad.append(f"{path}:{node.lineno}: {node.name}")
+    return bad
 
 
 def undocumented(root: ModuleType) -> list[str]:
@@ -302,6 +314,12 @@ def test_the_length_rule_can_fail():
     assert too_long({"a.py": "x\n" * (MAX_LINES + 1), "b.py": "x\n" * MAX_LINES}) == ["a.py"]
 
 
+def test_the_rule_of_functions_can_fail():
+    text = 'def f():\n    """\n    Doc.\n    """\n' + "    pass\n" * MAX_BODY
+    assert long_functions({"a.py": "x = 1\n" + text}) == ["a.py:2: f"]
+    assert not long_functions({"a.py": text.replace("    pass\n", "", 1)})
+
+
 def test_the_docstring_rule_can_fail():
     class Silent(eqx.Module):
         x: int
@@ -400,6 +418,10 @@ def test_annotations_stay_objects():
 
 def test_files_are_short():
     assert not too_long(house())
+
+
+def test_functions_are_short():
+    assert not long_functions(house())
 
 
 def test_every_public_name_has_a_docstring():

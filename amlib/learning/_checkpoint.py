@@ -1,4 +1,4 @@
-"""Where a training stands, in a file that a killed process cannot spoil.
+"""Where a training stands, in a file that a killed process cannot corrupt.
 
 A file belongs to one run: the same model, data, key, and the same computation. Two losses of one
 name may close over different constants; what JAX traces of them tells all.

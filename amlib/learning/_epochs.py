@@ -263,8 +263,8 @@ def length(data: PyTree[Array]) -> int:
 
 def split(
     data: PyTree[Array], validation: PyTree | float | None, key: Key
-) -> tuple[PyTree[Array], PyTree[Array] | None]:
-    """Training and validation data, from validation data or a fraction to set aside."""
+) -> tuple[PyTree[Array], PyTree[Array]]:
+    """Training and validation data (or `None`), from these or from a fraction to set aside."""
     if validation is None:
         return data, None
     if isinstance(validation, bool | int | float | np.floating | np.integer):

@@ -161,7 +161,7 @@ def half_squared(output: Array, target: Array) -> Array:
 
 
 class _Nudge(eqx.Module):
-    """A synapse that pulls an output towards a target."""
+    """A synapse whose force drives an output towards a target."""
 
     cost: Callable[[Array, Array], Array] = eqx.field(static=True)
     strength: Array

@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 import amlib as am
 from amlib.learning import (
+    AbstractLoss,
     ContrastiveDivergence,
     CrossEntropy,
     Denoising,
@@ -25,6 +26,19 @@ KEY = jr.key(0)
 
 def vector(tree):
     return np.asarray(ravel_pytree(eqx.filter(tree, eqx.is_inexact_array))[0])
+
+
+def test_losses_and_their_kin_are_in_the_room_learning():
+    """One name for each, and none of them on the first page."""
+    room = {k: v for k, v in vars(am.learning).items() if not k.startswith("_")}
+    losses = [v for v in room.values() if isinstance(v, type) and issubclass(v, AbstractLoss)]
+    names = [cls.__name__ for cls in losses]
+    assert {"PowerLoss", "HebbianLoss", "ReconstructionLoss", "CrossEntropy"} <= {*names}
+    for word in ("entropy", "reconstruction"):
+        assert len([name for name in names if word in name.lower()]) == 1
+        assert len([k for k in room if word in k.lower() and "loss" in k.lower()]) <= 1
+    for name in (*names, "krotov_hopfield", "DenseAMClassifier", "FitResult", "cross_entropy"):
+        assert not hasattr(am, name)
 
 
 # -- cross-entropy -----------------------------------------------------------------------------
