@@ -1,24 +1,9 @@
-r"""What a loss is: a mean over a batch, which `fit` lowers.
+"""What a loss is: a mean over a batch, which `fit` lowers.
 
-A function `loss(model, batch, key)` is one. A class is one where there is more to say:
-
-```python
-class Quantile(am.learning.AbstractLoss):
-    q: float = 0.5
-
-    def __call__(self, model, batch, key):
-        x, target = batch
-        error = target - jax.vmap(model)(x)
-        return jnp.mean(jnp.maximum(self.q * error, (self.q - 1) * error))
-
-    def check(self, model, data):                    # optional: once, before the training
-        if not 0 < self.q < 1:
-            raise ValueError(f"Quantile: q must lie in (0, 1); {self.q} came.")
-```
-
-Not every loss is lowered along its derivative. Those that bring something in its place, as
-contrastive divergence and Hebbian updates do, subclass `AbstractGradientLoss`; if they also carry
-something from batch to batch, `AbstractStatefulLoss`.
+A function `loss(model, batch, key)` is one, and so is an `AbstractLoss`. Not every loss is lowered
+along its derivative: those that bring something in its place, as contrastive divergence and Hebbian
+updates do, subclass `AbstractGradientLoss`; if they also carry something from batch to batch,
+`AbstractStatefulLoss`.
 """
 
 import abc
@@ -34,7 +19,22 @@ from amlib._types import Key, Scalar, hook
 class AbstractLoss(eqx.Module):
     """A loss for `fit`, which differentiates it. Subclass it and define `__call__`.
 
-    Arrays among its fields are not trained; they may change without compiling anew.
+    ```python
+    class Quantile(am.learning.AbstractLoss):
+        q: float = 0.5
+
+        def __call__(self, model, batch, key):
+            x, target = batch
+            error = target - jax.vmap(model)(x)
+            return jnp.mean(jnp.maximum(self.q * error, (self.q - 1) * error))
+
+        def check(self, model, data):                    # optional: once, before the training
+            if not 0 < self.q < 1:
+                raise ValueError(f"Quantile: q must lie in (0, 1); {self.q} came.")
+    ```
+
+    A loss that needs no settings and no `check` may be a plain function. Arrays among the fields of
+    a loss are not trained; they may change without compiling anew.
     """
 
     @abc.abstractmethod

@@ -13,8 +13,8 @@ result.model, result.history["loss"]
 a function from a leaf to a bool. This trains the patterns of a model and leaves the rest alone:
 
 ```python
-none = jax.tree.map(lambda leaf: False, model)
-am.fit(..., trainable=eqx.tree_at(lambda m: m.Xi, none, True))
+nothing = jax.tree.map(lambda leaf: False, model)
+trainable = eqx.tree_at(lambda m: m.Xi, nothing, True)
 ```
 
 A field that is never to be trained says so where it is defined,
@@ -134,8 +134,9 @@ def fit(
       size, key) is refused.
     - `progress`: whether to show a bar with the loss.
     - `trainable`: which floating-point arrays to train, as an Equinox filter: a tree of bools, or a
-      function from a leaf to a bool; see the top of this module. `None` means all. Fields that say
-      that they are not trained never are.
+      function from a leaf to a bool. `None` means all. Fields that say that they are not trained
+      never are. One part of a model:
+      `eqx.tree_at(lambda m: m.Xi, jax.tree.map(lambda leaf: False, model), True)`.
     - `patience`: stop when the validation loss has not improved for so many epochs.
 
     **Returns:** a `FitResult`.

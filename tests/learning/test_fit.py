@@ -1,6 +1,7 @@
 """The training loop: what it computes, how it stops, and that killing it changes nothing."""
 
 import hashlib
+import inspect
 import json
 import os
 import signal
@@ -251,32 +252,45 @@ def test_constraint_by_parametrisation(data):
     assert jnp.abs(J).max() > 0.1
 
 
-class Quantile(AbstractLoss):
-    """A user's own loss: half the mean of |error|, where one side weighs more."""
+def documented(cls):
+    """The class in the example of a docstring, and its lines."""
+    code = inspect.cleandoc(cls.__doc__).split("```python\n")[1].split("```")[0]
+    namespace = {"am": am, "jax": jax, "jnp": jnp}
+    exec(code, namespace)
+    (example,) = (v for k, v in namespace.items() if isinstance(v, type) and f"class {k}(" in code)
+    return example, code.splitlines()
 
-    q: float = 0.5
 
-    def __call__(self, model, batch, key):
-        error = batch["y"] - jax.vmap(model)(batch["x"])
-        return jnp.mean(jnp.maximum(self.q * error, (self.q - 1) * error))
-
-    def check(self, model, data):
-        if not 0 < self.q < 1:
-            raise ValueError(f"Quantile: q must lie in (0, 1); {self.q} came.")
-        if len(data["y"]) < 8:
-            raise ValueError("Quantile: there must be 8 examples at least.")
+Quantile, LINES = documented(AbstractLoss)
 
 
 def test_a_loss_of_ones_own_is_one_class(data):
-    """It learns what it says, and its check sees training and validation data."""
-    high, low = (fit(data, 60, loss=Quantile(q), validation=0.2) for q in (0.9, 0.1))
-    for result, share in ((high, 0.9), (low, 0.1)):
-        below = data["y"] <= data["x"] @ result.last.w + result.last.b
-        np.testing.assert_allclose(below.mean(), share, atol=0.1)
+    """The example of the docstring: it learns what it says, and checks once before the training."""
+    assert len(LINES) < 40
+    pair = (data["x"], data["y"])
+    for q in (0.9, 0.1):
+        end = fit(pair, 60, loss=Quantile(q), validation=0.2).last
+        below = data["y"] <= data["x"] @ end.w + end.b
+        np.testing.assert_allclose(below.mean(), q, atol=0.1)
     with pytest.raises(ValueError, match=r"q must lie in \(0, 1\); 2 came"):
-        fit(data, loss=Quantile(2))
-    with pytest.raises(ValueError, match="8 examples at least"):
-        fit(data, loss=Quantile(), validation=jax.tree.map(lambda a: a[:7], data))
+        fit(pair, loss=Quantile(2))
+
+
+def test_the_check_of_a_loss_sees_training_and_validation_data(data):
+    class Checked(AbstractLoss):
+        seen: list = eqx.field(static=True)
+
+        def __call__(self, model, batch, key):
+            return loss(model, batch, key)
+
+        def check(self, model, data):
+            assert isinstance(model, Line)
+            self.seen.append(len(data["y"]))
+
+    seen = []
+    fit(data, 1, loss=Checked(seen))
+    fit(data, 1, loss=Checked(seen), validation=0.2)
+    assert seen == [50, 40, 10]
 
 
 def test_a_loss_is_asked_nothing_that_its_class_does_not_promise(data):
