@@ -495,11 +495,7 @@ def learned(model, loss, X, rate, epochs=6):
 
 
 LEARNERS = {
-    "dense": (
-        lambda s: am.DenseReconstructor(64, states=s),
-        ReconstructionLoss(),
-        1e-2,
-    ),
+    "dense": (lambda s: am.DenseReconstructor(64, states=s), ReconstructionLoss(), 1e-2),
     "modern": (
         lambda s: am.ModernDenseReconstructor(count=32, size=64, T=8.0, states=s, key=jr.key(0)),
         ReconstructionLoss(noise=0.1),
@@ -656,10 +652,7 @@ def test_states_of_the_other_alphabet_are_refused(states):
     with pytest.raises(ValueError, match=f"reconstruct: x: .*{cure}"):
         jax.vmap(model)(wrong(0, 3, 7))
     rbm = am.HebbianRBMReconstructor(7, 2, states=states, key=jr.key(0))
-    for learner, loss in (
-        (model, ReconstructionLoss()),
-        (rbm, HebbianLoss()),
-    ):
+    for learner, loss in ((model, ReconstructionLoss()), (rbm, HebbianLoss())):
         with pytest.raises(ValueError, match=f"{type(loss).__name__}: data: .*{cure}"):
             am.fit(learner, wrong(0, 6, 7), loss, optax.sgd(0.1), 1, 2, jr.key(0), progress=False)
 
