@@ -96,20 +96,13 @@ from amlib.hierarchical import (
 from amlib.learning import (
     ContinuousTimeHopfield as ContinuousTimeHopfield,
     Conv2dReconstructor as Conv2dReconstructor,
-    DenseAMClassifier as DenseAMClassifier,
     DenseReconstructor as DenseReconstructor,
     DiscreteTimeHopfield as DiscreteTimeHopfield,
-    FitResult as FitResult,
-    HebbianLoss as HebbianLoss,
     HebbianRBMReconstructor as HebbianRBMReconstructor,
-    LabelCrossEntropy as LabelCrossEntropy,
     ModernDenseReconstructor as ModernDenseReconstructor,
-    PowerLoss as PowerLoss,
     RBMReconstructor as RBMReconstructor,
-    ReconstructionLoss as ReconstructionLoss,
     Relax as Relax,
     fit as fit,
-    krotov_hopfield as krotov_hopfield,
 )
 from amlib.memory import AbstractMemory as AbstractMemory
 from amlib.spaces import (

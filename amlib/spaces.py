@@ -267,8 +267,14 @@ class Projected(AbstractReals):
         return self.projection(x)
 
 
-def as_reals(project: "AbstractReals | Callable[[Array], Array] | None") -> AbstractReals:
+def as_reals(
+    project: AbstractSpace | Callable[[Array], Array] | None,
+) -> AbstractReals:
     """The space of a projection: itself if it is one, all real states for `None`."""
     if project is None:
         return Reals()
-    return project if isinstance(project, AbstractReals) else Projected(project)
+    if isinstance(project, AbstractReals):
+        return project
+    if isinstance(project, AbstractSpace) or not callable(project):
+        raise TypeError(f"space: must be one of reals, or a projection; {project!r} came.")
+    return Projected(project)

@@ -24,7 +24,7 @@ import optax
 from machine import describe
 
 import amlib as am
-from amlib.learning import _epochs
+from amlib.learning import DenseAMClassifier, PowerLoss, _epochs, krotov_hopfield
 
 
 def measure(n: int, K: int, batch: int, steps: int, repeats: int, optimizer) -> dict:
@@ -32,13 +32,13 @@ def measure(n: int, K: int, batch: int, steps: int, repeats: int, optimizer) -> 
     images, labels = am.data.mnist("train", subset="bundled")
     rows = np.random.default_rng(0).integers(0, len(labels), steps * batch)
     V, y = images.reshape(-1, 784)[rows], labels[rows]
-    model = am.DenseAMClassifier(K, n=n, key=jr.key(0))
+    model = DenseAMClassifier(K, n=n, key=jr.key(0))
     params, rest = _epochs.partition(model, None)
     state = optimizer.init(params)
 
     def epoch():
         carried = (params, state, None)
-        return _epochs.train(carried, rest, (V, y), jr.key(1), am.PowerLoss(2), optimizer, batch)
+        return _epochs.train(carried, rest, (V, y), jr.key(1), PowerLoss(2), optimizer, batch)
 
     @jax.jit
     def products(V, W):
@@ -72,7 +72,7 @@ def measure(n: int, K: int, batch: int, steps: int, repeats: int, optimizer) -> 
 
 if __name__ == "__main__":
     n, K = (int(a) for a in sys.argv[1:3]) if len(sys.argv) > 2 else (3, 2000)
-    optimizer = am.krotov_hopfield(0.02, 0.8)
+    optimizer = krotov_hopfield(0.02, 0.8)
     rows = [measure(n, K, 1000, 5, 5, optimizer)]
     if len(sys.argv) == 1:
         rows.append(measure(3, 2000, 250, 20, 3, optimizer))

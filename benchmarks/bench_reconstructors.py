@@ -29,7 +29,12 @@ import optax
 from machine import describe
 
 import amlib as am
-from amlib.learning import AbstractReconstructor, count_parameters
+from amlib.learning import (
+    AbstractReconstructor,
+    HebbianLoss,
+    ReconstructionLoss,
+    count_parameters,
+)
 
 OUT = Path(__file__).parent / "results"
 STORE = OUT / "bench_reconstructors.json"
@@ -111,19 +116,19 @@ def makers(D: int, side: int, X: Any, hidden: int) -> dict[str, tuple]:
     """Each model with its loss, its learning rate, its steps and its batch."""
     key = jr.key(0)
     return {
-        "dense": (lambda: am.DenseReconstructor(D), am.ReconstructionLoss(), 1e-3, STEPS, BATCH),
+        "dense": (lambda: am.DenseReconstructor(D), ReconstructionLoss(), 1e-3, STEPS, BATCH),
         "modern, given": (lambda: am.ModernDenseReconstructor(X), None, 0, 0, 0),
         "rbm": (
             lambda: am.RBMReconstructor(D, hidden, key=key),
-            am.ReconstructionLoss(noise=0.3), 3e-3, STEPS, BATCH,
+            ReconstructionLoss(noise=0.3), 3e-3, STEPS, BATCH,
         ),
         "hebbian rbm": (
             lambda: am.HebbianRBMReconstructor(D, hidden, key=key),
-            am.HebbianLoss(noise=0.3), 3e-3, STEPS, BATCH,
+            HebbianLoss(noise=0.3), 3e-3, STEPS, BATCH,
         ),
         "conv2d": (
             lambda: am.Conv2dReconstructor((side, side), key=key),
-            am.ReconstructionLoss(noise=0.15), 1e-2, 200, 32,
+            ReconstructionLoss(noise=0.15), 1e-2, 200, 32,
         ),
     }  # fmt: skip
 
@@ -196,12 +201,12 @@ def trained(kind: str, states: str = "spins", **how: Any) -> tuple[Any, Any]:
     if (kind, states, str(how)) not in _TRAINED:
         if kind == "dense":
             model = am.DenseReconstructor(SIDE**2, states=states, **how)
-            model = train(model, X, am.ReconstructionLoss(), 1e-3)[0]
+            model = train(model, X, ReconstructionLoss(), 1e-3)[0]
         elif kind == "modern":
             model = am.ModernDenseReconstructor(X, states=states)
         else:
             model = am.RBMReconstructor(SIDE**2, HIDDEN, states=states, key=jr.key(0), **how)
-            model = train(model, X, am.ReconstructionLoss(0.3), 3e-3)[0]
+            model = train(model, X, ReconstructionLoss(0.3), 3e-3)[0]
         _TRAINED[kind, states, str(how)] = model
     return _TRAINED[kind, states, str(how)], X
 
@@ -311,7 +316,7 @@ def convolution() -> list[dict]:
         "centre masked, 7x7, depth 2": make(kernel_size=7, depth=2, filters=32),
     }.items():
         for noise in (0.0, 0.15):
-            fitted = train(model, X, am.ReconstructionLoss(noise), 1e-2, 200, 32)[0]
+            fitted = train(model, X, ReconstructionLoss(noise), 1e-2, 200, 32)[0]
             case = f"{name}, trained on {'noise' if noise else 'clean pictures'}"
             for p in (0.0, 0.1, 0.2):
                 rows.append({"case": case, **measure(fitted, X, p)})
@@ -338,7 +343,7 @@ def random_memory() -> list[dict]:
             T = jnp.asarray(T0 * (T1 / T0) ** (k / max(1, stages - 1)), jnp.float32)
             model = eqx.tree_at(lambda m: m.T, model, T)
             last = rate if stages == 1 else 2 * rate
-            model = train(model, X, am.ReconstructionLoss(noise), last, 1500 // stages)[0]
+            model = train(model, X, ReconstructionLoss(noise), last, 1500 // stages)[0]
         winners = len(np.unique(np.asarray(jnp.argmax(X @ model.memory.T, axis=1))))
         for p in (0.0, 0.2, 0.3):
             case_ = f"{count} memories, {case}"
@@ -381,9 +386,9 @@ def margins() -> list[dict]:
     for case, width, loss in (
         ("hard loss, width 1", 1.0, hard_loss),
         ("hard loss, width 5", 5.0, hard_loss),
-        ("soft loss, width 1", 1.0, am.ReconstructionLoss()),
-        ("soft loss, width 5", 5.0, am.ReconstructionLoss()),
-        ("soft loss, width 5, noise 0.3", 5.0, am.ReconstructionLoss(0.3)),
+        ("soft loss, width 1", 1.0, ReconstructionLoss()),
+        ("soft loss, width 5", 5.0, ReconstructionLoss()),
+        ("soft loss, width 5, noise 0.3", 5.0, ReconstructionLoss(0.3)),
     ):
         model = am.RBMReconstructor(SIDE**2, HIDDEN, width=width, key=jr.key(0))
         model = train(model, X, loss, 3e-3)[0]

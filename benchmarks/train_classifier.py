@@ -30,7 +30,7 @@ class Setting(NamedTuple):
     """How one model is made and trained."""
 
     n: int
-    memories: int
+    K: int
     temperature: float
     m: int
     rate: float
@@ -72,7 +72,7 @@ def votes(model) -> dict[str, float]:
 
 def rivals(model, images) -> float:
     """The share of pictures for which no other memory reaches 0.9 of the strongest F."""
-    W = np.asarray(model.memories).reshape(len(model.memories), -1)
+    W = np.asarray(model.pixel_weights).reshape(len(model.pixel_weights), -1)
     base = np.asarray(images).reshape(len(images), -1) @ W.T
     base -= np.asarray(model.label_weights).sum(axis=1)
     top = np.sort(np.maximum(base, 0), axis=1)[:, -2:]
@@ -84,8 +84,8 @@ def run(name: str, validate: bool, folder: Path) -> None:
     setting = SETTINGS[name]
     training, held = data(validate)
     steps = len(training[1]) // setting.batch
-    model = am.DenseAMClassifier(
-        setting.memories, n=setting.n, temperature=setting.temperature, key=jr.key(0)
+    model = am.learning.DenseAMClassifier(
+        setting.K, n=setting.n, temperature=setting.temperature, key=jr.key(0)
     )
     rate = optax.exponential_decay(setting.rate, steps, setting.decay, staircase=True)
     file = folder / f"{name}{'-validate' if validate else ''}.ckpt"
@@ -93,8 +93,8 @@ def run(name: str, validate: bool, folder: Path) -> None:
     result = am.fit(
         model,
         training,
-        am.PowerLoss(setting.m),
-        am.krotov_hopfield(rate, setting.momentum),
+        am.learning.PowerLoss(setting.m),
+        am.learning.krotov_hopfield(rate, setting.momentum),
         setting.epochs,
         setting.batch,
         jr.key(1),
@@ -136,21 +136,21 @@ def picture(folder: Path, names: list[str]) -> None:
     )  # fmt: skip
     for row, name in enumerate(names):
         setting = SETTINGS[name]
-        like = am.DenseAMClassifier(
-            setting.memories, n=setting.n, temperature=setting.temperature, key=jr.key(0)
+        like = am.learning.DenseAMClassifier(
+            setting.K, n=setting.n, temperature=setting.temperature, key=jr.key(0)
         )
         model = am.load(folder / f"{name}.model", like)
-        winners = (images @ np.asarray(model.memories).reshape(-1, 784).T).argmax(axis=1)
-        used = np.argsort(-np.bincount(winners, minlength=setting.memories))[:12]
+        winners = (images @ np.asarray(model.pixel_weights).reshape(-1, 784).T).argmax(axis=1)
+        used = np.argsort(-np.bincount(winners, minlength=setting.K))[:12]
         for column, k in enumerate(used):
             top, below = axes[2 * row : 2 * row + 2, column]
-            top.imshow(model.memories[k], cmap="RdBu_r", vmin=-1, vmax=1)
+            top.imshow(model.pixel_weights[k], cmap="RdBu_r", vmin=-1, vmax=1)
             below.imshow(
                 model.label_weights[k][None], cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto"
             )
             for ax in (top, below):
                 ax.set(xticks=[], yticks=[])
-        axes[2 * row, 0].set_ylabel(f"n = {setting.n}\nK = {setting.memories}")
+        axes[2 * row, 0].set_ylabel(f"n = {setting.n}\nK = {setting.K}")
     figure.savefig(RESULTS / "classifier_memories.png", dpi=110)
 
 

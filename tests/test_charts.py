@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import jax.numpy as jnp
+import jax.random as jr
 import matplotlib
 import numpy as np
 import pytest
@@ -213,10 +214,19 @@ def test_memories_shows_stored_patterns():
     assert few.shape != same.shape
 
 
+def test_memories_shows_the_pixels_of_a_classifier():
+    model = am.learning.DenseAMClassifier(3, (4, 5), 2, key=jr.key(0))
+    weights = np.asarray(model.pixel_weights)
+    each = weights / np.abs(weights).max(axis=(1, 2), keepdims=True)
+    np.testing.assert_array_equal(
+        painted(plots.memories(model)), painted(plots.grid(each, ncols=3))
+    )
+
+
 def test_memories_scales_each_pattern():
     weights = np.random.default_rng(0).normal(size=(3, 64))
     big = weights * np.array([[1e-3], [1.0], [1e4]])
-    drawn = [painted(plots.memories(SimpleNamespace(memories=a))) for a in (weights, big)]
+    drawn = [painted(plots.memories(SimpleNamespace(pixel_weights=a))) for a in (weights, big)]
     np.testing.assert_array_equal(drawn[0], drawn[1])
 
 
@@ -226,7 +236,7 @@ def test_memories_takes_zeros_and_nan():
 
 
 def test_memories_refuses():
-    with pytest.raises(TypeError, match=r"patterns in Xi or memories; ndarray came.*plots.grid"):
+    with pytest.raises(TypeError, match=r"in Xi or pixel_weights; ndarray came.*plots.grid"):
         plots.memories(np.ones((2, 4)))
     with pytest.raises(ValueError, match="limit must be at least 1; 0 came"):
         plots.memories(SimpleNamespace(Xi=np.ones((2, 4))), limit=0)

@@ -17,7 +17,7 @@ ROWS = {
 
 @pytest.fixture
 def result():
-    return am.FitResult(None, ROWS, None, OUTCOMES.nonfinite, 4, 2)
+    return am.learning.FitResult(None, ROWS, None, OUTCOMES.nonfinite, 4, 2)
 
 
 def test_losses_share_a_panel_and_metrics_have_their_own(result):

@@ -23,6 +23,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import amlib
+from amlib._types import hook
 
 ROOT = Path(amlib.__file__).parents[1]
 README, CHANGELOG = ROOT / "README.md", ROOT / "CHANGELOG.md"
@@ -36,7 +37,7 @@ FLOORS = (
     {"__main__"},
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-MAX_LINES = 400
+MAX_LINES, MAX_BODY = 400, 60
 
 Tree = dict[str, str]
 
@@ -133,6 +134,18 @@ def too_long(tree: Tree) -> list[str]:
     return [path for path, text in tree.items() if len(text.splitlines()) > MAX_LINES]
 
 
+def long_functions(tree: Tree) -> list[str]:
+    """Functions of too many lines, their docstrings not counted."""
+    bad = []
+    for path, text in tree.items():
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno:
+                docstring = len((ast.get_docstring(node, clean=False) or "").splitlines())
+                if node.end_lineno - node.lineno + 1 - docstring > MAX_BODY:
+                    bad.append(f"{path}:{node.lineno}: {node.name}")
+    return bad
+
+
 def undocumented(root: ModuleType) -> list[str]:
     """Public names without a docstring: what packages export, their methods and properties."""
     bad: list[str] = []
@@ -192,7 +205,10 @@ def _home(value: object) -> str | None:
 
 
 def neither_abstract_nor_final(classes: Iterable[type]) -> list[str]:
-    """Concrete classes that are subclassed, and concrete methods that are overridden."""
+    """Concrete classes that are subclassed, and concrete methods that are overridden.
+
+    A method that its class marks as a hook has a default that may be overridden.
+    """
     classes = list(classes)
     bad = []
     for cls in classes:
@@ -201,8 +217,8 @@ def neither_abstract_nor_final(classes: Iterable[type]) -> list[str]:
                 bad.append(f"{cls.__name__} subclasses {parent.__name__}, which is concrete")
             for name in vars(parent).keys() & vars(cls).keys() - _OWN:
                 member = inspect.getattr_static(parent, name)
-                abstract = getattr(member, "__isabstractmethod__", False)
-                if not abstract and (callable(member) or isinstance(member, property)):
+                open_ = any(getattr(member, m, False) for m in ("__isabstractmethod__", "__hook__"))
+                if not open_ and (callable(member) or isinstance(member, property)):
                     bad.append(f"{cls.__name__}.{name} overrides {parent.__name__}.{name}")
     return bad
 
@@ -298,6 +314,12 @@ def test_the_length_rule_can_fail():
     assert too_long({"a.py": "x\n" * (MAX_LINES + 1), "b.py": "x\n" * MAX_LINES}) == ["a.py"]
 
 
+def test_the_rule_of_functions_can_fail():
+    text = 'def f():\n    """\n    Doc.\n    """\n' + "    pass\n" * MAX_BODY
+    assert long_functions({"a.py": "x = 1\n" + text}) == ["a.py:2: f"]
+    assert not long_functions({"a.py": text.replace("    pass\n", "", 1)})
+
+
 def test_the_docstring_rule_can_fail():
     class Silent(eqx.Module):
         x: int
@@ -330,10 +352,17 @@ def test_the_abstract_or_final_rule_can_fail():
         def act(self) -> int:
             return 1
 
+        @hook
+        def may(self) -> int:
+            return 1
+
     class Child(Base):
         x: int
 
         def __check_init__(self): ...
+
+        def may(self):
+            return 2
 
     class Loud(Base):
         def act(self):
@@ -389,6 +418,10 @@ def test_annotations_stay_objects():
 
 def test_files_are_short():
     assert not too_long(house())
+
+
+def test_functions_are_short():
+    assert not long_functions(house())
 
 
 def test_every_public_name_has_a_docstring():

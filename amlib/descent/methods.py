@@ -26,11 +26,12 @@ from jaxtyping import Array, Float, PyTree
 
 from amlib import _checks as checks
 from amlib._types import EnergyFn, Key
+from amlib.descent.flip_problem import FlipProblem
 from amlib.descent.loop import Carry, iterate
 from amlib.descent.plan import scalar_output
 from amlib.descent.problems import Field, Point, Problem
 from amlib.descent.trajectory import RESULTS, Recall
-from amlib.spaces import AbstractReals, AbstractSpace, as_reals
+from amlib.spaces import AbstractReals, AbstractSpace, AbstractTwoValued, Spins, as_reals
 
 State = TypeVar("State")
 
@@ -167,28 +168,29 @@ def descend(
     x0: Float[Array, "*shape"],
     method: AbstractMethod,
     *,
-    space: AbstractReals | Callable[[Array], Array] | None = None,
+    space: AbstractSpace | Callable[[Array], Array] | None = None,
     key: Key | None = None,
     max_steps: int | None = None,
     tol: Any = None,
     save_every: int | None = None,
     field: Field | None = None,
 ) -> Recall:
-    r"""Lower a scalar function of real states from `x0`: the engine under `recall`.
+    r"""Lower a scalar function from `x0`: the engine under `recall`.
 
     $$\max_i |P(x - \nabla E(x)) - x|_i \le \text{tol}$$
 
     **Arguments:**
 
-    - `energy`: from a state to a scalar, differentiable.
-    - `x0`: the start, in single precision at least.
-    - `method`: `GradientDescent(...)`, `CCCP()`, `Flow(...)`, `FixedPoint(...)` and so on.
-    - `space`: the set that the state stays in: `Box()`, `Sphere()`, another space of reals, or a
-      function from a state to the nearest allowed one; `None` leaves the state free.
+    - `energy`: from a state to a scalar; of real states differentiable.
+    - `x0`: the start; of real states in single precision at least.
+    - `method`: `Sweeps(...)`, `GradientDescent(...)`, `CCCP()`, and so on.
+    - `space`: what a unit may be: `Bits()` or another space of two values for methods that flip,
+      where `None` means `Spins()`; the set that a real state stays in, `Box()`, `Sphere()`, or a
+      function from a state to the nearest allowed one, where `None` leaves the state free.
     - `key`: for methods that draw at random.
     - `max_steps`: the step limit, at least 1; `None` takes the method's.
-    - `tol`: see above, in units of the state; `None` means the square root of the precision,
-      3.5e-4 in float32 and 1.5e-8 in float64.
+    - `tol`: of real states, see above, in units of the state; `None` means the square root of the
+      precision, 3.5e-4 in float32 and 1.5e-8 in float64.
     - `save_every`: keep the state and the energy every so many steps, later ones more sparsely
       where that would be over 1 MiB of states; `None` keeps nothing.
     - `field`: from a state to its energy and the direction to move against, where that is not
@@ -202,8 +204,14 @@ def descend(
     **Raises:** `TypeError` if `method` is none, `ValueError` for a limit below 1 and an energy
     that is no scalar.
     """
-    scalar_output(energy, x0)
-    problem = Problem(energy, as_reals(space), field)
+    if isinstance(method, AbstractMethod) and issubclass(method.space, AbstractTwoValued):
+        units = Spins() if space is None else space
+        if not isinstance(units, AbstractTwoValued):
+            raise TypeError(f"descend: space must be one of two values, Spins(); {space!r} came.")
+        problem = FlipProblem(energy, units)
+    else:
+        scalar_output(energy, x0)
+        problem = Problem(energy, as_reals(space), field)
     return solve(problem, x0, method, key, max_steps, tol, save_every)
 
 

@@ -1,6 +1,11 @@
 """Learning: storage rules, the classifier, reconstructors, losses, and the loop that trains."""
 
 from amlib.learning import rules as rules
+from amlib.learning.base import (
+    AbstractGradientLoss as AbstractGradientLoss,
+    AbstractLoss as AbstractLoss,
+    AbstractStatefulLoss as AbstractStatefulLoss,
+)
 from amlib.learning.boltzmann import (
     HebbianLoss as HebbianLoss,
     HebbianRBMReconstructor as HebbianRBMReconstructor,
@@ -14,16 +19,12 @@ from amlib.learning.contrastive import (
     PersistentContrastiveDivergence as PersistentContrastiveDivergence,
 )
 from amlib.learning.fit import OUTCOMES as OUTCOMES, FitResult as FitResult, fit as fit
-from amlib.learning.label_losses import (
-    LabelCrossEntropy as LabelCrossEntropy,
-    PowerLoss as PowerLoss,
-)
 from amlib.learning.losses import (
     CrossEntropy as CrossEntropy,
     Denoising as Denoising,
-    Reconstruction as Reconstruction,
+    PowerLoss as PowerLoss,
+    Regression as Regression,
     accuracy as accuracy,
-    cross_entropy as cross_entropy,
 )
 from amlib.learning.maps import Relax as Relax
 from amlib.learning.optimizers import krotov_hopfield as krotov_hopfield

@@ -1,4 +1,4 @@
-"""Where a training stands, in a file that a killed process cannot spoil.
+"""Where a training stands, in a file that a killed process cannot corrupt.
 
 A file belongs to one run: the same model, data, key, and the same computation. Two losses of one
 name may close over different constants; what JAX traces of them tells all.
@@ -6,6 +6,7 @@ name may close over different constants; what JAX traces of them tells all.
 
 import hashlib
 import math
+import os
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -14,20 +15,22 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
+from jaxtyping import PyTree
 
 from amlib import _files as files
-from amlib._types import Key
+from amlib._types import Key, Scalar
 from amlib.learning import _epochs as epochs_
 from amlib.learning._computation import fingerprint, versions
+from amlib.learning._epochs import Run
 
 
 class State(NamedTuple):
     """Where a training stands after an epoch."""
 
-    params: Any
-    best: Any
-    optimizer: Any
-    loss: Any
+    params: PyTree
+    best: PyTree
+    optimizer: optax.OptState
+    loss: PyTree
     epoch: int
     best_epoch: int
     best_loss: float
@@ -37,7 +40,9 @@ class State(NamedTuple):
 class Checkpoint:
     """A file to write states of one run to, and to resume from."""
 
-    def __init__(self, path: Any, run: Any, state: State, rest: Any, key: Key):
+    def __init__(
+        self, path: str | os.PathLike[str], run: Run, state: State, rest: PyTree, key: Key
+    ):
         self.path = files.checked_path(path, "fit: checkpoint")
         self.model = files.describe(eqx.combine(state.params, rest))
         self.run = {
@@ -135,7 +140,7 @@ class Checkpoint:
             )
 
 
-def _tree(state: State) -> dict[str, Any]:
+def _tree(state: State) -> dict[str, PyTree]:
     """What is stored as arrays."""
     return {name: getattr(state, name) for name in ("params", "best", "optimizer", "loss")}
 
@@ -156,10 +161,10 @@ def _check_notes(notes: dict[str, Any]) -> None:
             raise ValueError("its history is of another length")
 
 
-def _computation(run: Any, state: State, rest: Any, key: Key) -> dict[str, str]:
+def _computation(run: Run, state: State, rest: PyTree, key: Key) -> dict[str, str]:
     """What the functions of a run compute, as checksums."""
 
-    def rows(data: Any) -> Any:
+    def rows(data: PyTree) -> PyTree:
         size = min(run.batch_size, epochs_.length(data))
         return jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), data)
 
@@ -178,7 +183,7 @@ def _computation(run: Any, state: State, rest: Any, key: Key) -> dict[str, str]:
     return found
 
 
-def _digest(tree: Any) -> str:
+def _digest(tree: PyTree) -> str:
     """A checksum of the values of all arrays and numbers."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(tree):
@@ -193,7 +198,9 @@ _PROBED = 2  # steps
 
 
 @eqx.filter_jit
-def _step_lengths(optimizer: optax.GradientTransformation, params: Any, state: Any) -> list[Any]:
+def _step_lengths(
+    optimizer: optax.GradientTransformation, params: PyTree, state: optax.OptState
+) -> list[Scalar]:
     lengths = []
     for k in range(_PROBED):
         # Gradients that differ: to equal ones, averages of any length answer the same.

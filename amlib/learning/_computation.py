@@ -8,7 +8,6 @@ or lines. It depends on the versions of JAX and of the libraries that are traced
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -17,6 +16,7 @@ import jax.random as jr
 import numpy as np
 import optax
 from jax.extend import core as jcore
+from jaxtyping import PyTree
 
 
 def versions() -> dict[str, str]:
@@ -24,7 +24,7 @@ def versions() -> dict[str, str]:
     return {room.__name__: str(room.__version__) for room in (jax, eqx, optax)}
 
 
-def fingerprint(fn: Callable[..., Any], *args: Any) -> tuple[str, Any]:
+def fingerprint(fn: Callable[..., PyTree], *args: PyTree) -> tuple[str, PyTree]:
     """Return a checksum of what `fn` computes for arguments like these, and its outputs' shapes.
 
     Values of arrays among the arguments do not count; all else that `fn` uses does.
@@ -42,7 +42,7 @@ class _Digest:
         self._sha = hashlib.sha256()
         self.hexdigest = self._sha.hexdigest
 
-    def add(self, value: Any) -> None:
+    def add(self, value: object) -> None:
         if isinstance(value, jcore.ClosedJaxpr):
             self._program(value.jaxpr, value.consts)
         elif isinstance(value, jcore.Jaxpr):
@@ -63,17 +63,17 @@ class _Digest:
     def _text(self, text: str) -> None:
         self._sha.update(f"{len(text)} {text}".encode())
 
-    def _array(self, value: Any) -> None:
+    def _array(self, value: jax.Array | np.ndarray | np.generic) -> None:
         self._text(f"{value.dtype} {value.shape}")
-        if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
             value = jr.key_data(value)
         self._sha.update(np.ascontiguousarray(np.asarray(value)).tobytes())
 
-    def _program(self, jaxpr: Any, consts: Sequence[Any]) -> None:
+    def _program(self, jaxpr: jcore.Jaxpr, consts: Sequence[object]) -> None:
         self.add(list(consts))
-        numbers: dict[Any, int] = {}
+        numbers: dict[jcore.Var, int] = {}
 
-        def name(atom: Any) -> None:
+        def name(atom: jcore.Var | jcore.Literal) -> None:
             if isinstance(atom, jcore.Literal):
                 self.add(np.asarray(atom.val, atom.aval.dtype))  # pyright: ignore
             else:
@@ -90,7 +90,7 @@ class _Digest:
             name(atom)
 
 
-def _plain(value: Any) -> str:
+def _plain(value: object) -> str:
     """A parameter of an operation as text, without addresses; of a function, its name."""
     if callable(value):
         return str(getattr(value, "__qualname__", type(value).__qualname__))

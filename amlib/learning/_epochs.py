@@ -1,7 +1,8 @@
 """The compiled parts of `fit`, and what they need of data and models. Knows no loop over epochs."""
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
@@ -10,22 +11,50 @@ import jax.random as jr
 import numpy as np
 import optax
 from jax import lax
-from jaxtyping import Array
+from jaxtyping import Array, ArrayLike, Bool, PyTree
 
 from amlib import _checks as checks
-from amlib._types import Key
+from amlib._types import Key, Scalar
+from amlib.learning.base import AbstractGradientLoss, AbstractLoss, AbstractStatefulLoss, scalar
+
+Tree = TypeVar("Tree")
+Flag = Bool[Array, ""]
+
+
+class Keys(NamedTuple):
+    """What each of them is for."""
+
+    epochs: Key
+    split: Key
+    validation: Key
+    state: Key
+
+
+class Run(NamedTuple):
+    """What stays the same from epoch to epoch."""
+
+    loss: AbstractLoss
+    optimizer: optax.GradientTransformation
+    metrics: dict[str, Callable[[PyTree, PyTree], ArrayLike]]
+    data: PyTree[Array]
+    validation: PyTree[Array] | None
+    batch_size: int
+    keys: Keys
+
+
+Carried = tuple[PyTree, optax.OptState, PyTree]  # parameters, optimiser state, loss state
 
 
 @eqx.filter_jit
 def train(
-    carried: tuple[Any, Any, Any],
-    rest: Any,
-    data: Any,
+    carried: Carried,
+    rest: PyTree,
+    data: PyTree[Array],
     key: Key,
-    loss: Any,
+    loss: AbstractLoss,
     optimizer: optax.GradientTransformation,
     batch_size: int,
-) -> tuple[tuple[Any, Any, Any], Array, Array, Array]:
+) -> tuple[Carried, Scalar, Flag, Flag]:
     """One epoch over shuffled data.
 
     **Arguments:**
@@ -43,7 +72,7 @@ def train(
     # Whatever is no array (numbers, functions) goes around the scan.
     arrays, others = eqx.partition(carried, eqx.is_array)
 
-    def step(arrays: Any, now: tuple[Array, Array]) -> tuple[Any, Array]:
+    def step(arrays: Carried, now: tuple[Array, Array]) -> tuple[Carried, Scalar]:
         rows, k = now
         params, state, loss_state = eqx.combine(arrays, others)
         batch = jax.tree.map(lambda a: a[rows], data)
@@ -63,7 +92,7 @@ def train(
     return carried, values.mean(), finite, _rested(before, carried[0], steps)
 
 
-def _rested(old: Any, new: Any, steps: int) -> Array:
+def _rested(old: PyTree, new: PyTree, steps: int) -> Flag:
     """Whether each array is what it was, or shrank as a whole, as by weight decay.
 
     Only then may all gradients have been zero. To look at each would slow small models by 40 %.
@@ -80,15 +109,27 @@ def _rested(old: Any, new: Any, steps: int) -> Array:
 
 @eqx.filter_jit
 def has_no_gradient(
-    params: Any, rest: Any, data: Any, key: Key, loss: Any, state: Any, batch_size: int
-) -> Array:
+    params: PyTree,
+    rest: PyTree,
+    data: PyTree[Array],
+    key: Key,
+    loss: AbstractLoss,
+    state: PyTree,
+    batch_size: int,
+) -> Flag:
     """Whether the gradient over one batch is exactly zero, in every number."""
     batch = jax.tree.map(lambda a: a[:batch_size], data)
     _, grads, _ = value_and_grad(loss, params, rest, batch, key, state)
     return ~jnp.stack([(grad != 0).any() for grad in jax.tree.leaves(grads)]).any()
 
 
-def update(optimizer: Any, params: Any, state: Any, value: Array, grads: Any) -> tuple[Any, Any]:
+def update(
+    optimizer: optax.GradientTransformation,
+    params: PyTree,
+    state: optax.OptState,
+    value: Scalar,
+    grads: PyTree,
+) -> tuple[PyTree, optax.OptState]:
     """One step of an Optax optimiser. Optax itself does not hold to strict promotion."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         step = optax.with_extra_args_support(optimizer).update
@@ -97,44 +138,55 @@ def update(optimizer: Any, params: Any, state: Any, value: Array, grads: Any) ->
 
 
 def value_and_grad(
-    loss: Any, params: Any, rest: Any, batch: Any, key: Key, state: Any
-) -> tuple[Array, Any, Any]:
+    loss: AbstractLoss,
+    params: PyTree,
+    rest: PyTree,
+    batch: PyTree[Array],
+    key: Key,
+    state: PyTree,
+) -> tuple[Scalar, PyTree, PyTree]:
     """The loss, its gradient in the parameters, or what stands for it, and the loss state."""
-    if not hasattr(loss, "value_and_grad"):
+    if isinstance(loss, AbstractStatefulLoss):
+        (value, grads), state = loss.value_and_grad(eqx.combine(params, rest), batch, key, state)
+    elif isinstance(loss, AbstractGradientLoss):
+        value, grads = loss.value_and_grad(eqx.combine(params, rest), batch, key)
+    else:
 
-        def of_params(params: Any) -> Array:
+        def of_params(params: PyTree) -> Scalar:
             return scalar(loss(eqx.combine(params, rest), batch, key), "fit: loss")
 
         value, grads = eqx.filter_value_and_grad(of_params)(params)
         return value, grads, state
-    model = eqx.combine(params, rest)
-    if hasattr(loss, "initial_state"):
-        (value, grads), state = loss.value_and_grad(model, batch, key, state)
-    else:
-        value, grads = loss.value_and_grad(model, batch, key)
+    return scalar(value, "fit: loss"), _of_params(grads, params), state
 
-    def pick(param: Any, grad: Any) -> Any:
-        if param is not None and getattr(grad, "shape", None) != param.shape:
+
+def _of_params(grads: PyTree, params: PyTree) -> PyTree:
+    """The part of a gradient that is of the parameters; raise unless it fits them."""
+
+    def pick(param: Array | None, grad: Array | None) -> Array | None:
+        if param is None:
+            return None
+        came = None if grad is None else jnp.shape(grad)
+        if came != param.shape:
             raise ValueError(
                 f"fit: loss.value_and_grad must return an array of shape {param.shape} for each "
-                f"parameter; {grad if grad is None else getattr(grad, 'shape', grad)} came. "
+                f"parameter; {came} came. "
                 "Return the structure of eqx.filter(model, eqx.is_inexact_array)."
             )
-        return None if param is None else grad
+        return grad
 
-    grads = jax.tree.map(pick, params, grads, is_leaf=lambda leaf: leaf is None)
-    return scalar(value, "fit: loss"), grads, state
+    return jax.tree.map(pick, params, grads, is_leaf=lambda leaf: leaf is None)
 
 
 @eqx.filter_jit
 def evaluate(
-    params: Any,
-    rest: Any,
-    data: Any,
+    params: PyTree,
+    rest: PyTree,
+    data: PyTree[Array],
     key: Key,
-    functions: dict[str, Callable[..., Any]],
+    functions: dict[str, Callable[..., ArrayLike]],
     batch_size: int,
-) -> dict[str, Array]:
+) -> dict[str, Scalar]:
     """Means of functions over all data, in batches; the last one counts by its size.
 
     The function called `"validation_loss"` gets a key, the others do not.
@@ -144,14 +196,14 @@ def evaluate(
     batch_size = min(batch_size, N)
     full, left = divmod(N, batch_size)
 
-    def values(batch: Any, k: Any) -> dict[str, Array]:
+    def values(batch: PyTree[Array], k: Array | int) -> dict[str, Scalar]:
         out = {}
         for name, function in functions.items():
             extra = (jr.fold_in(key, k),) if name == "validation_loss" else ()
             out[name] = scalar(function(model, batch, *extra), f"fit: {name}")
         return out
 
-    def step(_: None, k: Array) -> tuple[None, dict[str, Array]]:
+    def step(_: None, k: Array) -> tuple[None, dict[str, Scalar]]:
         batch = jax.tree.map(
             lambda a: lax.dynamic_slice_in_dim(a, k * batch_size, batch_size), data
         )
@@ -167,45 +219,30 @@ def evaluate(
     return jax.tree.map(lambda a, b: (1 - weight) * a + weight * b, means, last)
 
 
-def scalar(value: Any, where: str) -> Array:
-    """Return the value of a loss or a metric as a float; raise unless it is one real number."""
-    value = jnp.asarray(value)
-    if value.shape != ():
-        raise ValueError(
-            f"{where} must be one number per batch; shape {value.shape} came. "
-            "Take the mean over the batch: jnp.mean(...)."
-        )
-    if jnp.issubdtype(value.dtype, jnp.complexfloating):
-        raise TypeError(f"{where} must be real; {value.dtype} came.")
-    if not jnp.issubdtype(value.dtype, jnp.floating):
-        value = value.astype(jnp.result_type(float))
-    return value
-
-
-def arrays(data: Any, where: str) -> Any:
+def arrays(data: PyTree, where: str) -> PyTree[Array]:
     """Data as arrays on the device; raise unless they are finite and of one length above 0."""
 
-    def convert(path: Any, leaf: Any) -> Array:
+    def convert(path: jax.tree_util.KeyPath, leaf: object) -> Array:
         name = where + jax.tree_util.keystr(path)
         try:
-            leaf = jnp.asarray(leaf)
+            array = jnp.asarray(leaf)
         except (TypeError, ValueError) as err:
             raise TypeError(
                 f"{name}: must be an array of numbers; {type(leaf).__name__} came."
             ) from err
-        if leaf.ndim == 0:
+        if array.ndim == 0:
             raise ValueError(
                 f"{name}: must have one row per example; a single number came. "
                 "A list of numbers is a tree of numbers: pass jnp.array(list)."
             )
-        if eqx.is_inexact_array(leaf):
+        if eqx.is_inexact_array(array):
             checks.require(
-                leaf,
-                ~np.asarray(jnp.isfinite(leaf).all()),
+                array,
+                ~np.asarray(jnp.isfinite(array).all()),
                 f"{name}: every value must be finite; NaN or infinity came. "
                 "Clean it with jnp.nan_to_num, or leave such examples out.",
             )
-        return leaf
+        return array
 
     data = jax.tree_util.tree_map_with_path(convert, data)
     lengths = {a.shape[0] for a in jax.tree.leaves(data)}
@@ -219,13 +256,15 @@ def arrays(data: Any, where: str) -> Any:
     return data
 
 
-def length(data: Any) -> int:
+def length(data: PyTree[Array]) -> int:
     """How many examples there are."""
     return jax.tree.leaves(data)[0].shape[0]
 
 
-def split(data: Any, validation: Any, key: Key) -> tuple[Any, Any]:
-    """Training and validation data, from validation data or a fraction to set aside."""
+def split(
+    data: PyTree[Array], validation: PyTree | float | None, key: Key
+) -> tuple[PyTree[Array], PyTree[Array]]:
+    """Training and validation data (or `None`), from these or from a fraction to set aside."""
     if validation is None:
         return data, None
     if isinstance(validation, bool | int | float | np.floating | np.integer):
@@ -252,15 +291,15 @@ def split(data: Any, validation: Any, key: Key) -> tuple[Any, Any]:
     return data, validation
 
 
-def partition(model: Any, trainable: Any) -> tuple[Any, Any]:
+def partition(model: PyTree, trainable: PyTree | None) -> tuple[PyTree, PyTree]:
     """The parameters to train, and the rest of the model.
 
     What is not trained must not reach an optimiser: one with weight decay moves it all the same.
     """
-    spec = True if trainable is None else _spec(model, trainable)
-    params, rest = eqx.partition(model, spec)
-    params, others = eqx.partition(params, parameters(model))
-    rest = eqx.combine(rest, others)
+    params, rest = eqx.partition(model, parameters(model))
+    if trainable is not None:
+        params, others = _chosen(params, trainable)
+        rest = eqx.combine(rest, others)
     if not jax.tree.leaves(params):
         raise ValueError(
             "fit: the model must have something to train, a floating-point array; "
@@ -269,7 +308,53 @@ def partition(model: Any, trainable: Any) -> tuple[Any, Any]:
     return strong(params), rest
 
 
-def parameters(model: Any) -> Any:
+_CURE = (
+    "A part of a model is chosen by "
+    "eqx.tree_at(lambda m: m.Xi, jax.tree.map(lambda leaf: False, model), True)."
+)
+
+
+def _chosen(params: PyTree, trainable: PyTree) -> tuple[PyTree, PyTree]:
+    """The parameters that an Equinox filter chooses, and the others."""
+    try:
+        jax.tree.map(lambda _, below: None, trainable, params)
+    except ValueError as err:
+        raise ValueError(
+            "fit: trainable must have the structure of the model, or of its upper part; another "
+            f"came. {_CURE}"
+        ) from err
+    return eqx.partition(params, jax.tree.map(_strict, trainable))
+
+
+def _strict(chosen: object) -> bool | Callable[[Array], bool]:
+    """A leaf of a filter; raise unless it is a bool, or a function whose answer is one."""
+    if isinstance(chosen, bool | np.bool_):
+        return bool(chosen)
+    if not callable(chosen):
+        raise TypeError(
+            "fit: trainable must hold bools, or functions from a leaf to a bool; "
+            f"{type(chosen).__name__} came. {_CURE}"
+        )
+
+    def ask(leaf: Array) -> bool:
+        try:
+            answer = chosen(leaf)
+        except AttributeError as err:
+            raise TypeError(
+                "fit: trainable, a function, must take one leaf of the model, an array; it asks "
+                f"for something else: {err}. {_CURE}"
+            ) from err
+        if not isinstance(answer, bool | np.bool_):
+            raise TypeError(
+                "fit: trainable, a function, must return a bool for each leaf of the model; "
+                f"{type(answer).__name__} came. {_CURE}"
+            )
+        return bool(answer)
+
+    return ask
+
+
+def parameters(model: PyTree) -> PyTree[bool]:
     """Which leaves of a model can be trained, as a tree of bools.
 
     Those are the floating-point arrays, but for the fields that say `metadata={"trained": False}`
@@ -280,12 +365,12 @@ def parameters(model: Any) -> Any:
     return jax.tree.unflatten(structure, may)
 
 
-def _is_trained(node: Any, path: Any) -> bool:
+def _is_trained(node: PyTree, path: jax.tree_util.KeyPath) -> bool:
     """Whether no field on the path to a leaf says that it is not trained."""
     for key in path:
         if isinstance(key, jax.tree_util.GetAttrKey):
-            fields = getattr(type(node), "__dataclass_fields__", {})
-            if key.name in fields and not fields[key.name].metadata.get("trained", True):
+            fields = dataclasses.fields(node) if dataclasses.is_dataclass(node) else ()
+            if not all(f.metadata.get("trained", True) for f in fields if f.name == key.name):
                 return False
             node = getattr(node, key.name)
         elif isinstance(key, jax.tree_util.SequenceKey):
@@ -297,26 +382,12 @@ def _is_trained(node: Any, path: Any) -> bool:
     return True
 
 
-def strong(tree: Any) -> Any:
+def strong(tree: Tree) -> Tree:
     """The same arrays without weak types: files lose them, and a resumed run must not differ."""
     return jax.tree.map(lambda a: jnp.asarray(a, a.dtype) if eqx.is_array(a) else a, tree)
 
 
-def _spec(model: Any, trainable: Any) -> Any:
-    """An Equinox filter from what users give as `trainable`."""
-    if not callable(trainable) or isinstance(trainable, eqx.Module):  # a model may be callable
-        return trainable
-    try:
-        chosen = trainable(model)
-    except (AttributeError, TypeError):
-        chosen = True  # a question that only leaves can answer: a filter
-    if isinstance(chosen, bool | np.bool_):
-        return lambda leaf: eqx.is_inexact_array(leaf) and bool(trainable(leaf))
-    none = jax.tree.map(lambda _: False, model)
-    return eqx.tree_at(trainable, none, replace_fn=lambda n: jax.tree.map(lambda _: True, n))
-
-
-def describe(data: Any) -> list[str]:
+def describe(data: PyTree[Array]) -> list[str]:
     """Names, dtypes and shapes of all arrays of the data."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(data)
     return [f"{jax.tree_util.keystr(p)}: {a.dtype}{list(a.shape)}" for p, a in leaves]

@@ -1,19 +1,19 @@
 """Pictures and their classes, as users give them to the classifier."""
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from amlib import _checks as checks
 from amlib._types import Key
 
 
-def sizes(pixels: Any, where: str) -> tuple[int, ...]:
+def sizes(pixels: int | Sequence[int], where: str) -> tuple[int, ...]:
     """The shape of a picture, from a shape or a number of pixels."""
     shape = tuple(pixels) if isinstance(pixels, tuple | list) else (pixels,)
     if not shape:
@@ -37,7 +37,12 @@ def grey(v: Array, where: str) -> Array:
 
 
 def drawn(
-    examples: Any, K: int, shape: tuple[int, ...], classes: int, key: Key, where: str
+    examples: tuple[ArrayLike, ArrayLike],
+    K: int,
+    shape: tuple[int, ...],
+    classes: int,
+    key: Key,
+    where: str,
 ) -> tuple[Float[Array, "K units"], Float[Array, "N D"]]:
     """Memories that are examples with their labels, and pictures to find the temperature on."""
     where = f"{where}: examples"
@@ -57,7 +62,7 @@ def drawn(
     return jnp.concatenate([images[rows], signs], axis=1), images[:100]
 
 
-def class_numbers(labels: Any, N: int, classes: int, where: str) -> Array:
+def class_numbers(labels: ArrayLike, N: int, classes: int, where: str) -> Int[Array, " N"]:
     """Return labels as an array; raise unless they are `N` classes from 0 on."""
     labels = jnp.asarray(labels)
     if not jnp.issubdtype(labels.dtype, jnp.integer):

@@ -2,14 +2,14 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-Slope = Callable[[Array], Array]
+ArrayFn: TypeAlias = Callable[[Array], Array]
 
 
 class Power(NamedTuple):
@@ -29,7 +29,7 @@ class Power(NamedTuple):
 class Elementwise(NamedTuple):
     """Any function that acts on each element alone, with its slope."""
 
-    F: Callable[[Array], Array]
+    F: ArrayFn
 
     def __call__(self, r: Array) -> Array:
         return self.F(r)
@@ -39,13 +39,16 @@ class Elementwise(NamedTuple):
         return jax.jvp(self.F, (r,), (jnp.ones_like(r),))[1]
 
 
-def energy_function(n: Any, rectified: bool) -> Power | Elementwise:
+Summand: TypeAlias = Power | Elementwise
+
+
+def energy_function(n: int | ArrayFn, rectified: bool) -> Summand:
     """What is summed over memories: a power if `n` is a number, else `n` itself."""
     return Power(n, rectified) if isinstance(n, int) else Elementwise(n)
 
 
 def label_sums(
-    F: Power | Elementwise, base: Float[Array, "B K"], L: Float[Array, "K C"]
+    F: Summand, base: Float[Array, "B K"], L: Float[Array, "K C"]
 ) -> Float[Array, "B C"]:
     r"""How much the memories favour each label, for a batch of pictures.
 
@@ -69,7 +72,9 @@ def label_sums(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _label_sums(F: Power | Elementwise, base: Any, L: Any) -> Array:
+def _label_sums(
+    F: Summand, base: Float[Array, "B K"], L: Float[Array, "K C"]
+) -> Float[Array, "B C"]:
     def block(b: Array) -> Array:
         low = F(b)
         sums = [jnp.sum(F(b + 2 * L[None, :, a]) - low, axis=1) for a in range(L.shape[1])]
@@ -79,11 +84,11 @@ def _label_sums(F: Power | Elementwise, base: Any, L: Any) -> Array:
     return out.reshape(-1, L.shape[1])[: base.shape[0]]
 
 
-def _forward(F: Power | Elementwise, base: Any, L: Any) -> tuple[Array, tuple[Array, Array]]:
+def _forward(F: Summand, base: Array, L: Array) -> tuple[Array, tuple[Array, Array]]:
     return _label_sums(F, base, L), (base, L)
 
 
-def _backward(F: Power | Elementwise, kept: tuple[Any, Any], G: Any) -> tuple[Array, Array]:
+def _backward(F: Summand, kept: tuple[Array, Array], G: Array) -> tuple[Array, Array]:
     base, L = kept
     B, K = base.shape
 
@@ -92,12 +97,12 @@ def _backward(F: Power | Elementwise, kept: tuple[Any, Any], G: Any) -> tuple[Ar
         db = -F.slope(b) * g.sum(axis=1, keepdims=True)
         columns = []
         for a in range(L.shape[1]):
-            push = F.slope(b + 2 * L[None, :, a]) * g[:, a, None]
-            db = db + push
-            columns.append(2 * push.sum(axis=0))
+            share = F.slope(b + 2 * L[None, :, a]) * g[:, a, None]
+            db = db + share
+            columns.append(2 * share.sum(axis=0))
         return dL + jnp.stack(columns), db
 
-    # Rows that fill up the last block have g = 0: they push nothing.
+    # Rows that fill up the last block have g = 0: they add nothing.
     start = jnp.zeros((L.shape[1], K), L.dtype)
     dL, db = lax.scan(block, start, (_blocks(base), _blocks(G)))
     return db.reshape(-1, K)[:B], dL.T
@@ -116,7 +121,7 @@ def _blocks(x: Array) -> Array:
 
 
 def iterate(
-    F: Power | Elementwise,
+    F: Summand,
     h: Float[Array, " K"],
     L: Float[Array, "K C"],
     steps: int,
@@ -134,7 +139,7 @@ def iterate(
     - `discrete`: whether $g$ is the sign (a tie switches a label off) or tanh.
     """
 
-    def update(_: Any, c: Array) -> Array:
+    def update(_: Array | int, c: Array) -> Array:
         rest = (h + L @ c)[:, None] - L * c[None]
         s = jnp.sum(F(rest + L) - F(rest - L), axis=0)
         return jnp.where(s > 0, 1.0, -1.0).astype(s.dtype) if discrete else jnp.tanh(s)

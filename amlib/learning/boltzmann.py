@@ -1,17 +1,17 @@
 """Restricted Boltzmann machines as reconstructors: learned by gradients, or by local rules."""
 
 import math
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, PyTree
 
 from amlib import _checks as checks
 from amlib._types import Key, Scalar
+from amlib.learning.base import AbstractGradientLoss
 from amlib.learning.maps import cut
 from amlib.learning.reconstructors import (
     SPACES,
@@ -43,7 +43,7 @@ class AbstractRBM(AbstractOverlapReconstructor):
         z = hidden(self.W @ x + self.hidden_bias, self.states, self.width)
         return z @ self.W + self.bias
 
-    def read(self, overlaps: Float[Array, " L"], i: Any) -> Scalar:
+    def read(self, overlaps: Float[Array, " L"], i: Int[Array, ""] | int) -> Scalar:
         """The field of one unit."""
         z = hidden(overlaps + self.hidden_bias, self.states, self.width)
         return jnp.dot(z, self.W[:, i]) + self.bias[i]
@@ -93,7 +93,7 @@ class RBMReconstructor(AbstractRBM):
     width: float = eqx.field(static=True)
 
     def __init__(
-        self, size: Any, hidden: Any, *, states: str = "spins", width: Any = 5.0, key: Key
+        self, size: int, hidden: int, *, states: str = "spins", width: float | int = 5.0, key: Key
     ):
         where = "RBMReconstructor"
         self.W, self.hidden_bias, self.bias = _weights(size, hidden, states, width, key, where)
@@ -133,7 +133,7 @@ class HebbianRBMReconstructor(AbstractRBM):
     width: float = eqx.field(static=True)
 
     def __init__(
-        self, size: Any, hidden: Any, *, states: str = "spins", width: Any = 5.0, key: Key
+        self, size: int, hidden: int, *, states: str = "spins", width: float | int = 5.0, key: Key
     ):
         where = "HebbianRBMReconstructor"
         self.W, self.hidden_bias, self.bias = _weights(size, hidden, states, width, key, where)
@@ -145,7 +145,7 @@ class HebbianRBMReconstructor(AbstractRBM):
 
 
 def _weights(
-    size: Any, hidden: Any, states: str, width: Any, key: Key, where: str
+    size: int, hidden: int, states: str, width: float | int, key: Key, where: str
 ) -> tuple[Array, Array, Array]:
     """Small random weights, and biases of 0."""
     D, L = checks.integer(size, 1, f"{where}: size"), checks.integer(hidden, 1, f"{where}: hidden")
@@ -158,7 +158,7 @@ def _weights(
     return W, jnp.zeros((L,), dtype), jnp.zeros((D,), dtype)
 
 
-class HebbianLoss(eqx.Module):
+class HebbianLoss(AbstractGradientLoss):
     r"""Contrastive Hebbian learning for `am.fit`: an update without gradients.
 
     With $x$ a pattern, $\tilde x$ the same with noise, and $m(x) = \tanh((W x + c) / w)$ the means
@@ -236,7 +236,7 @@ class HebbianLoss(eqx.Module):
         )
         return jnp.mean(jnp.abs(x - rebuilt)), grads
 
-    def check(self, model: Any, data: Any) -> None:
+    def check(self, model: PyTree, data: PyTree[Array]) -> None:
         """Raise where data are known to be bits and the model's states spins, or the reverse."""
         if isinstance(model, AbstractRBM):
             check_states(data, model.states, "HebbianLoss: data")

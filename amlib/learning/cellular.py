@@ -1,7 +1,6 @@
 """A cellular automaton as a reconstructor."""
 
 import math
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -51,9 +50,9 @@ class Conv2dReconstructor(AbstractReconstructor):
         self,
         shape: tuple[int, ...],
         *,
-        filters: Any = 64,
-        kernel_size: Any = 5,
-        depth: Any = 1,
+        filters: int = 64,
+        kernel_size: int = 5,
+        depth: int = 1,
         states: str = "spins",
         key: Key,
     ):

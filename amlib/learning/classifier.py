@@ -1,7 +1,8 @@
 """A dense associative memory as a classifier: pixels and labels are units of one memory."""
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from types import ModuleType
 
 import equinox as eqx
 import jax
@@ -14,7 +15,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, Shaped
 from amlib import _checks as checks
 from amlib._types import Key, Scalar
 from amlib.learning._pictures import class_numbers, drawn, grey, sizes
-from amlib.learning._sums import energy_function, iterate, label_sums
+from amlib.learning._sums import ArrayFn, Summand, energy_function, iterate, label_sums
 
 _HERE = "DenseAMClassifier"
 _FEATURES = 5  # powers up to this one learn features that decide together
@@ -42,15 +43,16 @@ class DenseAMClassifier(eqx.Module):
 
     ```python
     images, labels = am.data.mnist("train", subset="bundled")
-    model = am.DenseAMClassifier(500, key=jax.random.key(0))
-    optimizer = am.krotov_hopfield(0.02)
-    result = am.fit(model, (images, labels), am.PowerLoss(2), optimizer, 40, 100, jax.random.key(1))
+    model = am.learning.DenseAMClassifier(500, key=jax.random.key(0))
+    optimizer = am.learning.krotov_hopfield(0.02)
+    loss = am.learning.PowerLoss(2)
+    result = am.fit(model, (images, labels), loss, optimizer, 40, 100, jax.random.key(1))
     result.model.score(images, labels)
     ```
 
     **Arguments:**
 
-    - `memories`: how many memories, K.
+    - `K`: how many memories.
     - `pixels`: the number of pixels, or the shape of a picture.
     - `classes`: how many classes, at least 2.
     - `n`: the power of $F$, an integer of at least 2; or any function that acts on each element
@@ -79,26 +81,26 @@ class DenseAMClassifier(eqx.Module):
 
     Xi: Float[Array, "K units"]
     temperature: Scalar
-    n: Any = eqx.field(static=True)
+    n: int | ArrayFn = eqx.field(static=True)
     rectified: bool = eqx.field(static=True)
     shape: tuple[int, ...] = eqx.field(static=True)
     classes: int = eqx.field(static=True)
 
     def __init__(
         self,
-        memories: Any,
-        pixels: Any = (28, 28),
-        classes: Any = 10,
-        n: Any = 3,
+        K: int,
+        pixels: int | Sequence[int] = (28, 28),
+        classes: int = 10,
+        n: int | ArrayFn = 3,
         *,
         rectified: bool = True,
-        temperature: Any = None,
-        mean: Any = 0.0,
-        std: Any = 0.3,
-        examples: Any = None,
+        temperature: ArrayLike | None = None,
+        mean: float | int = 0.0,
+        std: float | int = 0.3,
+        examples: tuple[ArrayLike, ArrayLike] | None = None,
         key: Key,
     ):
-        K = checks.integer(memories, 1, f"{_HERE}: memories")
+        K = checks.integer(K, 1, f"{_HERE}: K")
         self.shape = sizes(pixels, f"{_HERE}: pixels")
         self.classes = checks.integer(classes, 2, f"{_HERE}: classes")
         self.n = n if callable(n) else checks.integer(n, 2, f"{_HERE}: n")
@@ -138,9 +140,9 @@ class DenseAMClassifier(eqx.Module):
             )
 
     @property
-    def memories(self) -> Float[Array, "K *shape"]:
-        """The pixel weights of each memory, for looking at."""
-        return self._pixel_weights().reshape(-1, *self.shape)
+    def pixel_weights(self) -> Float[Array, "K *shape"]:
+        """The pixel weights of each memory, as pictures."""
+        return self._W.reshape(-1, *self.shape)
 
     @property
     def label_weights(self) -> Float[Array, "K C"]:
@@ -170,7 +172,7 @@ class DenseAMClassifier(eqx.Module):
         return _energy(self, v, c)
 
     def __call__(
-        self, v: Shaped[ArrayLike, "*shape"], *, steps: Any = 1, discrete: bool = False
+        self, v: Shaped[ArrayLike, "*shape"], *, steps: int = 1, discrete: bool = False
     ) -> Float[Array, " C"]:
         r"""Update the labels from -1, with the pixels clamped to a picture.
 
@@ -212,6 +214,19 @@ class DenseAMClassifier(eqx.Module):
         v, single = self._pictures(images, "sums")
         s = _sums(self, v)
         return s[0] if single else s
+
+    def logits(self, images: Shaped[ArrayLike, "..."]) -> Float[Array, "... C"]:
+        r"""The logarithms of the probabilities up to a constant, $2 s_a$: see `predict_proba`.
+
+        **Arguments:**
+
+        - `images`: one picture or a batch, flat or in their shape, in [-1, 1].
+
+        **Returns:** one number per picture and class; no unit.
+
+        **Raises:** `ValueError` for a wrong shape and pixels out of range.
+        """
+        return 2 * self.sums(images)
 
     def predict(self, images: Shaped[ArrayLike, "..."]) -> Int[Array, "..."]:
         """The class of a picture, or of each picture of a batch of any length.
@@ -271,16 +286,17 @@ class DenseAMClassifier(eqx.Module):
     # -- inside --------------------------------------------------------------------------------
 
     @property
-    def _F(self) -> Any:
+    def _F(self) -> Summand:
         return energy_function(self.n, self.rectified)
 
     def _T(self) -> Scalar:
         return self.temperature.astype(self.Xi.dtype)
 
-    def _pixel_weights(self) -> Float[Array, "K D"]:
+    @property
+    def _W(self) -> Float[Array, "K D"]:
         return self.Xi[:, : math.prod(self.shape)]
 
-    def _picture(self, v: Any, where: str) -> Float[Array, " D"]:
+    def _picture(self, v: ArrayLike, where: str) -> Float[Array, " D"]:
         """One picture, flat and of the model's floats."""
         v = checks.as_float(v, f"{where}: v")
         D = math.prod(self.shape)
@@ -293,7 +309,7 @@ class DenseAMClassifier(eqx.Module):
             )
         return grey(v, where).reshape(D).astype(self.Xi.dtype)
 
-    def _pictures(self, images: Any, where: str) -> tuple[Float[Array, "N D"], bool]:
+    def _pictures(self, images: ArrayLike, where: str) -> tuple[Float[Array, "N D"], bool]:
         """A batch of pictures, flat, and whether a single one came."""
         v = checks.as_float(images, f"{where}: images")
         D = math.prod(self.shape)
@@ -320,13 +336,13 @@ def _energy(model: DenseAMClassifier, v: Float[Array, " D"], c: Float[Array, " C
 def _labels(
     model: DenseAMClassifier, v: Float[Array, " D"], steps: int, discrete: bool
 ) -> Float[Array, " C"]:
-    h, L = (model._pixel_weights() @ v) / model._T(), model.label_weights / model._T()
+    h, L = (model._W @ v) / model._T(), model.label_weights / model._T()
     return iterate(model._F, h, L, steps, discrete)
 
 
 @eqx.filter_jit
 def _sums(model: DenseAMClassifier, v: Float[Array, "N D"]) -> Float[Array, "N C"]:
-    W, L = model._pixel_weights() / model._T(), model.label_weights / model._T()
+    W, L = model._W / model._T(), model.label_weights / model._T()
     base = v @ W.T - L.sum(axis=1)[None]
     return label_sums(model._F, base, L)
 
@@ -351,19 +367,19 @@ def _in_blocks(model: DenseAMClassifier, v: Float[Array, "N D"], probable: bool)
 # -- what goes into a model --------------------------------------------------------------------
 
 
-def _temperature(model: Any, pictures: Float[Array, "N D"]) -> Scalar:
+def _temperature(model: DenseAMClassifier, pictures: Float[Array, "N D"]) -> Scalar:
     """A temperature at which no label starts saturated, see the class."""
     if callable(model.n):
         raise ValueError(f"{_HERE}: temperature: must be given where n is a function; none came.")
     # In NumPy where the values are known: nothing to compile.
-    lib: Any = np if checks.is_concrete(model.Xi) else jnp
-    Xi, pictures = lib.asarray(model.Xi), lib.asarray(pictures)
-    D, n = pictures.shape[1], model.n
+    lib: ModuleType = np if checks.is_concrete(model.Xi) else jnp
+    Xi, v = lib.asarray(model.Xi), lib.asarray(pictures)
+    D, n = v.shape[1], model.n
     W, L = Xi[:, :D], Xi[:, D:]
-    base = pictures @ W.T - L.sum(axis=1)[None]
+    base = v @ W.T - L.sum(axis=1)[None]
     scale = lib.abs(base).max() + 2 * lib.abs(L).max()  # so that no power overflows
 
-    def power(r: Any) -> Any:
+    def power(r: Array | np.ndarray) -> Array | np.ndarray:
         r = r / scale
         return (lib.maximum(r, 0) if model.rectified else r) ** n
 

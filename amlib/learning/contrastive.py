@@ -4,27 +4,33 @@ Their gradients are not derivatives of their values; `fit` takes them from `valu
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from amlib import _checks as checks
 from amlib._types import Key, Scalar
 from amlib.binary import AbstractBinaryAM
-from amlib.descent import flips
+from amlib.descent import AbstractMethod, Glauber, descend
+from amlib.descent.orders import ORDERS
+from amlib.hierarchical import HAM
 from amlib.learning._epochs import length
+from amlib.learning.base import AbstractGradientLoss, AbstractLoss, AbstractStatefulLoss
+
+Spins = Float[Array, "B *shape"]
+Chains = Float[Array, "chains *shape"]
+Layer = str | int
 
 
-def _beta(value: Any) -> Array:
+def _beta(value: ArrayLike) -> Array:
     return checks.as_float(value, "ContrastiveDivergence: beta")
 
 
-class ContrastiveDivergence(eqx.Module):
+class ContrastiveDivergence(AbstractLoss):
     r"""Contrastive divergence: data against what a few Glauber sweeps make of them.
 
     $$\beta \left( \langle E(x) \rangle_\text{data} - \langle E(x) \rangle_{k} \right)$$
@@ -53,17 +59,17 @@ class ContrastiveDivergence(eqx.Module):
     def __check_init__(self):
         _check_chain(self.sweeps, self.beta, self.order, "ContrastiveDivergence")
 
-    def __call__(self, model: Any, batch: Any, key: Key) -> Scalar:
+    def __call__(self, model: AbstractBinaryAM, batch: Spins, key: Key) -> Scalar:
         """The value above for one batch, its samples drawn with `key`."""
         samples = _chains(model, batch, key, self.beta, self.sweeps, self.order)
         return _contrast(model, batch, samples, self.beta)
 
-    def check(self, model: Any, data: Any) -> None:
+    def check(self, model: PyTree, data: PyTree[Array]) -> None:
         """Raise unless the model is a binary memory and the data are spins."""
         _check_spins(model, data, "ContrastiveDivergence")
 
 
-class PersistentContrastiveDivergence(eqx.Module):
+class PersistentContrastiveDivergence(AbstractStatefulLoss):
     r"""Contrastive divergence with chains that go on from batch to batch.
 
     The chains are not started at the data, so their law follows the model's while it learns, and
@@ -86,14 +92,14 @@ class PersistentContrastiveDivergence(eqx.Module):
         checks.integer(self.chains, 1, "PersistentContrastiveDivergence: chains")
         _check_chain(self.sweeps, self.beta, self.order, "PersistentContrastiveDivergence")
 
-    def initial_state(self, model: Any, data: Any, key: Key) -> Array:
+    def initial_state(self, model: AbstractBinaryAM, data: Spins, key: Key) -> Chains:
         """Random spins, one state per chain, in the shape of an example."""
         shape = (self.chains, *data.shape[1:])
         return jr.rademacher(key, shape, jnp.result_type(float)).astype(data.dtype)
 
     def value_and_grad(
-        self, model: Any, batch: Any, key: Key, state: Array
-    ) -> tuple[tuple[Scalar, Any], Array]:
+        self, model: AbstractBinaryAM, batch: Spins, key: Key, state: Chains
+    ) -> tuple[tuple[Scalar, AbstractBinaryAM], Chains]:
         """The contrast and its gradient, the chains having gone on; and the chains."""
         samples = _chains(model, state, key, self.beta, self.sweeps, self.order)
         contrast = eqx.filter_value_and_grad(
@@ -101,41 +107,46 @@ class PersistentContrastiveDivergence(eqx.Module):
         )
         return contrast(model), samples
 
-    def __call__(self, model: Any, batch: Any, key: Key) -> Scalar:
+    def __call__(self, model: AbstractBinaryAM, batch: Spins, key: Key) -> Scalar:
         """For validation: the contrast with chains that start at the data."""
         samples = _chains(model, batch, key, self.beta, self.sweeps, self.order)
         return _contrast(model, batch, samples, self.beta)
 
-    def check(self, model: Any, data: Any) -> None:
+    def check(self, model: PyTree, data: PyTree[Array]) -> None:
         """Raise unless the model is a binary memory and the data are spins."""
         _check_spins(model, data, "PersistentContrastiveDivergence")
 
 
-def _chains(model: Any, x: Array, key: Key, beta: Array, sweeps: int, order: Any) -> Array:
+def _chains(
+    model: AbstractBinaryAM, x: Chains, key: Key, beta: Scalar, sweeps: int, order: str
+) -> Chains:
     """Each state after some Glauber sweeps; nothing is differentiated."""
     model = jax.tree.map(lambda a: jax.lax.stop_gradient(a) if eqx.is_array(a) else a, model)
 
+    # Checked already, where it was known: no check of it in every step of the training.
+    method = eqx.tree_at(lambda g: g.beta, Glauber(1.0, order, record=0), beta)
+
     def chain(key: Key, x: Array) -> Array:
-        return flips.glauber(model.energy, x, key, beta, order=order, sweeps=sweeps).x
+        return descend(model.energy, x, method, space=model.space, key=key, max_steps=sweeps).x
 
     return jax.vmap(chain)(jr.split(key, length(x)), x)
 
 
-def _contrast(model: Any, data: Array, samples: Array, beta: Array) -> Array:
+def _contrast(model: AbstractBinaryAM, data: Spins, samples: Chains, beta: Scalar) -> Scalar:
     means = [jax.vmap(model.energy)(x).mean() for x in (data, samples)]
     return beta.astype(means[0].dtype) * (means[0] - means[1])
 
 
 def _check_chain(sweeps: int, beta: Array, order: str, where: str) -> None:
     checks.integer(sweeps, 1, f"{where}: sweeps")
-    checks.choice(order, flips.VISIT_ORDERS, f"{where}: order")
+    checks.choice(order, ORDERS, f"{where}: order")
     if beta.shape != ():
         raise ValueError(f"{where}: beta must be a scalar; shape {beta.shape} came.")
     if checks.is_concrete(beta):
         checks.positive(beta, f"{where}: beta")
 
 
-def _check_spins(model: Any, data: Any, where: str) -> None:
+def _check_spins(model: PyTree, data: PyTree[Array], where: str) -> None:
     if not isinstance(model, AbstractBinaryAM):
         raise TypeError(
             f"{where}: the model must be a binary memory; {type(model).__name__} came. "
@@ -152,7 +163,7 @@ def half_squared(output: Array, target: Array) -> Array:
 
 
 class _Nudge(eqx.Module):
-    """A synapse that pulls an output towards a target."""
+    """A synapse whose force drives an output towards a target."""
 
     cost: Callable[[Array, Array], Array] = eqx.field(static=True)
     strength: Array
@@ -162,7 +173,7 @@ class _Nudge(eqx.Module):
         return self.strength.astype(output.dtype) * self.cost(output, self.target)
 
 
-class EquilibriumPropagation(eqx.Module):
+class EquilibriumPropagation(AbstractGradientLoss):
     r"""Equilibrium propagation for hierarchical memories: the gradient from two states at rest.
 
     With the inputs clamped, the memory comes to rest at $s^0$, where the cost is taken. Then the
@@ -190,31 +201,33 @@ class EquilibriumPropagation(eqx.Module):
     is $\epsilon$ here); symmetric nudging: Laborieux et al. 2021, Front. Neurosci. 15, 633674.
     """
 
-    inputs: Any = eqx.field(static=True)
-    output: Any = eqx.field(static=True)
+    inputs: Layer | Sequence[Layer] = eqx.field(static=True)
+    output: Layer = eqx.field(static=True)
     cost: Callable[[Array, Array], Array] | None = eqx.field(static=True, default=None)
     nudge: float | int = eqx.field(static=True, default=0.1)
     symmetric: bool = eqx.field(static=True, default=True)
     steps: int = eqx.field(static=True, default=100)
     dt: float | int = eqx.field(static=True, default=0.1)
-    method: Any = None
-    tol: Any = None
+    method: AbstractMethod | None = None
+    tol: float | Scalar | None = None
 
     def __check_init__(self):
         checks.integer(self.steps, 1, "EquilibriumPropagation: steps")
         if isinstance(self.nudge, bool) or not abs(self.nudge) > 0:
             raise ValueError(f"EquilibriumPropagation: nudge must not be 0; {self.nudge} came.")
 
-    def __call__(self, model: Any, batch: Any, key: Key) -> Scalar:
+    def __call__(self, model: HAM, batch: tuple[PyTree[Array], Array], key: Key) -> Scalar:
         """The mean cost at rest."""
         x, target = batch
         return jax.vmap(lambda x, t: self._free(model, x, t)[1])(x, target).mean()
 
-    def value_and_grad(self, model: Any, batch: Any, key: Key) -> tuple[Scalar, Any]:
+    def value_and_grad(
+        self, model: HAM, batch: tuple[PyTree[Array], Array], key: Key
+    ) -> tuple[Scalar, HAM]:
         """The mean cost at rest, and the gradient that two nudged states give."""
         x, target = batch
 
-        def phases(x: Array, target: Array) -> Any:
+        def phases(x: PyTree[Array], target: Array) -> PyTree[Array]:
             xs, cost = self._free(model, x, target)
             up = self._rest(self._nudged(model, self.nudge, target), xs)
             down = xs
@@ -222,7 +235,7 @@ class EquilibriumPropagation(eqx.Module):
                 down = self._rest(self._nudged(model, -self.nudge, target), xs)
             return cost, [(model.activations(s), s) for s in (up, down)]
 
-        def energy(model: Any, xhats: Any, xs: Any) -> Array:
+        def energy(model: HAM, xhats: PyTree[Array], xs: PyTree[Array]) -> Scalar:
             # What a clamped state activates hangs on the parameters; at rest nothing else does.
             for name in self._clamped():
                 xhats[name] = model.activations(xs)[name]
@@ -232,13 +245,13 @@ class EquilibriumPropagation(eqx.Module):
         span = 2 * self.nudge if self.symmetric else self.nudge
 
         @eqx.filter_grad
-        def contrast(model: Any) -> Array:
+        def contrast(model: HAM) -> Scalar:
             means = [jax.vmap(lambda *s: energy(model, *s))(*s).mean() for s in (up, down)]
             return (means[0] - means[1]) / span
 
         return costs.mean(), contrast(model)
 
-    def _free(self, model: Any, x: Any, target: Array) -> tuple[Any, Array]:
+    def _free(self, model: HAM, x: PyTree[Array], target: Array) -> tuple[PyTree[Array], Scalar]:
         """The state at rest with clamped inputs, and its cost."""
         given = x if isinstance(x, dict) else {self._clamped()[0]: x}
         xs = model.init_states()
@@ -250,12 +263,12 @@ class EquilibriumPropagation(eqx.Module):
         cost = half_squared if self.cost is None else self.cost
         return xs, cost(model.activations(xs)[self.output], target)
 
-    def _rest(self, model: Any, xs: Any) -> Any:
+    def _rest(self, model: HAM, xs: PyTree[Array]) -> PyTree[Array]:
         return model.recall(
             xs, self.steps, self.dt, clamp=self._clamped(), method=self.method, tol=self.tol
         ).x
 
-    def _nudged(self, model: Any, strength: float | int, target: Array) -> Any:
+    def _nudged(self, model: HAM, strength: float | int, target: Array) -> HAM:
         """The same memory with a synapse more: its energy is E + strength * C."""
         cost = half_squared if self.cost is None else self.cost
         synapse = _Nudge(cost, jnp.asarray(float(strength)), target)
@@ -267,5 +280,5 @@ class EquilibriumPropagation(eqx.Module):
         connections = (*model.connections, ((self.output,), name))
         return dataclasses.replace(model, hypersynapses=synapses, connections=connections)
 
-    def _clamped(self) -> tuple[Any, ...]:
-        return tuple(self.inputs) if isinstance(self.inputs, tuple | list) else (self.inputs,)
+    def _clamped(self) -> tuple[Layer, ...]:
+        return (self.inputs,) if isinstance(self.inputs, str | int) else tuple(self.inputs)

@@ -9,8 +9,15 @@ result = am.fit(model, (clean, noisy), loss, optax.adam(1e-3), 10, 100, jax.rand
 result.model, result.history["loss"]
 ```
 
-**Frozen parts.** `trainable=lambda model: model.Xi` trains this part and leaves the rest alone. A
-field that is never to be trained says so where it is defined,
+**Frozen parts.** `trainable` is what `equinox.partition` takes: a tree of bools like the model, or
+a function from a leaf to a bool. This trains the patterns of a model and leaves the rest alone:
+
+```python
+nothing = jax.tree.map(lambda leaf: False, model)
+trainable = eqx.tree_at(lambda m: m.Xi, nothing, True)
+```
+
+A field that is never to be trained says so where it is defined,
 `T: Array = eqx.field(metadata={"trained": False})`: no optimiser sees it.
 
 **Constraints by parametrisation.** What must hold for a parameter is best computed from a free
@@ -19,30 +26,31 @@ self-coupling as `J = A + A.T; J - jnp.diag(jnp.diag(J))`, patterns in [-1, 1] a
 `jnp.tanh(self.raw_Xi)`. Then every step of every optimiser keeps the constraint, and no projection
 fights its momentum.
 
-**Losses that are not differentiated.** `loss` may be an object with a method
-`value_and_grad(model, batch, key)` that returns the loss and what stands for its gradient, in the
-structure of `equinox.filter(model, equinox.is_inexact_array)`; `fit` then uses it as it is. That is
-how contrastive divergence, Hebbian updates and equilibrium propagation are trained. Two more
-methods are used where they exist: `check(model, data)` is called once before the training, to raise
-on bad data; and `initial_state(model, data, key)` returns arrays that `value_and_grad(model, batch,
-key, state)` gets and returns changed, `((loss, gradient), state)`, from batch to batch.
+**Losses of your own** are functions as above, or subclasses of `AbstractLoss`: see
+`amlib.learning.base`, also for losses that bring a gradient of their own.
 """
 
+import os
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.random as jr
 import numpy as np
 import optax
+from jaxtyping import Array, ArrayLike, PyTree
 from tqdm import tqdm
 
 from amlib import _checks as checks
 from amlib._types import Key
 from amlib.learning import _epochs as epochs_
 from amlib.learning._checkpoint import Checkpoint, State
+from amlib.learning._epochs import Keys, Run
+from amlib.learning.base import AbstractLoss, AbstractStatefulLoss, as_loss
+
+Metric = Callable[[PyTree, PyTree[Array]], ArrayLike]
 
 _ASKS = 3  # times to look for a gradient: a learning rate that begins at zero moves nothing either
 
@@ -75,29 +83,29 @@ class FitResult(NamedTuple):
     - `best_epoch`: the epoch after which `model` was taken; 0 is the model as it was given.
     """
 
-    model: Any
+    model: PyTree
     history: dict[str, np.ndarray]
-    last: Any
+    last: PyTree
     result: OUTCOMES
     epoch: int
     best_epoch: int
 
 
 def fit(
-    model: Any,
-    data: Any,
-    loss: Any,
-    optimizer: Any,
-    epochs: Any,
-    batch_size: Any,
+    model: PyTree,
+    data: PyTree[ArrayLike],
+    loss: AbstractLoss | Callable[[PyTree, PyTree[Array], Key], ArrayLike],
+    optimizer: optax.GradientTransformation,
+    epochs: int,
+    batch_size: int,
     key: Key,
     *,
-    validation: Any = None,
-    metrics: Mapping[str, Any] | None = None,
-    checkpoint: Any = None,
+    validation: PyTree[ArrayLike] | float | None = None,
+    metrics: Mapping[str, Metric] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = True,
-    trainable: Any = None,
-    patience: Any = None,
+    trainable: PyTree[bool | Callable[[Array], bool]] | None = None,
+    patience: int | None = None,
 ) -> FitResult:
     """Train a model by gradient steps on batches of data.
 
@@ -111,8 +119,7 @@ def fit(
     - `model`: any Equinox module.
     - `data`: arrays, or a tree of arrays, with the same length N of the first axis.
     - `loss`: `loss(model, batch, key) -> scalar`, a mean over the batch; a batch is like `data`,
-      with `batch_size` in place of N. Or an object with its own gradient, see the top of this
-      module.
+      with `batch_size` in place of N. Or an `AbstractLoss`, such as `am.learning.CrossEntropy()`.
     - `optimizer`: any Optax optimiser. Schedules count steps, `N // batch_size` in an epoch.
     - `epochs`: how many, at least 1.
     - `batch_size`: examples per step, 1 to N.
@@ -126,10 +133,10 @@ def fit(
       on with a finished run. A checkpoint of other arguments (model, data, loss, optimiser, batch
       size, key) is refused.
     - `progress`: whether to show a bar with the loss.
-    - `trainable`: which floating-point arrays to train; `None` means all, but for fields that say
-      that they are not trained. `lambda model: model.Xi`
-      picks parts (or a list of parts) of the model; an Equinox filter (a function from a leaf to a
-      bool, or a tree of bools) also does.
+    - `trainable`: which floating-point arrays to train, as an Equinox filter: a tree of bools, or a
+      function from a leaf to a bool. `None` means all. Fields that say that they are not trained
+      never are. One part of a model:
+      `eqx.tree_at(lambda m: m.Xi, jax.tree.map(lambda leaf: False, model), True)`.
     - `patience`: stop when the validation loss has not improved for so many epochs.
 
     **Returns:** a `FitResult`.
@@ -141,11 +148,7 @@ def fit(
     that is damaged or of another run (which is kept); `TypeError` for an optimiser or loss of
     another kind.
     """
-    if not callable(loss) and not hasattr(loss, "value_and_grad"):
-        raise TypeError(
-            f"fit: loss must be a function loss(model, batch, key), or an object with "
-            f"value_and_grad; {type(loss).__name__} came."
-        )
+    loss = as_loss(loss)
     if not isinstance(optimizer, optax.GradientTransformation):
         raise TypeError(
             f"fit: optimizer must be an Optax optimiser; {type(optimizer).__name__} came. "
@@ -156,20 +159,19 @@ def fit(
     if patience is not None:
         patience = checks.integer(patience, 1, "fit: patience")
     data = epochs_.arrays(data, "fit: data")
-    keys = _Keys(*jr.split(key, 4))
+    keys = Keys(*jr.split(key, 4))
     data, validation = epochs_.split(data, validation, keys.split)
-    metrics = _checked_metrics(metrics, validation, patience, loss)
+    metrics = _checked_metrics(metrics, validation, patience)
     batch_size = checks.integer(batch_size, 1, "fit: batch_size")
     if batch_size > epochs_.length(data):
         raise ValueError(
             f"fit: batch_size must be at most the number of training examples, "
             f"{epochs_.length(data)}; {batch_size} came. Every batch is full."
         )
-    check = getattr(loss, "check", None)
     for part in (data, validation):
-        if check is not None and part is not None:
-            check(model, part)
-    run = _Run(loss, optimizer, metrics, data, validation, batch_size, keys)
+        if part is not None:
+            loss.check(model, part)
+    run = Run(loss, optimizer, metrics, data, validation, batch_size, keys)
     state, rest = _start(run, model, trainable)
     store = None if checkpoint is None else Checkpoint(checkpoint, run, state, rest, key)
     if store is not None:
@@ -177,30 +179,11 @@ def fit(
     return _loop(run, state, rest, epochs, patience, store, progress)
 
 
-class _Keys(NamedTuple):
-    epochs: Key
-    split: Key
-    validation: Key
-    state: Key
-
-
-class _Run(NamedTuple):
-    """What stays the same from epoch to epoch."""
-
-    loss: Any
-    optimizer: optax.GradientTransformation
-    metrics: dict[str, Callable[..., Any]]
-    data: Any
-    validation: Any
-    batch_size: int
-    keys: _Keys
-
-
-def _start(run: _Run, model: Any, trainable: Any) -> tuple[State, Any]:
+def _start(run: Run, model: PyTree, trainable: PyTree | None) -> tuple[State, PyTree]:
     """The state before the first epoch, and the part of the model that is not trained."""
     params, rest = epochs_.partition(model, trainable)
     loss_state = None
-    if hasattr(run.loss, "initial_state"):
+    if isinstance(run.loss, AbstractStatefulLoss):
         loss_state = epochs_.strong(run.loss.initial_state(model, run.data, run.keys.state))
     state = State(
         params=params,
@@ -215,16 +198,16 @@ def _start(run: _Run, model: Any, trainable: Any) -> tuple[State, Any]:
     return state, rest
 
 
-def _optimizer_state(optimizer: optax.GradientTransformation, params: Any) -> Any:
+def _optimizer_state(optimizer: optax.GradientTransformation, params: PyTree) -> optax.OptState:
     # Optax itself does not hold to strict promotion.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         return epochs_.strong(optimizer.init(params))
 
 
 def _loop(
-    run: _Run,
+    run: Run,
     state: State,
-    rest: Any,
+    rest: PyTree,
     epochs: int,
     patience: int | None,
     store: Checkpoint | None,
@@ -265,7 +248,7 @@ def _loop(
     )
 
 
-def _epoch(run: _Run, state: State, rest: Any) -> tuple[State | None, dict[str, float], bool]:
+def _epoch(run: Run, state: State, rest: PyTree) -> tuple[State | None, dict[str, float], bool]:
     """One epoch: the state after it, or `None` if that is not finite; a row of history; and
     whether the parameters stayed as they do without a gradient."""
     start = time.perf_counter()
@@ -303,7 +286,7 @@ def _epoch(run: _Run, state: State, rest: Any) -> tuple[State | None, dict[str, 
     return new, row, bool(rested)
 
 
-def _warned_of_no_gradient(run: _Run, state: State, rest: Any) -> bool:
+def _warned_of_no_gradient(run: Run, state: State, rest: PyTree) -> bool:
     """Warn if the gradient is exactly zero; say whether it is."""
     key = jr.fold_in(run.keys.epochs, state.epoch)
     if not epochs_.has_no_gradient(
@@ -320,18 +303,15 @@ def _warned_of_no_gradient(run: _Run, state: State, rest: Any) -> bool:
     return True
 
 
-def _checked_metrics(metrics: Any, validation: Any, patience: int | None, loss: Any) -> dict:
+def _checked_metrics(
+    metrics: Mapping[str, Metric] | None, validation: PyTree[Array] | None, patience: int | None
+) -> dict[str, Metric]:
     """The metrics as a dict; raise for what needs validation data and has none."""
     if validation is None and (metrics or patience is not None):
         name = "metrics" if metrics else "patience"
         raise ValueError(
             f"fit: {name} needs validation data; none came. Pass validation=data like the training "
             "data, or validation=0.1 to set a tenth of them aside."
-        )
-    if validation is not None and not callable(loss):
-        raise TypeError(
-            f"fit: with validation, loss must be callable, loss(model, batch, key); "
-            f"{type(loss).__name__} is not. Give it a __call__."
         )
     metrics = dict(metrics or {})
     for name, metric in metrics.items():

@@ -1,4 +1,4 @@
-"""Ready losses for `fit`: cross-entropy, reconstruction, denoising through recall.
+"""Ready losses for `fit`: cross-entropy, regression, denoising through recall, the power loss.
 
 Each is called as `loss(model, batch, key)` and returns a mean over the batch. Contrastive
 divergence and equilibrium propagation, which bring gradients of their own, are in
@@ -6,53 +6,28 @@ divergence and equilibrium propagation, which bring gradients of their own, are 
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from amlib import _checks as checks
 from amlib._types import Key, Scalar
 from amlib.continuous import AbstractContinuousAM
-from amlib.descent.methods import descend
+from amlib.descent.methods import AbstractMethod, descend
 from amlib.learning._epochs import length
+from amlib.learning._pictures import class_numbers
+from amlib.learning.base import AbstractLoss
+from amlib.learning.classifier import DenseAMClassifier
+
+Predict = Callable[[PyTree, Array], Array]
+"""From a model and one example to what the model makes of it."""
 
 
-def cross_entropy(predictions: Any, labels: Any, *, probabilities: bool = False) -> Scalar:
-    r"""The mean cross-entropy of predicted classes and labels, in nats.
-
-    $$-\frac{1}{N} \sum_i \log p_i[\text{label}_i], \qquad p = \mathrm{softmax}(\text{logits})$$
-
-    **Arguments:**
-
-    - `predictions`: logits over C classes, `(..., C)`, or with `probabilities` their probabilities
-      in [0, 1], of which those below the smallest normal float count as that.
-    - `labels`: integers in [0, C), of shape `(...)`.
-    - `probabilities`: what `predictions` are.
-
-    **Returns:** a scalar of at least 0. Inside `jax.jit` a label out of range makes it NaN; outside
-    it raises, and so does `fit` with the loss `CrossEntropy`.
-
-    **Raises:** `ValueError` for labels out of range or shapes that do not fit; `TypeError` for
-    labels that are no integers.
-    """
-    p = checks.as_float(predictions, "cross_entropy: predictions")
-    labels = _labels(labels, p, "cross_entropy")
-    valid = (labels >= 0) & (labels < p.shape[-1])
-    if probabilities:
-        log_p = jnp.log(jnp.maximum(p, jnp.finfo(p.dtype).tiny))
-    else:
-        log_p = jax.nn.log_softmax(p, axis=-1)
-    at = jnp.where(valid, labels, 0)[..., None]
-    found = jnp.take_along_axis(log_p, at, axis=-1)[..., 0]
-    return -jnp.mean(jnp.where(valid, found, jnp.nan))
-
-
-def accuracy(predictions: Any, labels: Any) -> Scalar:
+def accuracy(predictions: ArrayLike, labels: ArrayLike) -> Scalar:
     """The share of examples whose largest prediction is at the label.
 
     **Arguments:**
@@ -62,14 +37,15 @@ def accuracy(predictions: Any, labels: Any) -> Scalar:
 
     **Returns:** a scalar in [0, 1]; the error rate is 1 minus it.
 
-    **Raises:** as `cross_entropy`.
+    **Raises:** `ValueError` for labels out of range or shapes that do not fit; `TypeError` for
+    labels that are no integers.
     """
     p = checks.as_float(predictions, "accuracy: predictions")
     labels = _labels(labels, p, "accuracy")
     return jnp.mean((jnp.argmax(p, axis=-1) == labels).astype(p.dtype))
 
 
-def _labels(labels: Any, predictions: Array, where: str) -> Array:
+def _labels(labels: ArrayLike, predictions: Array, where: str) -> Int[Array, "..."]:
     """Labels as int32; raise unless they fit the predictions."""
     try:
         labels = jnp.asarray(labels)
@@ -86,11 +62,11 @@ def _labels(labels: Any, predictions: Array, where: str) -> Array:
             f"predictions; {labels.shape} came."
         )
     if checks.is_concrete(labels):
-        in_range(labels, predictions.shape[-1], f"{where}: labels")
+        _in_range(labels, predictions.shape[-1], f"{where}: labels")
     return labels.astype(jnp.int32)
 
 
-def in_range(labels: Any, C: int, where: str) -> None:
+def _in_range(labels: Array, C: int, where: str) -> None:
     """Raise unless all labels are in [0, C)."""
     values = np.asarray(labels)
     if values.size and not 0 <= values.min() <= values.max() < C:
@@ -100,45 +76,128 @@ def in_range(labels: Any, C: int, where: str) -> None:
         )
 
 
-class CrossEntropy(eqx.Module):
-    """Cross-entropy as a loss for `fit`, over batches `(x, labels)`.
+class CrossEntropy(AbstractLoss):
+    r"""The cross-entropy of predicted classes and labels, in nats.
 
-    `fit` calls its `check` before the training, so that labels out of range are an error at once.
+    $$-\frac{1}{N} \sum_i \log p_i[\text{label}_i], \qquad p = \mathrm{softmax}(\text{logits})$$
+
+    Batches are pairs `(x, labels)`, with integers in [0, C) for labels. `fit` checks them before
+    the training; a label out of range that is seen only later makes the loss NaN.
+
+    ```python
+    loss = am.learning.CrossEntropy(am.learning.DenseAMClassifier.logits, batched=True)
+    ```
 
     **Arguments:**
 
-    - `predict`: from a model and one example `x` to predictions over the classes; `None` calls the
+    - `predict`: from a model and one example `x` to predictions over C classes; `None` calls the
       model.
-    - `probabilities`: whether predictions are probabilities and not logits.
+    - `probabilities`: whether predictions are probabilities and not logits. Those below the
+      smallest normal float count as that.
+    - `batched`: whether `predict` takes a batch and returns one row per example.
+
+    **Raises:** by `check`, `ValueError` for labels out of range or predictions that are no vector
+    for each example; `TypeError` for labels that are no integers.
     """
 
-    predict: Callable[[Any, Array], Array] | None = eqx.field(static=True, default=None)
+    predict: Predict | None = eqx.field(static=True, default=None)
     probabilities: bool = eqx.field(static=True, default=False)
+    batched: bool = eqx.field(static=True, default=False)
 
-    def __call__(self, model: Any, batch: Any, key: Key) -> Scalar:
-        """The mean over the batch; see `cross_entropy`."""
+    def __call__(self, model: PyTree, batch: tuple[PyTree, ArrayLike], key: Key) -> Scalar:
+        """The mean over the batch."""
         x, labels = batch
-        predictions = jax.vmap(lambda x: _apply(self.predict, model, x))(x)
-        return cross_entropy(predictions, labels, probabilities=self.probabilities)
+        p = checks.as_float(self._predictions(model, x), "CrossEntropy: predictions")
+        labels = _labels(labels, p, "CrossEntropy")
+        if self.probabilities:
+            log_p = jnp.log(jnp.maximum(p, jnp.finfo(p.dtype).tiny))
+        else:
+            log_p = jax.nn.log_softmax(p, axis=-1)
+        valid = (labels >= 0) & (labels < p.shape[-1])
+        at = jnp.where(valid, labels, 0)[..., None]
+        found = jnp.take_along_axis(log_p, at, axis=-1)[..., 0]
+        return -jnp.mean(jnp.where(valid, found, jnp.nan))
 
-    def check(self, model: Any, data: Any) -> None:
-        """Raise unless all labels of the data are in range."""
-        x, labels = _pair(data, "CrossEntropy")
-        one = jax.tree.map(lambda a: a[0], x)
-        out = eqx.filter_eval_shape(lambda m, x: _apply(self.predict, m, x), model, one)
-        if out.ndim != 1:
+    def _predictions(self, model: PyTree, x: PyTree) -> Array:
+        if self.batched:
+            return _apply(self.predict, model, x)
+        return jax.vmap(lambda x: _apply(self.predict, model, x))(x)
+
+    def check(self, model: PyTree, data: PyTree[Array]) -> None:
+        """Raise unless all labels of the data are in range, and the model takes an example."""
+        if not isinstance(data, tuple | list) or len(data) != 2:
             raise ValueError(
-                f"CrossEntropy: predictions for one example must have shape (C,); {out.shape} came."
+                f"CrossEntropy: data must be a pair (x, labels); {type(data).__name__} came."
+            )
+        x, labels = data
+        # Not under `vmap` or `jit`: what the model checks of an example's values is checked too.
+        one = jax.tree.map(lambda a: a[:1] if self.batched else a[0], x)
+        shape = _apply(self.predict, model, one).shape
+        if self.batched and shape[:1] == (1,):
+            shape = shape[1:]
+        if len(shape) != 1:
+            raise ValueError(
+                f"CrossEntropy: predictions for one example must have shape (C,); {shape} came."
             )
         if not jnp.issubdtype(labels.dtype, jnp.integer) or labels.ndim != 1:
             raise TypeError(
                 f"CrossEntropy: labels must be one integer per example; "
                 f"{labels.dtype}{list(labels.shape)} came."
             )
-        in_range(labels, out.shape[0], "CrossEntropy: labels")
+        _in_range(labels, shape[0], "CrossEntropy: labels")
 
 
-class Reconstruction(eqx.Module):
+class PowerLoss(AbstractLoss):
+    r"""The published loss of the classifier: a high power of what is wrong with each label.
+
+    $$C = \frac{1}{B} \sum_{\text{pictures}} \sum_a |c_a - t_a|^{2m}, \qquad t_a = \pm 1$$
+
+    It trains a `DenseAMClassifier`; data are `(images, labels)`. Krotov and Hopfield 2016
+    (appendix A) report that `CrossEntropy` did worse.
+
+    **Arguments:**
+
+    - `m`: half the power, 1 to 60. Larger values look at the worst labels only.
+
+    **Raises:** `ValueError` for `m` out of range; `TypeError` if it is no integer.
+
+    **Reference:** Krotov and Hopfield 2016, eq. 14 (there a sum over the batch, here the mean).
+    """
+
+    m: int = eqx.field(static=True, converter=lambda m: checks.integer(m, 1, "PowerLoss: m"))
+
+    def __check_init__(self):
+        if self.m > 60:  # 2^120 is still a float32, with room for the sums
+            raise ValueError(f"PowerLoss: m must be at most 60; {self.m} came.")
+
+    def __call__(
+        self,
+        model: DenseAMClassifier,
+        batch: tuple[Float[Array, "B ..."], Int[Array, " B"]],
+        key: Key | None = None,
+    ) -> Scalar:
+        """The loss of a batch `(images, labels)`; `key` is not used."""
+        del key
+        images, labels = batch
+        s = model.sums(images)
+        t = 2 * jax.nn.one_hot(labels, model.classes, dtype=s.dtype) - 1
+        return jnp.mean(jnp.sum((jnp.tanh(s) - t) ** (2 * self.m), axis=1))
+
+    def check(self, model: PyTree, data: PyTree[Array]) -> None:
+        """Raise unless data are pictures for `model` and their classes."""
+        if not isinstance(model, DenseAMClassifier):
+            raise TypeError(f"PowerLoss: trains a DenseAMClassifier; {type(model).__name__} came.")
+        if not isinstance(data, tuple | list) or len(data) != 2:
+            raise TypeError(
+                f"PowerLoss: data must be (images, labels); {type(data).__name__} came."
+            )
+        v, single = model._pictures(data[0], "PowerLoss")
+        if single:
+            raise ValueError("PowerLoss: images must be a batch; one picture came.")
+        class_numbers(data[1], len(v), model.classes, "PowerLoss: labels")
+
+
+class Regression(AbstractLoss):
     r"""How far a model's output is from what it shall be.
 
     $$\frac{1}{N D} \sum_{i, d} |f(x_i)_d - t_{i, d}|^p$$
@@ -151,25 +210,25 @@ class Reconstruction(eqx.Module):
     - `power`: p, at least 1. 2 is the mean squared error, 1 the mean absolute one.
     """
 
-    apply: Callable[[Any, Array], Array] | None = eqx.field(static=True, default=None)
+    apply: Predict | None = eqx.field(static=True, default=None)
     power: float | int = eqx.field(static=True, default=2)
 
     def __check_init__(self):
-        checks.at_least(self.power, 1, "Reconstruction: power")
+        checks.at_least(self.power, 1, "Regression: power")
 
-    def __call__(self, model: Any, batch: Any, key: Key) -> Scalar:
+    def __call__(self, model: PyTree, batch: Array | tuple[Array, Array], key: Key) -> Scalar:
         """The mean over the batch."""
         x, target = batch if isinstance(batch, tuple | list) else (batch, batch)
         output = jax.vmap(lambda x: _apply(self.apply, model, x))(x)
-        return _distance(output, target, self.power, "Reconstruction")
+        return _distance(output, target, self.power, "Regression")
 
 
-class Denoising(eqx.Module):
+class Denoising(AbstractLoss):
     r"""How far recall ends from a pattern that it started near.
 
     $$\frac{1}{N D} \sum_{i, d} |\mathrm{recall}(\text{corrupt}(x_i))_d - x_{i, d}|^p$$
 
-    Batches are arrays of clean examples. Each is spoilt afresh every time. The derivative goes
+    Batches are arrays of clean examples. Each is corrupted afresh every time. The derivative goes
     through recall: through its steps for `GradientDescent` and `CCCP` (unrolled: memory grows with
     their number), and by the implicit function theorem for `FixedPoint` and `Flow`.
 
@@ -180,31 +239,31 @@ class Denoising(eqx.Module):
 
     **Arguments:**
 
-    - `corrupt`: from a key and one clean example to a spoilt one.
+    - `corrupt`: from a key and one clean example to a corrupted one.
     - `method`, `max_steps`, `tol`, `project`: how a `ContinuousAM` recalls, see its `recall`.
-    - `apply`: recall for other models: from a model and a spoilt example to a state.
+    - `apply`: recall for other models: from a model and a corrupted example to a state.
     - `power`: p, at least 1.
     """
 
-    corrupt: Callable[[Any, Array], Array] = eqx.field(static=True)
-    method: Any = None
+    corrupt: Callable[[Key, Array], Array] = eqx.field(static=True)
+    method: AbstractMethod | None = None
     max_steps: int = eqx.field(static=True, default=100)
-    tol: Any = None
-    project: Any = None
-    apply: Callable[[Any, Array], Array] | None = eqx.field(static=True, default=None)
+    tol: float | Scalar | None = None
+    project: Callable[[Array], Array] | None = None
+    apply: Predict | None = eqx.field(static=True, default=None)
     power: float | int = eqx.field(static=True, default=2)
 
     def __check_init__(self):
         checks.at_least(self.power, 1, "Denoising: power")
         checks.integer(self.max_steps, 1, "Denoising: max_steps")
 
-    def __call__(self, model: Any, batch: Any, key: Key) -> Scalar:
+    def __call__(self, model: PyTree, batch: Float[Array, "B *shape"], key: Key) -> Scalar:
         """The mean over the batch."""
         noisy = jax.vmap(self.corrupt)(jr.split(key, length(batch)), batch)
         output = jax.vmap(lambda x: self._recalled(model, x))(noisy)
         return _distance(output, batch, self.power, "Denoising")
 
-    def _recalled(self, model: Any, x: Array) -> Array:
+    def _recalled(self, model: PyTree, x: Array) -> Array:
         if self.apply is not None:
             return self.apply(model, x)
         if not isinstance(model, AbstractContinuousAM):
@@ -223,7 +282,7 @@ class Denoising(eqx.Module):
         ).x
 
 
-def _apply(function: Callable[[Any, Array], Array] | None, model: Any, x: Array) -> Array:
+def _apply(function: Predict | None, model: PyTree, x: PyTree[Array]) -> Array:
     return model(x) if function is None else function(model, x)
 
 
@@ -238,9 +297,3 @@ def _distance(output: Array, target: Array, power: float | int, where: str) -> A
         return difference.mean()
     # x**2 and not abs(x)**2.0: the derivative of abs at 0 is no trouble then.
     return jnp.mean((output - target) ** 2 if power == 2 else difference**power)
-
-
-def _pair(data: Any, where: str) -> tuple[Any, Any]:
-    if not isinstance(data, tuple | list) or len(data) != 2:
-        raise ValueError(f"{where}: data must be a pair (x, labels); {type(data).__name__} came.")
-    return data[0], data[1]

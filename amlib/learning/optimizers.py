@@ -1,29 +1,30 @@
 """The optimiser of Krotov and Hopfield, as an Optax transformation."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, Int, PyTree
 
 from amlib import _checks as checks
+from amlib._types import Scalar
 
 
 class KrotovHopfieldState(NamedTuple):
     """What the optimiser carries: the number of steps taken, and the momentum."""
 
-    steps: Array
-    momentum: Any
+    steps: Int[Array, ""]
+    momentum: PyTree[Array]
 
 
 def krotov_hopfield(
-    learning_rate: Any,
-    momentum: Any = 0.6,
+    learning_rate: float | int | optax.Schedule,
+    momentum: float | int = 0.6,
     *,
-    temperature: Any = None,
-    bound: Any = 1.0,
+    temperature: optax.Schedule | None = None,
+    bound: float | int | None = 1.0,
 ) -> optax.GradientTransformation:
     r"""Momentum with a step of fixed size for each memory, and weights kept in a box.
 
@@ -40,7 +41,7 @@ def krotov_hopfield(
 
     ```python
     steps = 60_000 // 1000                                    # in an epoch
-    optimizer = am.krotov_hopfield(
+    optimizer = am.learning.krotov_hopfield(
         optax.exponential_decay(0.02, steps, 0.998, staircase=True),
         momentum=0.8,
         temperature=optax.linear_schedule(300.0, 60.0, 200 * steps),
@@ -63,6 +64,64 @@ def krotov_hopfield(
 
     **Reference:** Krotov and Hopfield 2016, eq. 12 and 13 and appendix A.
     """
+    _check(learning_rate, momentum, temperature, bound)
+
+    def init(params: PyTree[Array]) -> KrotovHopfieldState:
+        for leaf in jax.tree.leaves(params):
+            if np.ndim(leaf) == 1:
+                raise ValueError(
+                    f"krotov_hopfield: parameters must be matrices, one memory per row, or "
+                    f"scalar temperatures; shape {np.shape(leaf)} came. Another optimiser fits "
+                    "such a model (optax.adam), or freeze the vector."
+                )
+        return KrotovHopfieldState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
+
+    def update(
+        updates: PyTree[Array], state: optax.OptState, params: PyTree[Array] | None = None
+    ) -> tuple[PyTree[Array], KrotovHopfieldState]:
+        state = cast(KrotovHopfieldState, state)
+        if params is None:
+            raise ValueError(
+                "krotov_hopfield: update needs the parameters, to keep them in their box; none "
+                "came. Call update(gradients, state, params)."
+            )
+        rate = learning_rate(state.steps) if callable(learning_rate) else learning_rate
+
+        def velocity(grad: Array, old: Array) -> Array:
+            return jnp.asarray(float(momentum), old.dtype) * old - grad
+
+        def step(param: Array, V: Array) -> Array:
+            if V.ndim:
+                return _step(param, V, jnp.asarray(rate, V.dtype), bound)
+            if temperature is None:
+                return jnp.zeros_like(param)
+            return jnp.asarray(temperature(state.steps + 1), param.dtype) - param
+
+        V = jax.tree.map(velocity, updates, state.momentum)
+        return jax.tree.map(step, params, V), KrotovHopfieldState(state.steps + 1, V)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _step(param: Array, V: Array, rate: Scalar, bound: float | int | None) -> Array:
+    """How far memories move: the largest weight of each by the rate, but for the bound."""
+    largest = jnp.max(jnp.abs(V), axis=tuple(range(1, V.ndim)), keepdims=True)
+    # A memory without any gradient rests.
+    unit = V / jnp.where(largest > 0, largest, jnp.ones_like(largest))
+    new = param + rate * unit
+    if bound is not None:
+        edge = jnp.asarray(bound, V.dtype)
+        new = jnp.clip(new, -edge, edge)
+    return new - param
+
+
+def _check(
+    learning_rate: float | int | optax.Schedule,
+    momentum: float | int,
+    temperature: optax.Schedule | None,
+    bound: float | int | None,
+) -> None:
+    """Raise unless the arguments are what `krotov_hopfield` says."""
     if not callable(learning_rate):
         _not_negative(learning_rate, "learning_rate")
     _not_negative(momentum, "momentum")
@@ -77,51 +136,9 @@ def krotov_hopfield(
             "krotov_hopfield: temperature: must be a schedule, a function of the step; "
             f"{type(temperature).__name__} came. A constant one is the model's own temperature."
         )
-    decay = float(momentum)
-
-    def init(params: Any) -> KrotovHopfieldState:
-        for leaf in jax.tree.leaves(params):
-            if np.ndim(leaf) == 1:
-                raise ValueError(
-                    f"krotov_hopfield: parameters must be matrices, one memory per row, or "
-                    f"scalar temperatures; shape {np.shape(leaf)} came. Another optimiser fits "
-                    "such a model (optax.adam), or freeze the vector."
-                )
-        return KrotovHopfieldState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, KrotovHopfieldState]:
-        if params is None:
-            raise ValueError(
-                "krotov_hopfield: update needs the parameters, to keep them in their box; none "
-                "came. Call update(gradients, state, params)."
-            )
-        rate = learning_rate(state.steps) if callable(learning_rate) else learning_rate
-
-        def velocity(grad: Any, old: Any) -> Any:
-            return jnp.asarray(decay, old.dtype) * old - grad
-
-        def step(param: Any, V: Any) -> Any:
-            if V.ndim == 0:
-                if temperature is None:
-                    return jnp.zeros_like(param)
-                return jnp.asarray(temperature(state.steps + 1), param.dtype) - param
-            axes = tuple(range(1, V.ndim))
-            largest = jnp.max(jnp.abs(V), axis=axes, keepdims=True)
-            # A memory without any gradient rests.
-            unit = V / jnp.where(largest > 0, largest, jnp.ones_like(largest))
-            new = param + jnp.asarray(rate, V.dtype) * unit
-            if bound is not None:
-                edge = jnp.asarray(bound, V.dtype)
-                new = jnp.clip(new, -edge, edge)
-            return new - param
-
-        V = jax.tree.map(velocity, updates, state.momentum)
-        return jax.tree.map(step, params, V), KrotovHopfieldState(state.steps + 1, V)
-
-    return optax.GradientTransformation(init, update)
 
 
-def _not_negative(value: Any, name: str) -> None:
+def _not_negative(value: object, name: str) -> None:
     number = isinstance(value, int | float | np.integer | np.floating)
     if not number or isinstance(value, bool):
         raise TypeError(f"krotov_hopfield: {name}: must be a number; {value!r} came.")

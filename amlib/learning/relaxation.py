@@ -25,6 +25,7 @@ from amlib._types import Key, Scalar
 from amlib.descent.gradients import GradientDescent
 from amlib.descent.steady import Flow
 from amlib.descent.trajectory import Recall
+from amlib.learning.base import AbstractLoss
 from amlib.learning.maps import UPDATES, Relax
 from amlib.learning.reconstructors import SPACES, AbstractReconstructor, as_state, check_states
 
@@ -159,7 +160,7 @@ def _check(model: DiscreteTimeHopfield | ContinuousTimeHopfield, where: str) -> 
 # -- training ----------------------------------------------------------------------------------
 
 
-class ReconstructionLoss(eqx.Module):
+class ReconstructionLoss(AbstractLoss):
     r"""The L1 distance of patterns and their soft reconstruction, for `am.fit`.
 
     $$\langle |x - f(\tilde x)| \rangle$$

@@ -22,35 +22,36 @@ Where a rule takes `J`, it adds to couplings that are there; patterns may then c
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import ParamSpec, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from amlib import _checks as checks
 from amlib._types import Key
 from amlib.binary import BipolarIsing
-from amlib.descent import flips
+from amlib.descent import Sweeps, descend
 
 Couplings = Float[Array, "D D"]
-_Rule = TypeVar("_Rule", bound=Callable[..., Any])
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
-def _precise(rule: _Rule) -> _Rule:
+def _precise(rule: Callable[_P, _R]) -> Callable[_P, _R]:
     """The rule with exact matrix products: accelerators round their factors to 10 bits."""
 
     @functools.wraps(rule)
-    def run(*args: Any, **kwargs: Any) -> Any:
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         with jax.default_matmul_precision("highest"):
             return rule(*args, **kwargs)
 
-    return cast(_Rule, run)
+    return run
 
 
-def hebb(Xi: Any, J: Any = None, *, self_coupling: bool = False) -> Couplings:
+def hebb(Xi: ArrayLike, J: ArrayLike | None = None, *, self_coupling: bool = False) -> Couplings:
     r"""Add up the outer products of the patterns.
 
     $$J_{ij} = \frac{1}{D} \sum_\mu \xi^\mu_i \xi^\mu_j$$
@@ -73,7 +74,7 @@ def hebb(Xi: Any, J: Any = None, *, self_coupling: bool = False) -> Couplings:
 
 
 @_precise
-def storkey(Xi: Any, J: Any = None) -> Couplings:
+def storkey(Xi: ArrayLike, J: ArrayLike | None = None) -> Couplings:
     r"""Add patterns one after the other, each less what the couplings already say of it.
 
     $$J_{ij} \leftarrow J_{ij}
@@ -112,7 +113,9 @@ def _storkey(Xi: Array, J: Array) -> Array:
 
 
 @_precise
-def pseudo_inverse(Xi: Any, J: Any = None, *, self_coupling: bool = False) -> Couplings:
+def pseudo_inverse(
+    Xi: ArrayLike, J: ArrayLike | None = None, *, self_coupling: bool = False
+) -> Couplings:
     r"""Project onto the space that the patterns span.
 
     $$J = \Xi^\top (\Xi \Xi^\top)^{-1} \Xi = \Xi^+ \Xi$$
@@ -167,7 +170,11 @@ def pseudo_inverse(Xi: Any, J: Any = None, *, self_coupling: bool = False) -> Co
 
 @_precise
 def covariance(
-    Xi: Any, J: Any = None, *, activity: Any = None, self_coupling: bool = False
+    Xi: ArrayLike,
+    J: ArrayLike | None = None,
+    *,
+    activity: ArrayLike | None = None,
+    self_coupling: bool = False,
 ) -> tuple[Couplings, Float[Array, " D"]]:
     r"""Store sparse patterns of 0 and 1 by their deviations from the mean activity.
 
@@ -233,7 +240,7 @@ def covariance(
 
 
 def unlearning(
-    J: Any, key: Key, *, rate: Any = 0.01, rounds: Any = 100, max_sweeps: Any = 100
+    J: ArrayLike, key: Key, *, rate: ArrayLike = 0.01, rounds: int = 100, max_sweeps: int = 100
 ) -> Couplings:
     r"""Weaken what recall from random states finds: mostly mixtures that nobody stored.
 
@@ -271,7 +278,7 @@ def _unlearn(J: Array, key: Key, rate: Array, rounds: int, max_sweeps: int) -> A
         starting, visiting = jax.random.split(jax.random.fold_in(key, k))
         x0 = jax.random.rademacher(starting, (D,), J.dtype)
         energy = lambda x: -0.5 * jnp.dot(x, J @ x)
-        end = flips.sweep(energy, x0, visiting, max_sweeps=max_sweeps, record=0).x
+        end = descend(energy, x0, Sweeps(record=0), key=visiting, max_steps=max_sweeps).x
         return _diagonal(J - rate / D * end[:, None] * end[None, :], False), None
 
     return lax.scan(forget, J, jnp.arange(rounds))[0]
@@ -280,13 +287,13 @@ def _unlearn(J: Array, key: Key, rate: Array, rounds: int, max_sweeps: int) -> A
 # -- the boundary ------------------------------------------------------------------------------
 
 
-def _patterns(Xi: Any, J: Any, where: str) -> tuple[Array, Array]:
+def _patterns(Xi: ArrayLike, J: ArrayLike | None, where: str) -> tuple[Array, Array]:
     """Spin patterns `(K, D)` and couplings `(D, D)`."""
     Xi = checks.spins(checks.as_float(Xi, f"{where}: Xi"), f"{where}: Xi")
     return _shaped(Xi, J, where)
 
 
-def _shaped(Xi: Array, J: Any, where: str) -> tuple[Array, Array]:
+def _shaped(Xi: Array, J: ArrayLike | None, where: str) -> tuple[Array, Array]:
     """Flat patterns in float32 at least, and couplings that fit them, zero if none came."""
     if Xi.ndim == 0 or Xi.size == 0:
         raise ValueError(

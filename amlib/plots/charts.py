@@ -261,7 +261,7 @@ def memories(
 
     **Arguments:**
 
-    - `model`: anything with patterns in its field `Xi`, or in `memories`.
+    - `model`: anything with patterns in its field `Xi`, or in `pixel_weights`, as the classifier.
     - `limit`: patterns shown at most, the first ones.
     - `ncols`, `titles`, `shape`, `ax`: as for `grid`; titles are those of the patterns shown.
 
@@ -270,12 +270,12 @@ def memories(
     **Raises:** `TypeError` for a model without such a field; `ValueError` when the patterns are
     no pictures, or the titles do not fit them.
     """
-    stored = getattr(model, "Xi", None)
-    stored = getattr(model, "memories", None) if stored is None else stored
+    stored = getattr(model, "pixel_weights", None)
+    stored = getattr(model, "Xi", None) if stored is None else stored
     if stored is None or callable(stored):
         raise TypeError(
-            f"memories: the model must have patterns in Xi or memories; {type(model).__name__} "
-            "came. An array of patterns is drawn by am.plots.grid."
+            "memories: the model must have patterns in Xi or pixel_weights; "
+            f"{type(model).__name__} came. An array of patterns is drawn by am.plots.grid."
         )
     if limit < 1:
         raise ValueError(f"memories: limit must be at least 1; {limit} came.")

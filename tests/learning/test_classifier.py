@@ -11,7 +11,9 @@ from jax.test_util import check_grads
 from numpy.testing import assert_allclose
 
 import amlib as am
+from amlib.learning import CrossEntropy, DenseAMClassifier, PowerLoss, krotov_hopfield
 from amlib.learning._sums import energy_function, label_sums
+from tests.users import am as plain
 
 KEY = jr.key(0)
 D, C = 12, 4
@@ -27,7 +29,7 @@ FUNCTIONS = {
 
 
 def make(n=3, K=7, T=3.0, shape: int | tuple[int, ...] = D, **kwargs):
-    return am.DenseAMClassifier(K, shape, C, n, temperature=T, key=KEY, **kwargs)
+    return DenseAMClassifier(K, shape, C, n, temperature=T, key=KEY, **kwargs)
 
 
 def pictures(N=5, seed=0, d=D):
@@ -85,7 +87,7 @@ def test_powers_that_are_not_rectified():
 def test_quadratic_energy_is_a_linear_map():
     """Not rectified, n=2: (b + 2L)^2 - b^2 = 4 L b + 4 L^2, a network without hidden units."""
     model, V = make(2, rectified=False), pictures()
-    W, L = np.asarray(model.memories), np.asarray(model.label_weights)
+    W, L = np.asarray(model.pixel_weights), np.asarray(model.label_weights)
     base = V @ W.T - L.sum(1)
     assert_allclose(model.sums(V), (base @ (4 * L) + 4 * (L**2).sum(0)) / 9, rtol=1e-4, atol=1e-5)
 
@@ -96,7 +98,7 @@ def test_small_label_weights_make_the_dual_network(n):
     model = make(n)
     small = model.Xi.at[:, D:].multiply(1e-3)
     model, V = eqx.tree_at(lambda m: m.Xi, model, small), pictures()
-    W, L = np.asarray(model.memories, np.float64), np.asarray(model.label_weights, np.float64)
+    W, L = np.asarray(model.pixel_weights, np.float64), np.asarray(model.label_weights, np.float64)
     hidden = n * np.maximum(V @ W.T / 3, 0) ** (n - 1)
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda a: jnp.asarray(np.asarray(a, np.float64)), model)
@@ -189,8 +191,8 @@ def test_jit_vmap_and_shapes_of_pictures():
     assert_allclose(jnp.tanh(model.sums(square)), expected, rtol=1e-5, atol=1e-6)
     assert (model.predict(square) == model.predict(V)).all()
     assert model.predict(square[0]).shape == ()
-    assert model.memories.shape == (7, 3, 4)
-    assert_allclose(model.memories[2, 1, 3], model.Xi[2, 7])
+    assert model.pixel_weights.shape == (7, 3, 4)
+    assert_allclose(model.pixel_weights[2, 1, 3], model.Xi[2, 7])
     assert_allclose(model.label_weights, model.Xi[:, D:])
 
 
@@ -207,13 +209,11 @@ def test_pictures_of_any_kind(dtype):
 def test_high_powers_at_full_size_stay_finite(n):
     """T^n alone is 1e54 and more: F(h/T) it must be."""
     V = np.sign(pictures(20, 7, 784))
-    model = am.DenseAMClassifier(
-        20, n=n, temperature=760.0, examples=(V, np.arange(20) % 10), key=KEY
-    )
+    model = DenseAMClassifier(20, n=n, temperature=760.0, examples=(V, np.arange(20) % 10), key=KEY)
     s = model.sums(V)
     assert jnp.isfinite(s).all()
     assert (model.predict(V) == np.arange(20) % 10).all()
-    grads = eqx.filter_jit(eqx.filter_grad(am.PowerLoss(30)))(
+    grads = eqx.filter_jit(eqx.filter_grad(PowerLoss(30)))(
         model, (jnp.asarray(V), jnp.arange(20) % 10)
     )
     assert jnp.isfinite(grads.Xi).all()
@@ -222,7 +222,7 @@ def test_high_powers_at_full_size_stay_finite(n):
 
 @pytest.mark.parametrize("n", [2, 3, 20])
 def test_the_chosen_temperature_leaves_no_label_saturated(n):
-    model = am.DenseAMClassifier(50, 100, n=n, key=KEY)
+    model = DenseAMClassifier(50, 100, n=n, key=KEY)
     V = jnp.sign(jnp.asarray(pictures(200, 9, 100)))
     cold = eqx.tree_at(lambda m: m.temperature, model, model.temperature / 4)
     assert (jnp.abs(jnp.tanh(model.sums(V))) > 0.999).mean() < 0.2
@@ -232,9 +232,9 @@ def test_the_chosen_temperature_leaves_no_label_saturated(n):
 
 def test_hebbian_memories_are_examples():
     V, y = pictures(30), np.arange(30) % C
-    model = am.DenseAMClassifier(20, D, C, examples=(V, y), key=KEY)
-    rows = np.array([np.abs(V - w).sum(1).argmin() for w in np.asarray(model.memories)])
-    assert_allclose(model.memories, V[rows])
+    model = DenseAMClassifier(20, D, C, examples=(V, y), key=KEY)
+    rows = np.array([np.abs(V - w).sum(1).argmin() for w in np.asarray(model.pixel_weights)])
+    assert_allclose(model.pixel_weights, V[rows])
     assert len(set(rows)) == 20
     assert_allclose(model.label_weights, 2 * np.eye(C)[y[rows]] - 1)
 
@@ -248,10 +248,10 @@ def test_losses_are_those_of_the_paper(m):
     s = np.asarray(model.sums(V), np.float64)
     t = 2 * np.eye(C)[np.asarray(y)] - 1
     expected = (np.abs(np.tanh(s) - t) ** (2 * m)).sum(1).mean()
-    assert_allclose(am.PowerLoss(m)(model, (V, y), KEY), expected, rtol=1e-4)
+    assert_allclose(PowerLoss(m)(model, (V, y), KEY), expected, rtol=1e-4)
     p = np.exp(2 * s) / np.exp(2 * s).sum(1, keepdims=True)
     entropy = -np.log(p[np.arange(5), y]).mean()
-    assert_allclose(am.LabelCrossEntropy()(model, (V, y), KEY), entropy, rtol=1e-4)
+    assert_allclose(ENTROPY(model, (V, y), KEY), entropy, rtol=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -267,17 +267,17 @@ def train(digits, model, loss, optimizer, epochs):
 
 def test_it_learns_the_bundled_digits(digits):
     """Test error 6 to 8 % of 500 pictures where this was written; chance is 90 %."""
-    model = am.DenseAMClassifier(200, key=KEY)
+    model = DenseAMClassifier(200, key=KEY)
     rate = optax.exponential_decay(0.03, 15, 0.9, staircase=True)
-    assert train(digits, model, am.PowerLoss(2), am.krotov_hopfield(rate), 20) < 0.12
+    assert train(digits, model, PowerLoss(2), krotov_hopfield(rate), 20) < 0.12
 
 
 def test_a_cold_start_learns_nothing(digits):
     """Why the published loss stalls: labels that start saturated have no gradient."""
-    gradient = eqx.filter_jit(eqx.filter_grad(am.PowerLoss(2)))
+    gradient = eqx.filter_jit(eqx.filter_grad(PowerLoss(2)))
     few = (digits[0][:100], digits[1][:100])
-    warm = am.DenseAMClassifier(200, key=KEY)
-    cold = am.DenseAMClassifier(200, temperature=3.0, mean=-0.3, key=KEY)
+    warm = DenseAMClassifier(200, key=KEY)
+    cold = DenseAMClassifier(200, temperature=3.0, mean=-0.3, key=KEY)
     assert jnp.abs(gradient(warm, few).Xi).max() > 1e-3
     assert jnp.abs(gradient(cold, few).Xi).max() == 0
 
@@ -290,7 +290,7 @@ def test_a_cold_start_learns_nothing(digits):
     [
         (ValueError, "n: must be at least 2; 1 came", {"n": 1}),
         (TypeError, "n: must be an integer; 2.5 came", {"n": 2.5}),
-        (ValueError, "memories: must be at least 1", {"memories": 0}),
+        (ValueError, "K: must be at least 1", {"K": 0}),
         (ValueError, "classes: must be at least 2", {"classes": 1}),
         (ValueError, "pixels: must be at least 1", {"pixels": (0, 3)}),
         (ValueError, "pixels: must be a number or a shape", {"pixels": ()}),
@@ -307,9 +307,9 @@ def test_a_cold_start_learns_nothing(digits):
     ],
 )
 def test_bad_models(error, message, arguments):
-    arguments = {"memories": 7, "pixels": D, "classes": C, "key": KEY, **arguments}
+    arguments = {"K": 7, "pixels": D, "classes": C, "key": KEY, **arguments}
     with pytest.raises(error, match=message):
-        am.DenseAMClassifier(**arguments)
+        plain.learning.DenseAMClassifier(**arguments)
 
 
 @pytest.mark.parametrize(
@@ -350,21 +350,40 @@ def test_bad_batches_and_labels():
         model.energy(V[0], np.ones(3))
 
 
-@pytest.mark.parametrize("loss", [am.PowerLoss(2), am.LabelCrossEntropy()])
-def test_fit_refuses_labels_out_of_range(loss):
+ENTROPY = CrossEntropy(DenseAMClassifier.logits, batched=True)
+
+
+@pytest.mark.parametrize(
+    ("loss", "labels"),
+    [
+        (PowerLoss(2), "labels: must be from 0 to 3; 0 to 4 came"),
+        (ENTROPY, r"CrossEntropy: labels must lie in \[0, 4\); 0 to 4 came"),
+    ],
+    ids=["power", "cross-entropy"],
+)
+def test_fit_refuses_pictures_and_labels_out_of_range(loss, labels):
+    def fit(data):
+        am.fit(make(), data, loss, optax.adam(1e-3), 1, 5, KEY)
+
     bad = (pictures(), np.array([0, 1, 2, 3, 4]))
-    with pytest.raises(ValueError, match="labels: must be from 0 to 3; 0 to 4 came"):
-        am.fit(make(), bad, loss, optax.adam(1e-3), 1, 5, KEY)
-    with pytest.raises(TypeError, match=r"data must be \(images, labels\)"):
-        am.fit(make(), bad[0], loss, optax.adam(1e-3), 1, 5, KEY)
+    with pytest.raises(ValueError, match=labels):
+        fit(bad)
+    with pytest.raises(ValueError, match=r"pixels must lie in .*1275 came. Bytes become grey"):
+        fit((np.full((5, D), 1275.0), bad[1] % C))
+    with pytest.raises((TypeError, ValueError), match=r"data must be .*labels\); [Aa]rray\w* came"):
+        fit(bad[0])
+
+
+def test_the_power_loss_trains_a_classifier():
+    bad = (pictures(), np.array([0, 1, 2, 3, 3]))
     with pytest.raises(TypeError, match="trains a DenseAMClassifier; ClassicalHopfield came"):
-        am.fit(am.ClassicalHopfield(bad[0]), bad, loss, optax.adam(1e-3), 1, 5, KEY)
+        am.fit(am.ClassicalHopfield(bad[0]), bad, PowerLoss(2), optax.adam(1e-3), 1, 5, KEY)
 
 
 def test_bad_losses():
     with pytest.raises(ValueError, match="m: must be at least 1"):
-        am.PowerLoss(0)
+        PowerLoss(0)
     with pytest.raises(ValueError, match="m must be at most 60; 61 came"):
-        am.PowerLoss(61)
+        PowerLoss(61)
     with pytest.raises(TypeError, match="m: must be an integer"):
-        am.PowerLoss(1.5)
+        plain.learning.PowerLoss(1.5)

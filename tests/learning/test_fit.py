@@ -1,6 +1,7 @@
 """The training loop: what it computes, how it stops, and that killing it changes nothing."""
 
 import hashlib
+import inspect
 import json
 import os
 import signal
@@ -18,7 +19,15 @@ import pytest
 from jax import lax
 
 import amlib as am
-from amlib.learning import OUTCOMES, _checkpoint, _epochs
+from amlib.learning import (
+    OUTCOMES,
+    AbstractGradientLoss,
+    AbstractLoss,
+    AbstractStatefulLoss,
+    _checkpoint,
+    _epochs,
+)
+from tests.users import am as plain
 
 
 class Line(eqx.Module):
@@ -67,16 +76,41 @@ def fit(
     batch_size=8,
     key=KEY,
     progress=False,
+    library=am,
     **options,
 ):
     model = line() if model is None else model
-    return am.fit(
+    return library.fit(
         model, data, loss, optimizer, epochs, batch_size, key, progress=progress, **options
     )
 
 
 def weights(model):
     return np.concatenate([np.ravel(leaf) for leaf in (model.w, model.b)])
+
+
+def only(where, model=None):
+    """The filter that chooses parts of a model, as Equinox has it."""
+    none = jax.tree.map(lambda _: False, line() if model is None else model)
+    return eqx.tree_at(where, none, replace_fn=lambda _: True)
+
+
+class Scaled(eqx.Module):
+    """What `Line` computes, over a temperature and after a layer that are never trained."""
+
+    line: Line
+    parts: dict
+    T: jax.Array = eqx.field(metadata={"trained": False})
+
+    def __call__(self, x):
+        return self.line(x) / self.T + self.parts["a"][0].shift
+
+
+class Shift(eqx.Module):
+    shift: jax.Array = eqx.field(metadata={"trained": False})
+
+
+SCALED = Scaled(line(), {"a": [Shift(jnp.asarray(0.5))]}, jnp.asarray(2.0))
 
 
 def test_it_learns_and_reports(data):
@@ -154,18 +188,49 @@ def test_early_stopping_returns_the_best_model(data):
 @pytest.mark.parametrize(
     "trainable",
     [
-        lambda model: model.w,
-        lambda model: [model.w, model.table],
+        only(lambda model: model.w),
+        only(lambda model: (model.w, model.table)),
         lambda leaf: eqx.is_inexact_array(leaf) and leaf.ndim == 1,
+        lambda leaf: np.bool_(leaf.ndim == 1),
         Line(True, False, False),  # pyright: ignore[reportArgumentType]
+        Line(lambda leaf: leaf.ndim == 1, False, eqx.is_array),  # pyright: ignore[reportArgumentType]
     ],
-    ids=["part", "parts", "filter", "tree"],
+    ids=["part", "parts", "function", "numpy", "tree", "functions"],
 )
 def test_frozen_parts_stay(data, trainable):
+    """What `equinox.partition` takes; and the same floats are trained as it chooses."""
     result = fit(data, 2, trainable=trainable)
     assert result.model.b == 0.0
     assert (result.model.w != 0).all()
     assert (result.model.table == jnp.arange(4)).all()
+
+
+def test_a_filter_chooses_by_the_upper_part_of_a_model(data):
+    end = fit(data, 1, model=SCALED, trainable=only(lambda m: m.line, SCALED)).last
+    assert (end.line.w != 0).all()
+    assert end.line.b != 0
+    assert end.T == 2.0
+
+
+def test_a_filter_is_asked_once_about_each_leaf_and_not_about_the_model(data):
+    asked = []
+    fit(data, 1, trainable=lambda leaf: not asked.append(leaf))
+    assert [leaf.shape for leaf in asked] == [(3,), ()]
+
+
+@pytest.mark.parametrize(
+    ("trainable", "error", "match"),
+    [
+        (lambda model: model.w, TypeError, r"no attribute 'w'.* chosen by eqx.tree_at\("),
+        (lambda leaf: leaf.T, TypeError, r"must return a bool for each leaf .*Array\w* came"),
+        (Line(3, True, True), TypeError, "must hold bools, or functions .* int came"),  # pyright: ignore[reportArgumentType]
+        ([True, False], ValueError, "must have the structure of the model"),
+        (Line(True, (True, True), False), ValueError, "must have the structure"),  # pyright: ignore[reportArgumentType]
+    ],
+)
+def test_what_is_no_filter_is_refused(data, trainable, error, match):
+    with pytest.raises(error, match=match):
+        fit(data, trainable=trainable, library=plain)
 
 
 def test_constraint_by_parametrisation(data):
@@ -187,9 +252,78 @@ def test_constraint_by_parametrisation(data):
     assert jnp.abs(J).max() > 0.1
 
 
-def test_an_object_may_bring_its_own_gradient_and_state(data):
-    class Signs(eqx.Module):
+def documented(cls):
+    """The class in the example of a docstring, and its lines."""
+    code = inspect.cleandoc(cls.__doc__).split("```python\n")[1].split("```")[0]
+    namespace = {"am": am, "jax": jax, "jnp": jnp}
+    exec(code, namespace)
+    (example,) = (v for k, v in namespace.items() if isinstance(v, type) and f"class {k}(" in code)
+    return example, code.splitlines()
+
+
+Quantile, LINES = documented(AbstractLoss)
+
+
+def test_a_loss_of_ones_own_is_one_class(data):
+    """The example of the docstring: it learns what it says, and checks once before the training."""
+    assert len(LINES) < 40
+    pair = (data["x"], data["y"])
+    for q in (0.9, 0.1):
+        end = fit(pair, 60, loss=Quantile(q), validation=0.2).last
+        below = data["y"] <= data["x"] @ end.w + end.b
+        np.testing.assert_allclose(below.mean(), q, atol=0.1)
+    with pytest.raises(ValueError, match=r"q must lie in \(0, 1\); 2 came"):
+        fit(pair, loss=Quantile(2))
+
+
+def test_the_check_of_a_loss_sees_training_and_validation_data(data):
+    class Checked(AbstractLoss):
+        seen: list = eqx.field(static=True)
+
+        def __call__(self, model, batch, key):
+            return loss(model, batch, key)
+
+        def check(self, model, data):
+            assert isinstance(model, Line)
+            self.seen.append(len(data["y"]))
+
+    seen = []
+    fit(data, 1, loss=Checked(seen))
+    fit(data, 1, loss=Checked(seen), validation=0.2)
+    assert seen == [50, 40, 10]
+
+
+def test_a_loss_is_asked_nothing_that_its_class_does_not_promise(data):
+    """A function with other names on it is a function: nothing is looked up by name."""
+
+    def named(model, batch, key):
+        return loss(model, batch, key)
+
+    named.check = named.value_and_grad = named.initial_state = lambda *_: 1 / 0  # pyright: ignore[reportFunctionMemberAccess]
+    found, expected = fit(data, 2, loss=named), fit(data, 2)
+    assert (weights(found.model) == weights(expected.model)).all()
+    with pytest.raises(TypeError, match="abstract"):
+        AbstractLoss()  # pyright: ignore[reportAbstractUsage]
+
+
+def test_parts_that_are_not_trained_are_not_differentiated(data):
+    """A loop of unknown length has no derivative; over what is frozen it needs none."""
+
+    class Looped(AbstractLoss):
+        def __call__(self, model, batch, key):
+            b = lax.while_loop(lambda b: b < 3, lambda b: b + 1, model.b)
+            return jnp.mean((batch["x"] @ model.w + b - batch["y"]) ** 2)
+
+    result = fit(data, 2, loss=Looped(), trainable=only(lambda m: m.w))
+    assert (result.model.w != 0).all()
+
+
+def test_a_loss_may_bring_its_own_gradient_and_state(data):
+    class Signs(AbstractStatefulLoss):
         """Steps of one size, whatever the loss; its state counts the batches."""
+
+        def __call__(self, model, batch, key):
+            return loss(model, batch, key)
 
         def initial_state(self, model, data, key):
             return jnp.asarray(data["x"].shape[0])
@@ -198,7 +332,7 @@ def test_an_object_may_bring_its_own_gradient_and_state(data):
             value, grads = eqx.filter_value_and_grad(loss)(model, batch, key)
             return (jnp.where(state < 52, 7.0, value), jax.tree.map(jnp.sign, grads)), state + 1
 
-    result = fit(data, 1, loss=Signs(), optimizer=SGD, trainable=lambda model: model.w)
+    result = fit(data, 1, loss=Signs(), optimizer=SGD, trainable=only(lambda model: model.w))
     steps = weights(result.model) / 0.1
     np.testing.assert_allclose(steps, np.round(steps), atol=1e-5)
     assert steps[3] == 0
@@ -208,7 +342,10 @@ def test_an_object_may_bring_its_own_gradient_and_state(data):
 
 
 def test_a_pseudo_gradient_of_another_shape_is_refused(data):
-    class Wrong(eqx.Module):
+    class Wrong(AbstractGradientLoss):
+        def __call__(self, model, batch, key):
+            return jnp.asarray(0.0)
+
         def value_and_grad(self, model, batch, key):
             return jnp.asarray(0.0), eqx.filter(model, lambda leaf: False)
 
@@ -284,22 +421,9 @@ def test_a_gradient_that_dies_later_is_told(data):
     fit(data, 4, optimizer=optax.sgd(0.0))
 
 
-class Scaled(eqx.Module):
-    """What `Line` computes, over a temperature and after a layer that are never trained."""
-
-    line: Line
-    parts: dict
-    T: jax.Array = eqx.field(metadata={"trained": False})
-
-    def __call__(self, x):
-        return self.line(x) / self.T + self.parts["a"][0].shift
-
-
-class Shift(eqx.Module):
-    shift: jax.Array = eqx.field(metadata={"trained": False})
-
-
-@pytest.mark.parametrize("trainable", [None, eqx.is_inexact_array, lambda m: [m.line.w, m.T]])
+@pytest.mark.parametrize(
+    "trainable", [None, eqx.is_inexact_array, only(lambda m: [m.line.w, m.T], SCALED)]
+)
 def test_fields_that_are_not_trained_reach_no_optimiser(data, trainable):
     seen = []
 
@@ -308,13 +432,12 @@ def test_fields_that_are_not_trained_reach_no_optimiser(data, trainable):
         return jax.tree.map(lambda p: -p - 1, params), state
 
     optimizer = optax.GradientTransformation(lambda params: (), spy)
-    model = Scaled(line(), {"a": [Shift(jnp.asarray(0.5))]}, jnp.asarray(2.0))
-    end = fit(data, 1, model=model, optimizer=optimizer, trainable=trainable).last
+    end = fit(data, 1, model=SCALED, optimizer=optimizer, trainable=trainable).last
     assert (end.T, end.parts["a"][0].shift) == (2.0, 0.5)
     assert (end.line.w != 0).all()
     assert {tree.num_leaves for tree in seen} <= {1, 2}  # w, and b where it is trained
     with pytest.raises(ValueError, match="`trainable` chooses none"):
-        fit(data, 1, model=model, trainable=lambda m: m.T)
+        fit(data, 1, model=SCALED, trainable=only(lambda m: m.T, SCALED))
 
 
 # -- what goes wrong ---------------------------------------------------------------------------
@@ -370,7 +493,8 @@ def changed(data, **columns):
         ({"epochs": True}, TypeError, "fit: epochs: must be an integer; True came"),
         ({"optimizer": 1e-3}, TypeError, r"must be an Optax optimiser; float came. Write optax"),
         ({"optimizer": optax.adam}, TypeError, "must be an Optax optimiser; function came"),
-        ({"loss": 3}, TypeError, r"loss must be a function loss\(model, batch, key\)"),
+        ({"loss": 3}, TypeError, r"loss must be a function loss\(model, batch, key\).*int came"),
+        ({"loss": Quantile}, TypeError, "an AbstractLoss such as .* the class Quantile came"),
         (
             {"loss": lambda m, b, k: b["y"] * m.b},
             ValueError,
@@ -378,7 +502,7 @@ def changed(data, **columns):
         ),
         ({"loss": lambda m, b, k: lax.complex(m.b, m.b)}, TypeError, "fit: loss must be real"),
         ({"model": Line(jnp.arange(3), jnp.arange(1), 0)}, ValueError, "something to train"),  # pyright: ignore[reportArgumentType]
-        ({"trainable": lambda m: m.table}, ValueError, "`trainable` chooses none"),
+        ({"trainable": only(lambda m: m.table)}, ValueError, "`trainable` chooses none"),
         ({"patience": 2}, ValueError, "fit: patience needs validation data; none came"),
         ({"metrics": {"a": mean_abs}}, ValueError, "fit: metrics needs validation data"),
         (
@@ -399,7 +523,7 @@ def changed(data, **columns):
 )
 def test_bad_input_is_refused_at_once(data, arguments, error, match):
     with pytest.raises(error, match=match):
-        fit(**{"data": data, **arguments})
+        fit(**{"data": data, **arguments}, library=plain)
 
 
 def test_no_key_no_training(data):
@@ -447,7 +571,7 @@ def test_a_checkpoint_goes_on_bit_for_bit(data, tmp_path):
             {"model": Line(jnp.zeros(3), jnp.asarray(0.0), jnp.arange(1, 5))},
             "in weights not trained",
         ),
-        ({"trainable": lambda model: model.w}, r"in trained parts:\s+\.b"),
+        ({"trainable": only(lambda model: model.w)}, r"in trained parts:\s+\.b"),
         ({"optimizer": SGD}, r"in optimizer:\s+"),
         ({"optimizer": optax.adam(0.06)}, "in optimizer:\n  it computes something else"),
         ({"optimizer": optax.adam(0.05, b1=0.95)}, "in optimizer:\n  it computes something else"),

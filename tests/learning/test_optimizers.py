@@ -8,6 +8,8 @@ import pytest
 from numpy.testing import assert_allclose
 
 import amlib as am
+from amlib.learning import DenseAMClassifier, PowerLoss, krotov_hopfield
+from tests.users import am as plain
 
 
 def published(xi, gradients, rate, p, bound=1.0):
@@ -43,19 +45,19 @@ def test_steps_are_those_of_the_paper(p, bound):
     gradients[:, 2] = 0  # a memory that never takes part
     gradients = gradients.astype(np.float32)
     rate = optax.exponential_decay(0.2, 2, 0.5, staircase=True)
-    found = run(am.krotov_hopfield(rate, p, bound=bound), jnp.asarray(xi), list(gradients))
+    found = run(krotov_hopfield(rate, p, bound=bound), jnp.asarray(xi), list(gradients))
     expected = published(xi, gradients, lambda step: 0.2 * 0.5 ** (step // 2), p, bound)
     assert_allclose(found, expected, atol=2e-6)
     assert_allclose(found[2], xi[2])
     assert np.abs(expected).max() == bound  # the box is reached, so clipping is tested
-    free = run(am.krotov_hopfield(rate, p, bound=None), jnp.asarray(xi), list(gradients))
+    free = run(krotov_hopfield(rate, p, bound=None), jnp.asarray(xi), list(gradients))
     assert np.abs(free).max() > bound
 
 
 def test_every_memory_moves_by_the_rate():
     xi = jnp.zeros((3, 5))
     gradient = jnp.asarray(np.random.default_rng(1).normal(size=(3, 5)), jnp.float32)
-    moved = run(am.krotov_hopfield(0.03), xi, [gradient * jnp.array([[1e-20], [1.0], [1e20]])])
+    moved = run(krotov_hopfield(0.03), xi, [gradient * jnp.array([[1e-20], [1.0], [1e20]])])
     assert_allclose(jnp.abs(moved).max(axis=1), 0.03, rtol=1e-6)
 
 
@@ -65,18 +67,18 @@ def test_scalars_follow_the_schedule_and_rest_without_one():
     gradient = jax.tree.map(jnp.ones_like, params)
     seen = []
     for steps in range(1, 7):
-        out = run(am.krotov_hopfield(0.1, temperature=schedule), params, [gradient] * steps)
+        out = run(krotov_hopfield(0.1, temperature=schedule), params, [gradient] * steps)
         seen.append(float(out["temperature"]))
     assert_allclose(seen, [240, 180, 120, 60, 60, 60], rtol=1e-6)
-    assert run(am.krotov_hopfield(0.1), params, [gradient])["temperature"] == 300
+    assert run(krotov_hopfield(0.1), params, [gradient])["temperature"] == 300
 
 
 def test_the_schedules_survive_fit_and_its_checkpoint(tmp_path):
     """Stopped and gone on with: the same weights and temperature, bit for bit."""
     rng = np.random.default_rng(2)
     data = (rng.uniform(-1, 1, (24, 9)).astype(np.float32), rng.integers(0, 3, 24))
-    model = am.DenseAMClassifier(5, 9, 3, temperature=9.0, key=jax.random.key(0))
-    optimizer = am.krotov_hopfield(
+    model = DenseAMClassifier(5, 9, 3, temperature=9.0, key=jax.random.key(0))
+    optimizer = krotov_hopfield(
         optax.exponential_decay(0.05, 3, 0.9),
         0.8,
         temperature=optax.linear_schedule(9.0, 3.0, 6),
@@ -85,7 +87,7 @@ def test_the_schedules_survive_fit_and_its_checkpoint(tmp_path):
     def train(epochs, checkpoint=None):
         key = jax.random.key(1)
         return am.fit(
-            model, data, am.PowerLoss(2), optimizer, epochs, 8, key,
+            model, data, PowerLoss(2), optimizer, epochs, 8, key,
             checkpoint=checkpoint, progress=False,
         ).model  # fmt: skip
 
@@ -112,11 +114,11 @@ def test_the_schedules_survive_fit_and_its_checkpoint(tmp_path):
 )
 def test_bad_settings(error, message, arguments):
     with pytest.raises(error, match=message):
-        am.krotov_hopfield(**{"learning_rate": 0.1, **arguments})
+        plain.learning.krotov_hopfield(**{"learning_rate": 0.1, **arguments})
 
 
 def test_bad_parameters():
-    optimizer = am.krotov_hopfield(0.1)
+    optimizer = krotov_hopfield(0.1)
     with pytest.raises(ValueError, match=r"one memory per row.*shape \(3,\) came"):
         optimizer.init({"bias": jnp.zeros(3)})
     state = optimizer.init(jnp.zeros((2, 3)))

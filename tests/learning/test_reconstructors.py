@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import amlib as am
-from amlib.learning import count_parameters, relaxation
+from amlib.learning import HebbianLoss, ReconstructionLoss, count_parameters, relaxation
 from amlib.learning.reconstructors import AbstractEnergyReconstructor, AbstractReconstructor, cut
 from tests.users import am as plain
 
@@ -440,14 +440,14 @@ def test_the_derivative_of_a_steady_state(x64):
 def test_the_reconstruction_loss_is_the_mean_error_of_the_soft_map():
     model = jax.tree.map(lambda a: 0.2 * a, make("dense"))
     x = spins(1, 7, D)
-    loss = am.ReconstructionLoss()(model, jnp.asarray(x), jr.key(0))
+    loss = ReconstructionLoss()(model, jnp.asarray(x), jr.key(0))
     want = np.abs(x - np.tanh(x @ np.asarray(model.J) + np.asarray(model.bias))).mean()
     np.testing.assert_allclose(loss, want, rtol=1e-5)
     # All units flipped: what a noise of 1 does.
-    flipped = am.ReconstructionLoss(noise=1.0)(model, jnp.asarray(x), jr.key(0))
+    flipped = ReconstructionLoss(noise=1.0)(model, jnp.asarray(x), jr.key(0))
     want = np.abs(x - np.tanh(-x @ np.asarray(model.J) + np.asarray(model.bias))).mean()
     np.testing.assert_allclose(flipped, want, rtol=1e-5)
-    bits = am.ReconstructionLoss(noise=1.0)
+    bits = ReconstructionLoss(noise=1.0)
     model = make("dense", "bits")
     b = (jnp.asarray(x) + 1) / 2
     want = jnp.mean(jnp.abs(b - jax.vmap(model.soft)(1 - b)))
@@ -456,11 +456,11 @@ def test_the_reconstruction_loss_is_the_mean_error_of_the_soft_map():
 
 def test_the_unrolled_loss_is_that_of_the_relaxation():
     model, x = make("rbm", seed=3), jnp.asarray(spins(2, 6, D))
-    got, grads = eqx.filter_value_and_grad(am.ReconstructionLoss(steps=3))(model, x, jr.key(0))
+    got, grads = eqx.filter_value_and_grad(ReconstructionLoss(steps=3))(model, x, jr.key(0))
     twice = jax.vmap(model)(jax.vmap(model)(x))
     want = jnp.mean(jnp.abs(x - jax.vmap(model.soft)(twice)))
     np.testing.assert_allclose(got, want, rtol=1e-6)
-    once = eqx.filter_grad(am.ReconstructionLoss())(model, x, jr.key(0))
+    once = eqx.filter_grad(ReconstructionLoss())(model, x, jr.key(0))
     assert float(jnp.abs(grads.W - once.W).max()) > 1e-4
 
 
@@ -474,7 +474,7 @@ def test_the_hebbian_update_needs_no_gradient(states):
     z = act((x @ W.T + c) / model.width)
     y = act(z @ W + b)
     zy = act((y @ W.T + c) / model.width)
-    loss = am.HebbianLoss(noise=0.0)
+    loss = HebbianLoss(noise=0.0)
     value, grads = loss.value_and_grad(model, jnp.asarray(x, jnp.float32), jr.key(0))
     np.testing.assert_allclose(value, np.abs(x - y).mean(), rtol=1e-4)
     np.testing.assert_allclose(grads.W, (zy.T @ y - z.T @ x) / 9, rtol=1e-3, atol=1e-5)
@@ -493,20 +493,20 @@ def learned(model, loss, X, rate, epochs=6):
 
 
 LEARNERS = {
-    "dense": (lambda s: am.DenseReconstructor(64, states=s), am.ReconstructionLoss(), 1e-2),
+    "dense": (lambda s: am.DenseReconstructor(64, states=s), ReconstructionLoss(), 1e-2),
     "modern": (
         lambda s: am.ModernDenseReconstructor(count=32, size=64, T=8.0, states=s, key=jr.key(0)),
-        am.ReconstructionLoss(noise=0.1),
+        ReconstructionLoss(noise=0.1),
         3e-2,
     ),
     "rbm": (
         lambda s: am.RBMReconstructor(64, 48, states=s, key=jr.key(0)),
-        am.ReconstructionLoss(noise=0.1),
+        ReconstructionLoss(noise=0.1),
         1e-2,
     ),
     "hebbian": (
         lambda s: am.HebbianRBMReconstructor(64, 48, states=s, key=jr.key(0)),
-        am.HebbianLoss(noise=0.1),
+        HebbianLoss(noise=0.1),
         1e-2,
     ),
 }
@@ -530,7 +530,7 @@ def test_a_cellular_automaton_learns_to_repair_stripes():
     rows = jnp.where((jnp.arange(10)[:, None] // 2 + jnp.arange(2)[None]) % 2 == 0, 1.0, -1.0)
     X = jnp.broadcast_to(rows.T[:, :, None], (2, 10, 10))  # stripes two pixels high, and inverse
     model = am.Conv2dReconstructor((10, 10), filters=16, kernel_size=5, key=jr.key(0))
-    model = learned(model, am.ReconstructionLoss(noise=0.1), X, 1e-2, epochs=6)
+    model = learned(model, ReconstructionLoss(noise=0.1), X, 1e-2, epochs=6)
     truth = jnp.tile(X, (20, 1, 1))
     noisy = jnp.where(jr.uniform(jr.key(9), truth.shape) < 0.1, -truth, truth)
     end = relax_all(am.DiscreteTimeHopfield(model), noisy)
@@ -613,7 +613,7 @@ def test_the_number_of_parameters():
 def test_the_temperature_is_not_trained_nor_decayed():
     model = am.ModernDenseReconstructor(count=3, size=7, T=0.5, key=jr.key(0))
     optimizer = optax.adamw(0.05, weight_decay=0.5)
-    loss = am.ReconstructionLoss()
+    loss = ReconstructionLoss()
     end = am.fit(model, spins(0, 9, 7), loss, optimizer, 20, 3, jr.key(1), progress=False).model
     assert end.T == 0.5
     assert (end.memory != model.memory).all()
@@ -650,7 +650,7 @@ def test_states_of_the_other_alphabet_are_refused(states):
     with pytest.raises(ValueError, match=f"reconstruct: x: .*{cure}"):
         jax.vmap(model)(wrong(0, 3, 7))
     rbm = am.HebbianRBMReconstructor(7, 2, states=states, key=jr.key(0))
-    for learner, loss in ((model, am.ReconstructionLoss()), (rbm, am.HebbianLoss())):
+    for learner, loss in ((model, ReconstructionLoss()), (rbm, HebbianLoss())):
         with pytest.raises(ValueError, match=f"{type(loss).__name__}: data: .*{cure}"):
             am.fit(learner, wrong(0, 6, 7), loss, optax.sgd(0.1), 1, 2, jr.key(0), progress=False)
 
@@ -663,7 +663,7 @@ BITS = plain.DenseReconstructor(6, states="bits")
 CONV = plain.Conv2dReconstructor((4, 5), filters=2, kernel_size=3, key=KEY)
 X6 = jnp.asarray(spins(0, 6))
 relax = lambda model=DENSE, x=X6, **how: plain.DiscreteTimeHopfield(model, **how)(x)
-loss = lambda **how: plain.ReconstructionLoss(**how)
+loss = lambda **how: plain.learning.ReconstructionLoss(**how)
 
 
 @pytest.mark.parametrize(
@@ -735,7 +735,7 @@ loss = lambda **how: plain.ReconstructionLoss(**how)
         (ValueError, "ReconstructionLoss: noise: must be at most 1; 15 came. A percentage is",
          lambda: loss(noise=15)),
         (ValueError, "HebbianLoss: noise: must be at least 0; -0.1 came",
-         lambda: plain.HebbianLoss(-0.1)),
+         lambda: plain.learning.HebbianLoss(-0.1)),
         (ValueError, "ReconstructionLoss: steps: must be at least 1; 0 came",
          lambda: loss(steps=0)),
         (ValueError, "ReconstructionLoss: a batch must have shape (B, 6); (6,) came. A single "
@@ -744,7 +744,7 @@ loss = lambda **how: plain.ReconstructionLoss(**how)
          "DiscreteTimeHopfield, train its reconstructor",
          lambda: loss()(plain.DiscreteTimeHopfield(DENSE), X6[None], KEY)),
         (TypeError, "HebbianLoss: the model must be a HebbianRBMReconstructor; DenseReconstructor "
-         "came", lambda: plain.HebbianLoss()(DENSE, X6[None], KEY)),
+         "came", lambda: plain.learning.HebbianLoss()(DENSE, X6[None], KEY)),
         (ValueError, "reconstruct: the state must have shape (6,)", lambda: DENSE(jnp.ones(4))),
     ],
 )  # fmt: skip

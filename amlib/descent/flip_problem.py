@@ -1,0 +1,138 @@
+"""What the methods that flip work on: an energy of units of two values, and where a descent is."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Integer, PyTree
+
+from amlib._types import EnergyFn, Scalar
+from amlib.descent.evaluators import AbstractFlips
+from amlib.descent.orders import AbstractOrder
+from amlib.descent.plan import FlipPlan, Path
+from amlib.descent.trajectory import RESULTS
+from amlib.descent.visits import Free, all_flips, fixed_or_not, try_moves
+from amlib.spaces import AbstractTwoValued, Spins
+
+_SPINS = Spins()
+
+
+class Visits(NamedTuple):
+    """What a step did: the bits it tried, whether each move was made, the energy after each.
+
+    A move of several bits has a row of `bits`.
+    """
+
+    bits: Integer[Array, "T *m"]
+    accepted: Bool[Array, " T"]
+    energy: Float[Array, " T"]
+
+
+class Sweep(NamedTuple):
+    """Where a descent by flips is.
+
+    - `x`: the state, as spins.
+    - `energy`: its energy.
+    - `steps`: how many steps were taken.
+    - `done`: whether this lane of a `vmap` has ended; what it does then does not count.
+    - `visits`: what the last step did.
+    """
+
+    x: Float[Array, "*shape"]
+    energy: Scalar
+    steps: Integer[Array, ""]
+    done: Bool[Array, ""]
+    visits: Visits | None = None
+
+    def moved(self, x: Array, visits: Visits) -> "Sweep":
+        """The next one: another state, and the visits that led there."""
+        return self._replace(x=x, energy=visits.energy[-1], visits=visits)
+
+
+@dataclasses.dataclass(frozen=True)
+class FlipProblem:
+    """A scalar function of units of two values, and the bits that may move.
+
+    **Arguments:**
+
+    - `energy`: from a state of the space to a scalar.
+    - `space`: the two values of a unit.
+    - `free`: the bits that may move, as `free_bits` makes them; `None` for all of them.
+    - `path`, `bounded`: see `FlipPlan`.
+    - `flips`: how flips are evaluated, set where the loop begins.
+    """
+
+    energy: EnergyFn
+    space: AbstractTwoValued = _SPINS
+    free: Free | None = None
+    path: Path = "auto"
+    bounded: Sequence[Array] = ()
+    flips: AbstractFlips | None = None
+
+    def of_spins(self, s: Array) -> Array:
+        """The energy of the state that spins stand for."""
+        return self.energy(self.space.affine(s))
+
+    def plan(self, s: Array) -> FlipPlan:
+        """How flips are evaluated, made in the trace that uses it."""
+        plain = isinstance(self.space, Spins)
+        return FlipPlan(self.energy if plain else self.of_spins, s, self.path, self.bounded)
+
+    @property
+    def bits(self) -> Integer[Array, " F"]:
+        """The bits that may move."""
+        assert self.free is not None
+        return self.free.bits
+
+    # -- what methods ask --------------------------------------------------------------------------
+
+    def try_moves(
+        self,
+        at: Sweep,
+        moves: Integer[Array, "T *m"],
+        accept: Callable[[Array, Array, Any], Array],
+        extra: PyTree[Array] | None = None,
+        order: AbstractOrder | None = None,
+    ) -> Sweep:
+        """Try moves one after the other.
+
+        **Arguments:**
+
+        - `at`: where the descent is.
+        - `moves`: a bit each, or several that flip together.
+        - `accept`: `accept(before, after, extra)`, whether a move between these energies is made.
+        - `extra`: arrays with an entry per move, such as random numbers.
+        - `order`: whose `allows` is asked about the values of the bits.
+
+        **Returns:** where it is then.
+        """
+        assert self.flips is not None
+        assert self.free is not None
+        free = None if self.free.open is None else self.free.open[moves]
+        if free is not None and free.ndim > 1:
+            free = free.all(-1)
+        asks = order is not None and type(order).allows is not AbstractOrder.allows
+
+        def decide(e: Array, new: Array, given: Any, spins: tuple[Array, ...]) -> Array:
+            extra, free = given
+            made = accept(e, new, extra)
+            made = made if free is None else made & free
+            return made & order.allows(jnp.stack(spins)) if asks and order else made
+
+        x, record = try_moves(self.flips, at.x, moves, decide, (extra, free))
+        return at.moved(x, Visits(moves, *record))
+
+    def all_flips(self, x: Array) -> tuple[Scalar, Float[Array, " F"]]:
+        """The energy of spins, and that after each single flip that is free.
+
+        The first is NaN where the form of evaluation overflowed: another one then takes over.
+        """
+        assert self.flips is not None
+        return all_flips(self.flips, x, self.free)
+
+    def fixed(self, at: Sweep) -> RESULTS:
+        """Converged if no single free flip lowers the energy; else go on."""
+        assert self.flips is not None
+        assert self.free is not None
+        return fixed_or_not(self.flips, at.x, at.done, self.free)
