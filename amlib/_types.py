@@ -16,12 +16,31 @@
 | `T` | number of visits that a trajectory records |
 """
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from jaxtyping import Array, Float, PRNGKeyArray, Shaped
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree, Shaped
+
+Shape: TypeAlias = tuple[int, ...]
+IntLike: TypeAlias = int | np.integer
+RealLike: TypeAlias = int | float | np.integer | np.floating
+"""A number known in Python: a count, a size, a spread. One that may be traced is a `ScalarLike`."""
+ShapeLike: TypeAlias = IntLike | Sequence[IntLike]
+"""A shape as users write it; an int is one axis."""
+AxisLike: TypeAlias = int | tuple[int, ...] | None
+"""An axis or several, from the end if negative; `None` for all."""
+PathLike: TypeAlias = str | os.PathLike[str]
 
 Scalar: TypeAlias = Float[Array, ""]
+ScalarLike: TypeAlias = Shaped[ArrayLike, ""]
+"""What becomes a `Scalar`: a number, or an array of no axes, traced or not."""
+States: TypeAlias = PyTree[Float[Array, "..."]]
+"""A state (or an activation) for each layer, in a list or a dict as the layers are."""
+StatesLike: TypeAlias = PyTree[Shaped[ArrayLike, "..."]]
+"""States as users have them: floats, integers or bools."""
+LagrangianFn: TypeAlias = Callable[[Array], Array]
 EnergyFn: TypeAlias = Callable[[Array], Array]
 Key: TypeAlias = PRNGKeyArray | Shaped[Array, "2"]
 """A new-style key `jax.random.key(0)` or an old-style one `jax.random.PRNGKey(0)`."""

@@ -521,7 +521,7 @@ def test_training_leaves_every_temperature_alone():
 
 
 def test_one_step_of_the_denoiser_is_the_published_readout():
-    net = models.mnist_denoiser(KEY, image=6, memories=5)
+    net = models.mnist_denoiser(KEY, image=6, n_hidden=5)
     x = jr.normal(KEY, (6,))
     W = np.asarray(net.ham.hypersynapses["memory"].W[0], float)
     W = W / np.linalg.norm(W, axis=1, keepdims=True)
