@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,9 @@ from tqdm import tqdm
 
 import amlib as am
 from amlib import _interrupt, plots
+from amlib._types import Key
+
+_Number = TypeVar("_Number", int, float)
 
 CHUNK = 10  # queries recalled at once, between two moves of the progress bar
 MAX_SWEEPS = 20  # the classical network needs 12 here, the others 1 or 2
@@ -123,7 +126,9 @@ _count.__name__ = _seed.__name__ = "whole number"  # as argparse names them in i
 _noise.__name__ = "number"
 
 
-def _within(text: str, value: Any, low: float, high: float = math.inf, hint: str = "") -> Any:
+def _within(
+    text: str, value: _Number, low: float, high: float = math.inf, hint: str = ""
+) -> _Number:
     """Return `value`, or make argparse say what must hold."""
     if low <= value <= high:
         return value
@@ -175,7 +180,7 @@ def _demo(parser: _Parser, argv: Sequence[str] | None) -> None:
     _draw(runs, classical, names[:queries], memories, args)
 
 
-def _run(kind: str, Xi: jax.Array, queries: int, noise: float, keys: tuple[Any, Any]) -> Run:
+def _run(kind: str, Xi: jax.Array, queries: int, noise: float, keys: tuple[Key, Key]) -> Run:
     """Damage the first `queries` pictures, recall them, and print a row of the table."""
     model = MODELS[kind](Xi)
     truth = Xi[:queries]

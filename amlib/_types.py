@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree, Shaped
 
 Shape: TypeAlias = tuple[int, ...]
@@ -29,8 +30,10 @@ RealLike: TypeAlias = int | float | np.integer | np.floating
 """A number known in Python: a count, a size, a spread. One that may be traced is a `ScalarLike`."""
 ShapeLike: TypeAlias = IntLike | Sequence[IntLike]
 """A shape as users write it; an int is one axis."""
-AxisLike: TypeAlias = int | tuple[int, ...] | None
+AxisLike: TypeAlias = int | Sequence[int] | None
 """An axis or several, from the end if negative; `None` for all."""
+Nested: TypeAlias = ArrayLike | npt.ArrayLike | Sequence[ArrayLike] | Sequence[Sequence[ArrayLike]]
+"""Numbers, arrays, nested lists of them, and what turns itself into an array of NumPy."""
 PathLike: TypeAlias = str | os.PathLike[str]
 
 Scalar: TypeAlias = Float[Array, ""]

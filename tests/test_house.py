@@ -36,7 +36,7 @@ FLOORS = (
     {"__main__"},
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-MAX_LINES = 400
+MAX_LINES, MAX_FUNCTION = 400, 60
 
 Tree = dict[str, str]
 
@@ -45,6 +45,11 @@ def house() -> Tree:
     """The library's source, by path: `amlib/binary/base.py`."""
     package = Path(amlib.__file__).parent
     return {str(p.relative_to(package.parent)): p.read_text() for p in package.rglob("*.py")}
+
+
+def renderer() -> Tree:
+    """The source of the site's renderer, by path: `nbs/_sphinx/api.py`."""
+    return {str(p.relative_to(ROOT)): p.read_text() for p in (ROOT / "nbs/_sphinx").rglob("*.py")}
 
 
 def imports(path: str, text: str) -> Iterator[tuple[str, int]]:
@@ -131,6 +136,17 @@ def future_annotations(tree: Tree) -> list[str]:
 
 def too_long(tree: Tree) -> list[str]:
     return [path for path, text in tree.items() if len(text.splitlines()) > MAX_LINES]
+
+
+def long_functions(tree: Tree) -> list[str]:
+    """Functions of more than `MAX_FUNCTION` lines from `def` to the end, docstring and all."""
+    return [
+        f"{path}:{node.lineno}: {node.name} has {length} lines"
+        for path, text in tree.items()
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (length := (node.end_lineno or node.lineno) - node.lineno + 1) > MAX_FUNCTION
+    ]
 
 
 def undocumented(root: ModuleType) -> list[str]:
@@ -298,6 +314,14 @@ def test_the_length_rule_can_fail():
     assert too_long({"a.py": "x\n" * (MAX_LINES + 1), "b.py": "x\n" * MAX_LINES}) == ["a.py"]
 
 
+def test_the_function_length_rule_can_fail():
+    body = '    """Say it\n    in two lines."""\n' + "    x = 1\n" * (MAX_FUNCTION - 3)
+    short, long = f"@cache\ndef short():\n{body}", f"async def long():\n{body}    x = 2\n"
+    inner = "class A:\n" + "".join(f"    {line}\n" for line in long.splitlines())
+    found = long_functions({"a.py": short, "b.py": short + long, "c.py": inner})
+    assert found == ["b.py:62: long has 61 lines", "c.py:2: long has 61 lines"]
+
+
 def test_the_docstring_rule_can_fail():
     class Silent(eqx.Module):
         x: int
@@ -388,7 +412,11 @@ def test_annotations_stay_objects():
 
 
 def test_files_are_short():
-    assert not too_long(house())
+    assert not too_long(house() | renderer())
+
+
+def test_functions_are_short():
+    assert not long_functions(house() | renderer())
 
 
 def test_every_public_name_has_a_docstring():

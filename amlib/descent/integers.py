@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from amlib._checks import is_concrete
-from amlib._types import Shape
+from amlib._types import IntLike, Shape
 from amlib.descent.jaxprs import Equation, Program, Value
 
 Range = tuple[int, int]
@@ -103,5 +103,5 @@ class Ranges:
         return _share(self._program.aval[e.ins[0]].shape, contracted)
 
 
-def _share(shape: Shape, axes: Iterable[int]) -> int:
+def _share(shape: Shape, axes: Iterable[IntLike]) -> int:
     return math.prod(shape[a] for a in axes)

@@ -16,6 +16,7 @@ from jax.core import ShapedArray
 from jaxtyping import Array
 
 from amlib._checks import is_concrete
+from amlib._types import IntLike
 from amlib.descent.affine import BILINEAR, DATA, SUMS, Affine, Bitwise
 from amlib.descent.jaxprs import Equation, Unsupported, Value
 
@@ -146,14 +147,14 @@ class RowMaker:
         self,
         weights: Array | None,
         b: Bitwise,
-        contract: Sequence[int],
-        batch: Sequence[int],
+        contract: Sequence[IntLike],
+        batch: Sequence[IntLike],
         aval: ShapedArray,
     ) -> Rows | Array:
         """Rows of `out[b, f] = sum_c weights[c, b, f] * value[b, c]` for a bitwise value."""
         if weights is None:
             batch = [a for a in range(b.source.ndim) if a not in contract]
-        order = (*contract, *batch)
+        order = tuple(int(a) for a in (*contract, *batch))  # JAX's own are NumPy's at times
         count, rest = (math.prod(b.source.shape[a] for a in axes) for axes in (contract, batch))
         source = np.transpose(b.source, order).reshape(count, rest)
         delta = b.delta(aval.dtype)

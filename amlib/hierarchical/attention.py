@@ -1,7 +1,8 @@
 r"""Energy attention: the synapse whose gradient is the attention of transformers."""
 
 import math
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import ClassVar, TypeAlias
 
 import equinox as eqx
 import jax
@@ -23,8 +24,10 @@ from amlib.hierarchical.synapses import (
     weights_field,
 )
 
+MaskLike: TypeAlias = Bool[ArrayLike, "queries keys"] | Sequence[Sequence[bool]]
 
-def _mask_field(mask: Bool[ArrayLike, "queries keys"] | None) -> Array | None:
+
+def _mask_field(mask: MaskLike | None) -> Array | None:
     """The converter of an optional mask."""
     if mask is None:
         return None
@@ -87,7 +90,7 @@ class AttentionSynapse(AbstractSynapse):
         Wq: Shaped[ArrayLike, "..."] | None = None,
         Wk: Shaped[ArrayLike, "..."] | None = None,
         *,
-        mask: Bool[ArrayLike, "queries keys"] | None = None,
+        mask: MaskLike | None = None,
         attend_self: bool = True,
         std: RealLike | None = None,
     ):

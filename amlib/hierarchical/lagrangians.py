@@ -6,7 +6,7 @@ range of half precision. Gradients come back in the dtype of the state. Everythi
 autograd; the two custom rules below are of functions of one argument, so none can be forgotten.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +66,7 @@ def _axes(axis: AxisLike, x: Array, where: str) -> tuple[int, ...]:
     if axis is None:
         return tuple(range(x.ndim))
     try:
-        axes = tuple(int(a) for a in (axis if isinstance(axis, tuple | list) else (axis,)))
+        axes = tuple(int(a) for a in (axis if isinstance(axis, Sequence) else (axis,)))
     except (TypeError, ValueError) as err:
         raise TypeError(
             f"{where}: axis must be an int, a tuple of ints or None; {axis!r} came."

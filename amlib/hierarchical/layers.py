@@ -1,6 +1,6 @@
 r"""Layers: a Lagrangian, a shape and a time constant."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 
 import equinox as eqx
 import jax
@@ -32,6 +32,11 @@ def _parameter(value: Shaped[ArrayLike, "..."], where: str) -> Array:
     return value.astype(value.dtype)
 
 
+def _fixed(options: Mapping[str, Hashable | list[int]]) -> tuple[tuple[str, Hashable], ...]:
+    """Options as a part of the structure, which JAX hashes: a list of axes becomes a tuple."""
+    return tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in sorted(options.items()))
+
+
 class Lagrangian(eqx.Module):
     r"""A Lagrangian with its parameters: the ones given as numbers or arrays can be trained.
 
@@ -54,7 +59,7 @@ class Lagrangian(eqx.Module):
         default_factory=dict,
     )
     options: tuple[tuple[str, Hashable], ...] = eqx.field(
-        static=True, converter=lambda o: tuple(sorted(dict(o).items())), default=()
+        static=True, converter=lambda o: _fixed(dict(o)), default=()
     )
 
     def __check_init__(self):

@@ -4,7 +4,8 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -99,7 +100,7 @@ def animate(
 
 
 def _film_states(
-    source: Any, every: int | None, shape: Shape | None
+    source: Recall | Record | Frames | Array, every: int | None, shape: Shape | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The states to show, `(B, frames, H, W)`, and how many energies are known at each."""
     record = source
@@ -137,7 +138,7 @@ class _Curves(NamedTuple):
     heads: np.ndarray  # how far the curves are at each frame, in that unit
 
 
-def _curves(energy: Any, seen: np.ndarray, bits: bool) -> _Curves:
+def _curves(energy: Recall | Record | Array, seen: np.ndarray, bits: bool) -> _Curves:
     """Energies of a source, and when each frame is."""
     curves = curves_of(energy, "animate: energy")
     if curves.shape[1] < seen[-1]:
@@ -222,7 +223,7 @@ def _indexed(*images: np.ndarray) -> tuple[np.ndarray, ...]:
     return (*np.split(np.asarray(both) + np.uint8(128), len(images)), palette)
 
 
-def require_video() -> Any:
+def require_video() -> ModuleType:
     """Import imageio-ffmpeg, or say how to install it."""
     try:
         import imageio_ffmpeg

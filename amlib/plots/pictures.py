@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import ArrayLike, Shaped
@@ -11,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
+from amlib._types import Nested
 from amlib.descent.trajectory import ContinuousTrajectory, Recall, Trajectory
 from amlib.hierarchical.dynamics import HAMTrajectory
 from amlib.plots import _pixels as pixels
@@ -85,7 +85,7 @@ def recall(
     before: Array | None = None,
     truth: Array | None = None,
     energy: Recall | Record | Array | None = None,
-    compare: Mapping[str, Any] | None = None,
+    compare: Mapping[str, Nested] | None = None,
     names: Sequence[str] | None = None,
     labels: tuple[str, str, str] = ("before", "recalled", "stored"),
     title: str | None = None,
@@ -124,10 +124,10 @@ def recall(
         result = pixels.batch(result.x, ndim)
     if before is None:
         raise ValueError("recall: before must hold the starting states; none came. Pass before=x0.")
-    rows: dict[str, Any] = {labels[0]: before, **(compare or {}), labels[1]: result}
+    given: dict[str, Nested] = {labels[0]: before, **(compare or {}), labels[1]: result}
     if truth is not None:
-        rows[labels[2]] = truth
-    rows = {name: pixels.pictures(row, f"recall: {name}", shape) for name, row in rows.items()}
+        given[labels[2]] = truth
+    rows = {name: pixels.pictures(row, f"recall: {name}", shape) for name, row in given.items()}
     after = rows[labels[1]]
     for name, row in rows.items():
         if row.shape != after.shape:
@@ -259,7 +259,7 @@ def style(ax: Axes) -> None:
 def _recall_figure(
     shades: dict[str, np.ndarray],
     names: Sequence[str] | None,
-    energy: Any,
+    energy: Recall | Record | Array | None,
     title: str | None,
     note: str | None = None,
 ) -> tuple[Axes, ...]:
@@ -289,7 +289,7 @@ def _recall_figure(
     return ax, energies(energy, ax=place(figure, left, top + height + caption, wide, panel))
 
 
-def record_of(source: Any, where: str) -> Any:
+def record_of(source: Recall | Record, where: str) -> Record:
     """The trajectory of a recall."""
     record = source.trajectory if isinstance(source, Recall) else source
     if record is None:
@@ -297,7 +297,7 @@ def record_of(source: Any, where: str) -> Any:
     return record
 
 
-def one_state(record: Any, where: str) -> Any:
+def one_state(record: Record | None, where: str) -> Trajectory | ContinuousTrajectory | None:
     """The record itself, if it is that of one kind of state."""
     if isinstance(record, HAMTrajectory):
         raise ValueError(
@@ -310,7 +310,7 @@ def one_state(record: Any, where: str) -> Any:
 _HOW = {"recall": 'x["image"], before=x0["image"]', "animate": 'trajectory.x["image"]'}
 
 
-def curves_of(source: Any, where: str) -> np.ndarray:
+def curves_of(source: Recall | Record | Array, where: str) -> np.ndarray:
     """Energies `(B, T)`, float64."""
     if isinstance(source, Recall | Record):
         source = record_of(source, where).energy
@@ -321,7 +321,7 @@ def curves_of(source: Any, where: str) -> np.ndarray:
     return np.where(np.isfinite(curves), curves, np.nan)
 
 
-def clock_of(source: Any, curves: np.ndarray) -> tuple[np.ndarray, str]:
+def clock_of(source: Recall | Record | Array, curves: np.ndarray) -> tuple[np.ndarray, str]:
     """When the energies of a source were, `(B, T)`, and in which unit."""
     record = source.trajectory if isinstance(source, Recall) else source
     if isinstance(record, ContinuousTrajectory | HAMTrajectory):

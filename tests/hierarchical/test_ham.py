@@ -101,6 +101,7 @@ def test_the_later_interface_runs_as_written():
 # -- the graph ------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("connection", "message"),
     [

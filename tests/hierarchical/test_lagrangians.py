@@ -266,6 +266,7 @@ def test_values_are_those_of_the_published_package(name):
     assert_allclose(slope, expected[1], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -279,7 +280,7 @@ def test_values_are_those_of_the_published_package(name):
         (lambda x: am.lagr_softmax(x, axis=2), ValueError, r"state of shape \(2, 3\); 2 came"),
         (lambda x: am.lagr_softmax(x, axis=(0, -2)), ValueError, "axis must name different axes"),
         (lambda x: am.lagr_softmax(x, axis=()), ValueError, "axis must name different axes"),
-        (lambda x: am.lagr_softmax(x, axis="a"), TypeError, "axis must be an int, a tuple"),
+        (lambda x: am.lagr_softmax(x, axis="a"), TypeError, "axis must be an int, a tuple"),  # pyright: ignore[reportArgumentType]
         (lambda x: am.lagr_softmax(x[0, 0]), ValueError, r"shape \(\); -1 came"),
         (lambda x: am.lagr_layernorm(x, gamma=-1), ValueError, "lagr_layernorm: gamma: must be"),
         (
