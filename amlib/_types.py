@@ -2,18 +2,23 @@
 
 | symbol | meaning |
 |---|---|
-| `Xi` | stored patterns, one per row: `Float[Array, "K *shape"]` |
+| `Xi` | stored patterns (memories), one per row: `Float[Array, "K *shape"]` |
 | `x` | state of the visible units; spins are -1/+1 floats: `Float[Array, "*shape"]` |
+| `xhat` | activation of a layer, the gradient of its Lagrangian in its state |
 | `K`, `D` | number of stored patterns; number of visible units (`x.size`) |
-| `h` | overlaps `Xi @ x`, and in `descent` any carried value affine in `x` |
-| `beta` | inverse temperature, > 0 |
+| `n_hidden` | number of hidden units: of memories, where each has one row of the weights |
+| `h` | what each memory or hidden unit receives: overlaps `Xi @ x`, in a hierarchy `W @ xhat` |
+| `beta` | inverse temperature, > 0; one over a `temperature`, where a paper's formula has that |
 | `n` | power of a polynomial energy |
 | `J`, `b` | symmetric couplings `(D, D)`; field (bias) on each unit `(D,)` |
 | `energy` | what recall lowers; a scalar, no unit |
 | overlap `m` | `mean(x * xi)`, in [-1, 1]; 1 is perfect recall |
+| force | what moves a state: minus the derivative of the energy |
 | visit | one attempt to flip one bit |
 | sweep | `D` visits |
-| `T` | number of visits that a trajectory records |
+| trajectory | the visits, steps or states of a recall, in order |
+| `T` | length of a trajectory, and of every axis of time; no temperature |
+| corrupt | flip, hide or disturb part of a pattern, so that recall has something to do |
 """
 
 import os

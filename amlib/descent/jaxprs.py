@@ -107,7 +107,7 @@ class Program:
         self._seen: dict[Hashable, tuple[int, ...]] = {}
         marks = zip(closed.consts, bounded, strict=False)
         self.given = {self._constant(c) for c, marked in marks if marked}
-        self.x = self._new(closed.in_avals[0])
+        self.x = self._new(_array(closed.in_avals[0]))
         (self.out,) = self._inline(closed.jaxpr, closed.consts, [self.x])
 
     def evaluate(

@@ -236,21 +236,7 @@ def capacity(
 
     **Raises:** `TypeError` for what is no such curve; `ValueError` for an empty one.
     """
-    try:
-        K, level, success, queries = (
-            np.atleast_1d(np.asarray(getattr(curve, name), float))
-            for name in ("K", "level", "success", "queries")
-        )
-    except AttributeError as err:
-        raise TypeError(
-            f"capacity: curve must have K, level, success and queries; {type(curve).__name__} "
-            "came. am.analysis.retrieval_curve makes one."
-        ) from err
-    if K.size == 0 or not K.shape == level.shape == success.shape == queries.shape:
-        raise ValueError(
-            f"capacity: K, level, success and queries must be arrays of one length, at least 1; "
-            f"{K.shape}, {level.shape}, {success.shape} and {queries.shape} came."
-        )
+    K, level, success, queries = _measured(curve)
     if ax is None:
         ax = place(new_figure(920, 560), 110, 30, 780, 440)
     by_count = len(np.unique(K)) > 1
@@ -276,6 +262,26 @@ def capacity(
     ax.set_ylabel("share recalled")
     ax.legend(frameon=False, labelcolor=TEXT, fontsize=8)
     return ax
+
+
+def _measured(curve: RetrievalCurve) -> tuple[np.ndarray, ...]:
+    """The four arrays of a curve; raise unless they have one length."""
+    try:
+        K, level, success, queries = (
+            np.atleast_1d(np.asarray(values, float))
+            for values in (curve.K, curve.level, curve.success, curve.queries)
+        )
+    except AttributeError as err:
+        raise TypeError(
+            f"capacity: curve must have K, level, success and queries; {type(curve).__name__} "
+            "came. am.analysis.retrieval_curve makes one."
+        ) from err
+    if K.size == 0 or not K.shape == level.shape == success.shape == queries.shape:
+        raise ValueError(
+            f"capacity: K, level, success and queries must be arrays of one length, at least 1; "
+            f"{K.shape}, {level.shape}, {success.shape} and {queries.shape} came."
+        )
+    return K, level, success, queries
 
 
 def _wilson(share: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

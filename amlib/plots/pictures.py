@@ -21,7 +21,7 @@ TEXT, FAINT = "#181c26", "#5b6270"
 DPI, MARGIN = 144, 24
 
 Array = Shaped[ArrayLike, "..."]
-Record = Trajectory | ContinuousTrajectory | HAMTrajectory
+AnyTrajectory = Trajectory | ContinuousTrajectory | HAMTrajectory
 
 
 class Picture(Figure):
@@ -84,7 +84,7 @@ def recall(
     *,
     before: Array | None = None,
     truth: Array | None = None,
-    energy: Recall | Record | Array | None = None,
+    energy: Recall | AnyTrajectory | Array | None = None,
     compare: Mapping[str, Nested] | None = None,
     names: Sequence[str] | None = None,
     labels: tuple[str, str, str] = ("before", "recalled", "stored"),
@@ -116,17 +116,16 @@ def recall(
     **Raises:** `ValueError` when states or names do not fit each other.
     """
     if isinstance(result, Recall):
-        ndim, record = result.energy.ndim, one_state(result.trajectory, "recall")
-        if record is not None:
-            energy = record if energy is None else energy
-            start = record.x0 if isinstance(record, Trajectory) else record.x.take(0, axis=ndim)
+        ndim, kept = result.energy.ndim, one_state(result.trajectory, "recall")
+        if kept is not None:
+            energy = kept if energy is None else energy
+            start = kept.x0 if isinstance(kept, Trajectory) else kept.x.take(0, axis=ndim)
             before = pixels.batch(start, ndim) if before is None else before
         result = pixels.batch(result.x, ndim)
     if before is None:
         raise ValueError("recall: before must hold the starting states; none came. Pass before=x0.")
     given: dict[str, Nested] = {labels[0]: before, **(compare or {}), labels[1]: result}
-    if truth is not None:
-        given[labels[2]] = truth
+    given |= {} if truth is None else {labels[2]: truth}
     rows = {name: pixels.pictures(row, f"recall: {name}", shape) for name, row in given.items()}
     after = rows[labels[1]]
     for name, row in rows.items():
@@ -138,18 +137,21 @@ def recall(
     shown = pixels.shade(np.concatenate([row[:limit] for row in rows.values()]))
     shades = dict(zip(rows, np.split(shown, len(rows)), strict=True))
     names = None if names is None else names[:limit]
-    if truth is None:
-        return _recall_figure(shades, names, energy, title)
-    stored = rows[labels[2]]
-    wrong = (np.abs(after - stored) > np.ptp(stored) / 4)[:limit]
-    shades[labels[1]][wrong & (after[:limit] > 0)] = pixels.WRONG_INK
-    shades[labels[1]][wrong & (after[:limit] <= 0)] = pixels.WRONG_PAPER
-    note = "orange: wrong" if wrong.any() else None
+    note = None if truth is None else _mark_wrong(shades[labels[1]], after, rows[labels[2]])
     return _recall_figure(shades, names, energy, title, note)
 
 
+def _mark_wrong(shades: np.ndarray, after: np.ndarray, stored: np.ndarray) -> str | None:
+    """Make the wrong pixels orange, in place, and say so in a note."""
+    wrong = (np.abs(after - stored) > np.ptp(stored) / 4)[: len(shades)]
+    after = after[: len(shades)]
+    shades[wrong & (after > 0)] = pixels.WRONG_INK
+    shades[wrong & (after <= 0)] = pixels.WRONG_PAPER
+    return "orange: wrong" if wrong.any() else None
+
+
 def energies(
-    source: Recall | Record | Array,
+    source: Recall | AnyTrajectory | Array,
     *,
     ax: Axes | None = None,
     label: str | None = None,
@@ -259,7 +261,7 @@ def style(ax: Axes) -> None:
 def _recall_figure(
     shades: dict[str, np.ndarray],
     names: Sequence[str] | None,
-    energy: Recall | Record | Array | None,
+    energy: Recall | AnyTrajectory | Array | None,
     title: str | None,
     note: str | None = None,
 ) -> tuple[Axes, ...]:
@@ -289,31 +291,33 @@ def _recall_figure(
     return ax, energies(energy, ax=place(figure, left, top + height + caption, wide, panel))
 
 
-def record_of(source: Recall | Record, where: str) -> Record:
+def trajectory_of(source: Recall | AnyTrajectory, where: str) -> AnyTrajectory:
     """The trajectory of a recall."""
-    record = source.trajectory if isinstance(source, Recall) else source
-    if record is None:
+    trajectory = source.trajectory if isinstance(source, Recall) else source
+    if trajectory is None:
         raise ValueError(f"{where}: the recall must have a trajectory; it was run without one.")
-    return record
+    return trajectory
 
 
-def one_state(record: Record | None, where: str) -> Trajectory | ContinuousTrajectory | None:
-    """The record itself, if it is that of one kind of state."""
-    if isinstance(record, HAMTrajectory):
+def one_state(
+    trajectory: AnyTrajectory | None, where: str
+) -> Trajectory | ContinuousTrajectory | None:
+    """The trajectory itself, if it is that of one kind of state."""
+    if isinstance(trajectory, HAMTrajectory):
         raise ValueError(
             f"{where}: must be states of one layer; a recall of several layers came. "
             f"Pass the states of one, as in `plots.{where}(result.{_HOW[where]}, energy=result)`."
         )
-    return record
+    return trajectory
 
 
 _HOW = {"recall": 'x["image"], before=x0["image"]', "animate": 'trajectory.x["image"]'}
 
 
-def curves_of(source: Recall | Record | Array, where: str) -> np.ndarray:
+def curves_of(source: Recall | AnyTrajectory | Array, where: str) -> np.ndarray:
     """Energies `(B, T)`, float64."""
-    if isinstance(source, Recall | Record):
-        source = record_of(source, where).energy
+    if isinstance(source, Recall | AnyTrajectory):
+        source = trajectory_of(source, where).energy
     curves = np.asarray(source).astype(float)
     if curves.ndim == 0 or curves.size == 0:
         raise ValueError(f"{where}: must be energies (T,) or (B, T); {curves.shape} came.")
@@ -321,14 +325,14 @@ def curves_of(source: Recall | Record | Array, where: str) -> np.ndarray:
     return np.where(np.isfinite(curves), curves, np.nan)
 
 
-def clock_of(source: Recall | Record | Array, curves: np.ndarray) -> tuple[np.ndarray, str]:
+def clock_of(source: Recall | AnyTrajectory | Array, curves: np.ndarray) -> tuple[np.ndarray, str]:
     """When the energies of a source were, `(B, T)`, and in which unit."""
-    record = source.trajectory if isinstance(source, Recall) else source
-    if isinstance(record, ContinuousTrajectory | HAMTrajectory):
-        clock = np.asarray(record.time).astype(float).reshape(curves.shape)
+    trajectory = source.trajectory if isinstance(source, Recall) else source
+    if isinstance(trajectory, ContinuousTrajectory | HAMTrajectory):
+        clock = np.asarray(trajectory.time).astype(float).reshape(curves.shape)
         return clock, "step" if (clock == clock.round()).all() else "time"
     counted = np.broadcast_to(np.arange(1.0, curves.shape[1] + 1), curves.shape)
-    return counted, "bits visited" if isinstance(record, Trajectory) else "step"
+    return counted, "bits visited" if isinstance(trajectory, Trajectory) else "step"
 
 
 def settled(values: np.ndarray) -> int:

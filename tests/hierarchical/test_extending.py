@@ -83,7 +83,7 @@ class GatedSynapse(am.AbstractSynapse):
     W: tuple[Float[Array, "factors size"], ...] | None = None
 
     def init(self, key, *shapes) -> "GatedSynapse":
-        sizes = [int(np.prod(shape)) for shape in shapes]  # pyright: ignore[reportArgumentType]
+        sizes = [np.empty(shape).size for shape in shapes]
         keys = jr.split(key, len(sizes))
         W = [jr.normal(k, (self.n_factors, n)) / n**0.5 for k, n in zip(keys, sizes, strict=True)]
         return GatedSynapse(self.n_factors, tuple(W))

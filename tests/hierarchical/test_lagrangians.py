@@ -1,6 +1,7 @@
 """The Lagrangians: closed forms, large states, parameters, the published package."""
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
@@ -236,7 +237,7 @@ def test_axes_are_normalised_and_the_rest_is_summed(name, axis):
     assert value.shape == ()
     axes = sorted(a % 3 for a in np.atleast_1d((0, 1, 2) if axis is None else axis))
     moved = np.moveaxis(np.asarray(x, float), axes, range(-len(axes), 0))
-    rows = moved.reshape(-1, np.prod([x.shape[a] for a in axes]))
+    rows = moved.reshape(-1, math.prod(x.shape[a] for a in axes))
     assert_allclose(value, sum(case.value(r, **case.parameters) for r in rows), rtol=1e-5)
 
 
