@@ -38,6 +38,14 @@ FLOORS = (
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MAX_LINES, MAX_FUNCTION = 400, 60
 
+TYPED = """data/ plots/ _shards.py _types.py descent/affine.py descent/frames.py
+    descent/integers.py descent/jaxprs.py descent/rows.py descent/stabilizers.py
+    descent/streaming.py hierarchical/attention.py hierarchical/describe.py
+    hierarchical/energies.py hierarchical/hidden.py hierarchical/lagrangians.py
+    hierarchical/layers.py hierarchical/models.py hierarchical/spatial.py
+    hierarchical/synapses.py""".split()
+"""Where no signature says `Any`."""
+
 Tree = dict[str, str]
 
 
@@ -147,6 +155,25 @@ def long_functions(tree: Tree) -> list[str]:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and (length := (node.end_lineno or node.lineno) - node.lineno + 1) > MAX_FUNCTION
     ]
+
+
+def untyped(tree: Tree) -> list[str]:
+    """Parameters, results and fields that are said to be `Any`; not those of `__getattr__`."""
+    bad = []
+    for path, text in tree.items():
+        for node in ast.walk(ast.parse(text)):
+            found: list[tuple[str, ast.expr | None]] = []
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("__"):
+                a = node.args
+                every = [*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg]
+                found = [(f"{node.name}: {arg.arg}", arg.annotation) for arg in every if arg]
+                found.append((f"{node.name}: its result", node.returns))
+            elif isinstance(node, ast.ClassDef):
+                fields = [n for n in node.body if isinstance(n, ast.AnnAssign)]
+                found = [(f"{node.name}.{ast.unparse(n.target)}", n.annotation) for n in fields]
+            anything = [what for what, said in found if said and ast.unparse(said) == "Any"]
+            bad += [f"{path}:{node.lineno}: {what}" for what in anything]
+    return bad
 
 
 def undocumented(root: ModuleType) -> list[str]:
@@ -322,6 +349,15 @@ def test_the_function_length_rule_can_fail():
     assert found == ["b.py:62: long has 61 lines", "c.py:2: long has 61 lines"]
 
 
+def test_the_types_rule_can_fail():
+    good = "def f(x: int, *a: object, **k: dict[str, Any]) -> None: ...\n"
+    good += "class A:\n    x: int\n    def __getattr__(self, name: str) -> Any: ...\n"
+    assert not untyped({"a.py": good})
+    bad = "def f(x: Any, *, y: Any = 1, **k: Any) -> Any: ...\nclass A:\n    x: Any = None\n"
+    names = ["1: f: x", "1: f: y", "1: f: k", "1: f: its result", "2: A.x"]
+    assert untyped({"a.py": bad}) == [f"a.py:{name}" for name in names]
+
+
 def test_the_docstring_rule_can_fail():
     class Silent(eqx.Module):
         x: int
@@ -417,6 +453,13 @@ def test_files_are_short():
 
 def test_functions_are_short():
     assert not long_functions(house() | renderer())
+
+
+@pytest.mark.parametrize("place", TYPED)
+def test_signatures_say_what_they_take_and_give(place):
+    files = {path: text for path, text in house().items() if path.startswith(f"amlib/{place}")}
+    assert files
+    assert not untyped(files)
 
 
 def test_every_public_name_has_a_docstring():

@@ -230,7 +230,7 @@ def check_synapse(call: Synapse, connection: Connection, shapes: Sequence[Shape]
             f"{where}: the synapse {connection.synapse!r} must take the activations of its "
             f"layers, {arguments}; it raised {type(err).__name__}: {err}"
         ) from err
-    if not isinstance(out, jax.ShapeDtypeStruct) or out.shape or not is_float(out):
+    if not isinstance(out, jax.ShapeDtypeStruct) or out.shape or not _is_float(out):
         came = jax.tree.map(lambda s: (s.shape, str(s.dtype)), out)
         raise ValueError(
             f"{where}: the energy of the synapse {connection.synapse!r} must be a real scalar; "
@@ -238,6 +238,6 @@ def check_synapse(call: Synapse, connection: Connection, shapes: Sequence[Shape]
         )
 
 
-def is_float(out: jax.ShapeDtypeStruct) -> bool:
+def _is_float(out: jax.ShapeDtypeStruct) -> bool:
     """Whether an output is of real numbers."""
     return bool(jnp.issubdtype(out.dtype, jnp.floating))
