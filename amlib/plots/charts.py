@@ -42,8 +42,8 @@ class HasEnergy(Protocol):
 
 
 @runtime_checkable
-class RetrievalCurve(Protocol):
-    """What `capacity` plots: four arrays of one length, see `am.analysis.retrieval_curve`."""
+class CurveLike(Protocol):
+    """What `capacity` plots, as `am.analysis.RetrievalCurve`: four arrays of one length."""
 
     @property
     def K(self) -> Nested:
@@ -213,7 +213,7 @@ def _lowest(xs: np.ndarray, ys: np.ndarray, heights: np.ndarray) -> np.ndarray:
 
 
 def capacity(
-    curve: RetrievalCurve,
+    curve: CurveLike,
     *,
     label: str | None = None,
     colors: Sequence[str] = (BLUE, ORANGE, GREEN, PURPLE),
@@ -264,7 +264,7 @@ def capacity(
     return ax
 
 
-def _measured(curve: RetrievalCurve) -> tuple[np.ndarray, ...]:
+def _measured(curve: CurveLike) -> tuple[np.ndarray, ...]:
     """The four arrays of a curve; raise unless they have one length."""
     try:
         K, level, success, queries = (
