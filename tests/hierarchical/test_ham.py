@@ -453,6 +453,7 @@ def test_the_picture_names_every_part_and_dashes_what_gets_no_signal():
     assert am.plots.ham(ham.vectorize(), ax=ax) is ax
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_the_picture_refuses_what_is_no_hierarchy():
     with pytest.raises(TypeError, match="ham: must be a HAM; dict came"):
         am.plots.ham({})
