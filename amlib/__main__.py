@@ -1,4 +1,4 @@
-"""Store thousands of icons in one associative memory, damage some, and recall them."""
+"""Store thousands of icons in one associative memory, corrupt some, and recall them."""
 
 import argparse
 import functools
@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,9 @@ from tqdm import tqdm
 
 import amlib as am
 from amlib import _interrupt, plots
+from amlib._types import Key
+
+_Number = TypeVar("_Number", int, float)
 
 CHUNK = 10  # queries recalled at once, between two moves of the progress bar
 MAX_SWEEPS = 20  # the classical network needs 12 here, the others 1 or 2
@@ -100,7 +103,7 @@ def _parser() -> _Parser:
     help = "fractions of the bits to flip, from 0 to 0.5; default: 0.25 0.4"
     add("--noise", type=_noise, nargs="+", action="extend", metavar="P", help=help)
     add("--images", type=Path, metavar="FOLDER", help="PNGs to store instead of the icons")
-    add("--seed", type=_seed, default=0, help="chooses pictures and damage; default: 0")
+    add("--seed", type=_seed, default=0, help="chooses pictures and noise; default: 0")
     out = Path("amlib-demo")
     add("--out", type=Path, default=out, metavar="FOLDER", help=f"for the pictures; default: {out}")
     add("--mp4", action="store_true", help="write the film as MP4 too")
@@ -123,7 +126,9 @@ _count.__name__ = _seed.__name__ = "whole number"  # as argparse names them in i
 _noise.__name__ = "number"
 
 
-def _within(text: str, value: Any, low: float, high: float = math.inf, hint: str = "") -> Any:
+def _within(
+    text: str, value: _Number, low: float, high: float = math.inf, hint: str = ""
+) -> _Number:
     """Return `value`, or make argparse say what must hold."""
     if low <= value <= high:
         return value
@@ -144,44 +149,42 @@ def _demo(parser: _Parser, argv: Sequence[str] | None) -> None:
         tempfile.TemporaryFile(dir=args.out).close()  # before a minute's work, not after
     except OSError as err:
         parser.error(f"argument --out: {args.out} must be a folder to write to; {err.strerror}")
-    memories = args.memories or len(images)
-    queries = args.queries or min(100, memories)
-    if memories > len(images):
-        parser.error(f"argument --memories: must be at most {len(images):,}; {memories:,} came")
-    if queries > memories:
-        parser.error(
-            f"argument --queries: must be at most the memories, {memories:,}; {queries:,} came"
-        )
+    K = args.memories or len(images)
+    queries = args.queries or min(100, K)
+    if len(images) < K:
+        parser.error(f"argument --memories: must be at most {len(images):,}; {K:,} came")
+    if queries > K:
+        parser.error(f"argument --queries: must be at most the memories, {K:,}; {queries:,} came")
 
-    choose, damage, visits = jr.split(jr.key(args.seed), 3)
+    choose, corrupt, visits = jr.split(jr.key(args.seed), 3)
     # A random choice, for the alphabet starts with a hundred look-alikes. The first are queries.
-    chosen = np.asarray(jr.permutation(choose, len(images)))[:memories]
+    chosen = np.asarray(jr.permutation(choose, len(images)))[:K]
     Xi = images.reshape(len(images), -1)[chosen]
     names = [str(names[k]) for k in chosen]
     print(
-        f"amlib {am.__version__} on {jax.default_backend()}: {memories:,} "
+        f"amlib {am.__version__} on {jax.default_backend()}: {K:,} "
         f"{'pictures' if args.images else 'icons'} of 48 x 48 bits stored, {queries:,} of them "
-        f"damaged and recalled (seed {args.seed}).\n\n{HEADER}"
+        f"corrupted and recalled (seed {args.seed}).\n\n{HEADER}"
     )
     levels = list(dict.fromkeys(args.noise or [0.25, 0.4]))
-    runs = [_run(args.model, Xi, queries, p, (damage, visits)) for p in levels]
+    runs = [_run(args.model, Xi, queries, p, (corrupt, visits)) for p in levels]
     classical = None
     if args.model != "classical":
-        classical = _run("classical", Xi, queries, levels[0], (damage, visits))
+        classical = _run("classical", Xi, queries, levels[0], (corrupt, visits))
     print(
         "Exactly so many bits are flipped. Overlap, sweeps, energy: means. Seconds: compiling too."
     )
     _report(runs, classical, Xi, names)
-    _draw(runs, classical, names[:queries], memories, args)
+    _draw(runs, classical, names[:queries], K, args)
 
 
-def _run(kind: str, Xi: jax.Array, queries: int, noise: float, keys: tuple[Any, Any]) -> Run:
-    """Damage the first `queries` pictures, recall them, and print a row of the table."""
+def _run(kind: str, Xi: jax.Array, queries: int, noise: float, keys: tuple[Key, Key]) -> Run:
+    """Corrupt the first `queries` pictures, recall them, and print a row of the table."""
     model = MODELS[kind](Xi)
     truth = Xi[:queries]
-    damage, visits = (jr.split(key, queries) for key in keys)
+    corrupt, visits = (jr.split(key, queries) for key in keys)
     flip = jax.vmap(am.data.corrupt.flip_exactly, in_axes=(0, 0, None))
-    x0 = flip(damage, truth, _flips(noise, Xi.shape[1]))
+    x0 = flip(corrupt, truth, _flips(noise, Xi.shape[1]))
     energy = jax.vmap(model.energy)(x0).mean()
     recall = jax.vmap(lambda x, key: model.recall(x, key=key, max_sweeps=MAX_SWEEPS))
     chunk = min(CHUNK, queries)
@@ -213,7 +216,7 @@ def _report(runs: list[Run], classical: Run | None, Xi: jax.Array, names: Sequen
         ends = np.argmax(np.asarray(run.recall.x)[missed] @ np.asarray(Xi).T, axis=1).tolist()
         pairs = "; ".join(f"{names[q]} as {names[k]}" for q, k in zip(missed, ends, strict=True))
         lost = all(row[k] >= row[q] for row, q, k in zip(h, missed, ends, strict=True))
-        why = ", no farther from the damaged picture" if lost else ""
+        why = ", no farther from the corrupted picture" if lost else ""
         print(f"At {100 * run.noise:.4g} % noise it recalled {pairs}{why}.")
     failure = classical or runs[0]
     if failure.model == "classical":
@@ -230,7 +233,7 @@ def _draw(
     runs: list[Run],
     classical: Run | None,
     names: list[str],
-    memories: int,
+    K: int,
     args: argparse.Namespace,
 ) -> None:
     """Write the pictures, and print where they are."""
@@ -251,7 +254,7 @@ def _draw(
             labels=(f"{percent} % of bits\nflipped", f"{run.model}\nmemory", "stored"),
             compare=compare,
             title=f"{run.exact.sum()} of {len(run.truth)} recalled exactly from "
-            f"{memories:,} stored, with {percent} % of the bits flipped",
+            f"{K:,} stored, with {percent} % of the bits flipped",
         )
         files.append(_save(axes[0], args.out / f"recall-{percent}.png"))
         curves = plots.energies(run.recall, ax=curves, label=f"{percent} % flipped", color=color)

@@ -17,19 +17,26 @@ import secrets
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeAlias, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, PyTree
+
+from amlib._types import PathLike
 
 MAGIC, VERSION = "amlib-file", 1
 _SHOWN = 8  # differences named in an error
 _KINDS = {"b": "b", "i": "iu", "u": "iu", "f": "f", "c": "c"}  # 2**63 is saved as unsigned
 
+Notes: TypeAlias = dict[str, Any]
+"""Anything that JSON can hold."""
+_Tree = TypeVar("_Tree")
 
-def save(path: Any, model: Any) -> None:
+
+def save(path: PathLike, model: PyTree) -> None:
     """Write a model, or any tree of arrays, to a file that is whole or not there.
 
     The file is written beside its place and then renamed, so that an interrupted `save` leaves
@@ -46,11 +53,10 @@ def save(path: Any, model: Any) -> None:
     `IsADirectoryError` if `path` is a folder; `ValueError` if it is a device, a named pipe or a
     socket, which a file would replace.
     """
-    path = checked_path(path, "save: path")
-    write(path, model, "model", {})
+    write(checked_path(path, "save: path"), model, "model", {})
 
 
-def load(path: Any, like: Any) -> Any:
+def load(path: PathLike, like: _Tree) -> _Tree:
     """Read what `save` wrote.
 
     ```python
@@ -70,11 +76,11 @@ def load(path: Any, like: Any) -> Any:
     a newer version wrote, or whose structure differs from that of `like`: it says where they
     differ. `FileNotFoundError` where there is no file.
     """
-    path = checked_path(path, "load: path")
-    return restore(path, read(path, "model"), like)
+    file = checked_path(path, "load: path")
+    return restore(file, read(file, "model"), like)
 
 
-def checked_path(path: Any, where: str) -> Path:
+def checked_path(path: PathLike, where: str) -> Path:
     """Return the path of a file that is there or may be made, links followed, or raise."""
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"{where} must be a file name; {type(path).__name__} came.")
@@ -150,11 +156,11 @@ class Content(NamedTuple):
     """What a file holds, its checksum verified: structure, notes and serialised arrays."""
 
     structure: dict[str, str]
-    notes: dict[str, Any]
+    notes: Notes
     body: bytes
 
 
-def write(path: Path, tree: Any, kind: str, notes: dict[str, Any]) -> None:
+def write(path: Path, tree: PyTree, kind: str, notes: Notes) -> None:
     """Write a tree with notes (anything JSON can hold), atomically."""
     header = {"kind": kind, "structure": describe(tree), "notes": notes}
     buffer = io.BytesIO()
@@ -208,7 +214,7 @@ def read(path: Path, kind: str) -> Content:
     return Content(structure, notes, body)
 
 
-def restore(path: Path, content: Content, like: Any) -> Any:
+def restore(path: Path, content: Content, like: _Tree) -> _Tree:
     """Return a tree like `like` with the arrays of a file; raise where the structures differ."""
     different = differences(content.structure, describe(like))
     if different:
@@ -254,8 +260,7 @@ def read_array(file: io.BytesIO) -> np.ndarray:
     data = file.read(math.prod(shape) * dtype.itemsize)
     if len(data) != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"an array of shape {shape} is cut short")
-    order: Any = "F" if in_columns else "C"
-    return np.ndarray(shape, dtype, data, order=order)
+    return np.ndarray(shape, dtype, data, order="F" if in_columns else "C")
 
 
 def _read_leaf(file: io.BytesIO, like: Any) -> Any:
@@ -278,7 +283,7 @@ def _read_leaf(file: io.BytesIO, like: Any) -> Any:
     return array.copy() if isinstance(plain, np.ndarray) else type(plain)(array.item())
 
 
-def describe(tree: Any) -> dict[str, str]:
+def describe(tree: PyTree) -> dict[str, str]:
     """Name every leaf of a tree, every class in it and every static field, by its path."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     described = {jax.tree_util.keystr(path): _leaf(leaf) for path, leaf in leaves}
@@ -296,13 +301,14 @@ def differences(saved: dict[str, str], like: dict[str, str]) -> list[str]:
     return lines
 
 
-def _leaf(leaf: Any) -> str:
-    if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
-        return f"{leaf.dtype}{list(leaf.shape)}"
+def _leaf(leaf: object) -> str:
+    dtype, shape = getattr(leaf, "dtype", None), getattr(leaf, "shape", None)
+    if dtype is not None and shape is not None:
+        return f"{dtype}{list(shape)}"
     return type(leaf).__name__ if isinstance(leaf, bool | int | float | complex) else _text(leaf)
 
 
-def _statics(node: Any, path: str) -> Iterator[tuple[str, str]]:
+def _statics(node: object, path: str) -> Iterator[tuple[str, str]]:
     """The classes and static fields below a node, by path."""
     if isinstance(node, eqx.Module):
         yield f"{path} (class)".strip(), type(node).__name__
@@ -321,7 +327,7 @@ def _statics(node: Any, path: str) -> Iterator[tuple[str, str]]:
             yield from _statics(value, f"{path}[{key!r}]")
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     """A value as text that is the same in every process."""
     if isinstance(value, functools.partial):
         return f"partial({_text(value.func)}, {_text(value.args)}, {_text(value.keywords)})"
@@ -330,8 +336,9 @@ def _text(value: Any) -> str:
     return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
 
 
-def _is_key(leaf: Any) -> bool:
-    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+def _is_key(leaf: object) -> bool:
+    dtype = getattr(leaf, "dtype", None)
+    return dtype is not None and bool(jnp.issubdtype(dtype, jax.dtypes.prng_key))
 
 
 def _plain(leaf: Any) -> Any:
@@ -343,9 +350,9 @@ def _plain(leaf: Any) -> Any:
     return jax.random.key_data(leaf)
 
 
-def _with_key(leaf: Any, like: Any) -> Any:
+def _with_key(leaf: Array, like: Any) -> Array:
     if not _is_key(like):
         return leaf
     impl = re.sub(r"key<(.*)>", r"\1", str(like.dtype))
     names = {"fry": "threefry2x32", "urbg": "unsafe_rbg"}
-    return jax.random.wrap_key_data(jnp.asarray(leaf), impl=names.get(impl, impl))
+    return jax.random.wrap_key_data(leaf, impl=names.get(impl, impl))

@@ -8,8 +8,8 @@ runs the mesh is left out of the types.
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Hashable
+from typing import ParamSpec, TypeVar
 
 import equinox as eqx
 import jax
@@ -19,11 +19,15 @@ from jax.core import ShapedArray, Tracer
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import AbstractMesh, PartitionSpec
+from jaxtyping import Array, PyTree
 
 _NO_MESH = AbstractMesh((), ())
 
+_Given = ParamSpec("_Given")
+_Made = TypeVar("_Made")
 
-def axes(*trees: Any) -> tuple[Any, ...]:
+
+def axes(*trees: PyTree) -> tuple[Hashable, ...]:
     """The mesh axes over which an array of `trees` varies; none outside `jax.shard_map`."""
     found = set()
     for leaf in jax.tree.leaves(trees):
@@ -32,7 +36,7 @@ def axes(*trees: Any) -> tuple[Any, ...]:
     return tuple(sorted(found, key=str))
 
 
-def local(fn: Callable[..., Any]) -> Callable[..., Any]:
+def local(fn: Callable[_Given, _Made]) -> Callable[_Given, _Made]:
     """The same function, which within `jax.shard_map` runs as on one device.
 
     All that `fn` depends on must be in its arguments, which may be pytrees with anything in them.
@@ -40,20 +44,21 @@ def local(fn: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     @functools.wraps(fn)
-    def run(*args: Any) -> Any:
+    def run(*args: _Given.args, **kwargs: _Given.kwargs) -> _Made:
         if not jax.sharding.get_abstract_mesh().manual_axes:
-            return fn(*args)
-        over = axes(args)
+            return fn(*args, **kwargs)
+        given = args, kwargs
+        over = axes(given)
         like = jax.typeof(lax.pcast(jnp.zeros(()), over, to="varying"))
-        hidden = jax.tree.map(lambda a: _hidden(a, over) if eqx.is_array(a) else a, args)
+        args, kwargs = jax.tree.map(lambda a: _hidden(a, over) if eqx.is_array(a) else a, given)
         with jax.sharding.use_abstract_mesh(_NO_MESH):
-            out = fn(*hidden)
+            out = fn(*args, **kwargs)
         return jax.tree.map(lambda a: _shown(a, over, like) if eqx.is_array(a) else a, out)
 
     return run
 
 
-def _hidden(a: Any, over: tuple[Any, ...]) -> Any:
+def _hidden(a: Array, over: tuple[Hashable, ...]) -> Array:
     if not isinstance(a, Tracer):
         return a
     if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
@@ -63,7 +68,7 @@ def _hidden(a: Any, over: tuple[Any, ...]) -> Any:
     return _typed.bind(lax.pcast(a, missing, to="varying"), like=None)
 
 
-def _shown(a: Any, over: tuple[Any, ...], like: Any) -> Any:
+def _shown(a: Array, over: tuple[Hashable, ...], like: ShapedArray) -> Array:
     if isinstance(a, Tracer):
         return _typed.bind(a, like=like)
     return lax.pcast(a, over, to="varying")  # known, and so the same on all devices
@@ -73,14 +78,16 @@ def _shown(a: Any, over: tuple[Any, ...], like: Any) -> Any:
 # Unlike that of `lax.pcast`, its transpose is no sum over devices.
 
 
-def _type(a: Any, *, like: Any) -> Any:
+def _type(a: ShapedArray, *, like: ShapedArray | None) -> ShapedArray:
     if like is None:
         return ShapedArray(a.shape, a.dtype, weak_type=a.weak_type)
     sharding = like.sharding.update(spec=PartitionSpec(*[None] * a.ndim))
     return a.update(sharding=sharding, manual_axis_type=like.manual_axis_type)
 
 
-def _transpose(ct: Any, a: Any, *, like: Any) -> list[Any]:
+def _transpose(
+    ct: Array | ad.Zero, a: ad.UndefinedPrimal, *, like: ShapedArray | None
+) -> list[Array]:
     del like
     return [_typed.bind(ct, like=None if a.aval.sharding.mesh.empty else a.aval)]
 

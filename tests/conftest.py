@@ -19,6 +19,7 @@ if QUICK and importlib.metadata.version("jaxlib") in ("0.10.0", "0.10.1", "0.10.
     )
 
 import jax  # noqa: E402
+import jaxtyping  # noqa: E402
 import matplotlib  # noqa: E402
 import pytest  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
@@ -59,6 +60,14 @@ def x64():
     """Double precision for one test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def unchecked():
+    """No annotations checked in one test: what is of a wrong kind then meets amlib's own error."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Landscapes, retrieval curves and stored patterns: what is drawn where, and what is refused."""
 
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import jax.random as jr
@@ -59,20 +60,26 @@ def test_landscape_has_heights_where_they_belong():
     assert colour(2.1, -0.8).sum() < colour(0.1, -2.9).sum() < colour(0.1, 2.9).sum()
 
 
-def test_landscape_draws_the_ways_of_recalls():
+class Well:
+    """No memory of amlib's, but with an energy."""
+
+    def energy(self, x):
+        return double_well(x)
+
+
+def test_landscape_draws_the_trajectories_of_recalls():
     states = jnp.linspace(jnp.array([[1.5, 1.0], [-0.2, -1.0]]), 0.5, 9, axis=1)
     two = jnp.zeros(2)
     way = am.StateTrajectory(states, jnp.zeros((2, 9)), jnp.zeros((2, 9)))
     end = am.Recall(states[:, -1], two, two.astype(int), am.RESULTS.converged, way)
-    well = SimpleNamespace(energy=double_well)
-    ax = plots.landscape(well, (-2, 2), trajectories=end, points=21)
+    ax = plots.landscape(Well(), (-2, 2), trajectories=end, points=21)
     lines = [
         np.asarray(line.get_xydata()) for line in ax.lines if line.get_color() == pictures.ORANGE
     ]
-    ways = [line for line in lines if len(line) > 1]
-    np.testing.assert_allclose(ways, np.asarray(end.trajectory.x))
+    paths = [line for line in lines if len(line) > 1]
+    np.testing.assert_allclose(paths, np.asarray(end.trajectory.x))
     for source in (states, np.asarray(states[0])):
-        plots.landscape(well, (-2, 2), trajectories=source, points=11)
+        plots.landscape(Well(), (-2, 2), trajectories=source, points=11)
 
 
 def test_landscape_marks_what_is_asked_for():
@@ -87,6 +94,7 @@ def test_landscape_leaves_blank_what_is_not_finite():
     np.testing.assert_allclose(marked(ax), [[1, 0]], atol=1e-6)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("energy", "lims", "options", "error", "message"),
     [
@@ -150,11 +158,18 @@ def test_landscape_says_how_to_keep_states():
 # -- capacity ---------------------------------------------------------------------------------
 
 
+class Curve(NamedTuple):
+    """A retrieval curve as a reader may have measured it."""
+
+    K: np.ndarray
+    level: np.ndarray
+    success: np.ndarray
+    queries: np.ndarray
+
+
 def curve(K=(2, 2, 20, 20), level=(0.1, 0.2, 0.1, 0.2), success=(1, 0.9, 0.6, 0.1), queries=50):
     n = np.full(len(K), queries)
-    return SimpleNamespace(
-        K=np.array(K), level=np.array(level), success=np.array(success), queries=n
-    )
+    return Curve(np.array(K), np.array(level), np.array(success), n)
 
 
 def test_capacity_against_the_number_of_patterns():
@@ -193,9 +208,10 @@ def test_the_band_is_wilsons():
     np.testing.assert_allclose(high, [0.2775, 0.5962, 1], atol=2e-4)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_capacity_refuses():
     with pytest.raises(TypeError, match="must have K, level, success and queries; list came"):
-        plots.capacity([1, 2])
+        plots.capacity([1, 2])  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="arrays of one length, at least 1"):
         plots.capacity(curve(K=(), level=(), success=()))
     with pytest.raises(ValueError, match="arrays of one length"):

@@ -40,7 +40,7 @@ def small(tmp_path_factory):
 def test_table_and_pictures(small, capsys):
     assert demo.main([*SMALL, "--out", str(small)]) == 0
     text = capsys.readouterr().out
-    assert "60 icons of 48 x 48 bits stored, 12 of them damaged and recalled (seed 0)" in text
+    assert "60 icons of 48 x 48 bits stored, 12 of them corrupted and recalled (seed 0)" in text
     low, high, classical = rows(text)
     assert low[:7] == ("exponential", 25.0, 576, 12, 12, "0.500", "1.0000")
     assert high[:5] == ("exponential", 40.0, 922, 12, 12)

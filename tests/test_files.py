@@ -268,6 +268,7 @@ def test_links_are_followed_and_stay(tmp_path):
     assert (tmp_path / "loop").is_symlink()
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_versions_and_kinds_are_checked(tmp_path):
     path = tmp_path / "m"
     am.save(path, jnp.ones(2))
@@ -283,7 +284,7 @@ def test_versions_and_kinds_are_checked(tmp_path):
     with pytest.raises(IsADirectoryError, match="save: path must be a file"):
         am.save(tmp_path, jnp.ones(2))
     with pytest.raises(TypeError, match="save: path must be a file name; int came"):
-        am.save(3, jnp.ones(2))
+        am.save(3, jnp.ones(2))  # pyright: ignore[reportArgumentType]
 
 
 def test_writing_is_all_or_nothing(tmp_path):

@@ -39,6 +39,14 @@ FLOORS = (
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MAX_LINES, MAX_BODY = 400, 60
 
+TYPED = """data/ plots/ _shards.py _types.py descent/affine.py descent/frames.py
+    descent/integers.py descent/jaxprs.py descent/rows.py descent/stabilizers.py
+    descent/streaming.py hierarchical/attention.py hierarchical/describe.py
+    hierarchical/energies.py hierarchical/hidden.py hierarchical/lagrangians.py
+    hierarchical/layers.py hierarchical/models.py hierarchical/spatial.py
+    hierarchical/synapses.py""".split()
+"""Where no signature says `Any`."""
+
 Tree = dict[str, str]
 
 
@@ -46,6 +54,11 @@ def house() -> Tree:
     """The library's source, by path: `amlib/binary/base.py`."""
     package = Path(amlib.__file__).parent
     return {str(p.relative_to(package.parent)): p.read_text() for p in package.rglob("*.py")}
+
+
+def renderer() -> Tree:
+    """The source of the site's renderer, by path: `nbs/_sphinx/api.py`."""
+    return {str(p.relative_to(ROOT)): p.read_text() for p in (ROOT / "nbs/_sphinx").rglob("*.py")}
 
 
 def imports(path: str, text: str) -> Iterator[tuple[str, int]]:
@@ -143,6 +156,25 @@ def long_functions(tree: Tree) -> list[str]:
                 docstring = len((ast.get_docstring(node, clean=False) or "").splitlines())
                 if node.end_lineno - node.lineno + 1 - docstring > MAX_BODY:
                     bad.append(f"{path}:{node.lineno}: {node.name}")
+    return bad
+
+
+def untyped(tree: Tree) -> list[str]:
+    """Parameters, results and fields that are said to be `Any`; not those of `__getattr__`."""
+    bad = []
+    for path, text in tree.items():
+        for node in ast.walk(ast.parse(text)):
+            found: list[tuple[str, ast.expr | None]] = []
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("__"):
+                a = node.args
+                every = [*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg]
+                found = [(f"{node.name}: {arg.arg}", arg.annotation) for arg in every if arg]
+                found.append((f"{node.name}: its result", node.returns))
+            elif isinstance(node, ast.ClassDef):
+                fields = [n for n in node.body if isinstance(n, ast.AnnAssign)]
+                found = [(f"{node.name}.{ast.unparse(n.target)}", n.annotation) for n in fields]
+            anything = [what for what, said in found if said and ast.unparse(said) == "Any"]
+            bad += [f"{path}:{node.lineno}: {what}" for what in anything]
     return bad
 
 
@@ -320,6 +352,15 @@ def test_the_rule_of_functions_can_fail():
     assert not long_functions({"a.py": text.replace("    pass\n", "", 1)})
 
 
+def test_the_types_rule_can_fail():
+    good = "def f(x: int, *a: object, **k: dict[str, Any]) -> None: ...\n"
+    good += "class A:\n    x: int\n    def __getattr__(self, name: str) -> Any: ...\n"
+    assert not untyped({"a.py": good})
+    bad = "def f(x: Any, *, y: Any = 1, **k: Any) -> Any: ...\nclass A:\n    x: Any = None\n"
+    names = ["1: f: x", "1: f: y", "1: f: k", "1: f: its result", "2: A.x"]
+    assert untyped({"a.py": bad}) == [f"a.py:{name}" for name in names]
+
+
 def test_the_docstring_rule_can_fail():
     class Silent(eqx.Module):
         x: int
@@ -417,11 +458,18 @@ def test_annotations_stay_objects():
 
 
 def test_files_are_short():
-    assert not too_long(house())
+    assert not too_long(house() | renderer())
 
 
 def test_functions_are_short():
-    assert not long_functions(house())
+    assert not long_functions(house() | renderer())
+
+
+@pytest.mark.parametrize("place", TYPED)
+def test_signatures_say_what_they_take_and_give(place):
+    files = {path: text for path, text in house().items() if path.startswith(f"amlib/{place}")}
+    assert files
+    assert not untyped(files)
 
 
 def test_every_public_name_has_a_docstring():

@@ -1,4 +1,4 @@
-"""Patterns in: bundled pictures, your own pictures, and ways to spoil them."""
+"""Patterns in: bundled pictures, your own pictures, and ways to corrupt them."""
 
 from amlib.data import corrupt as corrupt
 from amlib.data._icons import Icons as Icons, icons as icons

@@ -5,7 +5,7 @@ The database is LeCun, Cortes and Burges's, CC BY-SA 3.0 (see ATTRIBUTION.md bes
 """
 
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int32
 
 from amlib import _checks
+from amlib._types import IntLike
 from amlib.data import _store
 
 SIDE = 28
@@ -60,7 +61,11 @@ class Mnist(NamedTuple):
 
 
 def mnist(
-    split: str = "train", subset: Any = None, *, size: Any = SIDE, spins: Any = False
+    split: str = "train",
+    subset: IntLike | str | None = None,
+    *,
+    size: IntLike = SIDE,
+    spins: bool = False,
 ) -> Mnist:
     """Return handwritten digits as pictures in [-1, 1], and their labels.
 
@@ -115,7 +120,7 @@ def mnist(
     return Mnist(images, jnp.asarray(labels, jnp.int32))
 
 
-def _bundled(split: str, subset: Any) -> tuple[np.ndarray, np.ndarray]:
+def _bundled(split: str, subset: IntLike | str) -> tuple[np.ndarray, np.ndarray]:
     """Read the bundled subset, or the beginning of it."""
     with (
         resources.files("amlib.data").joinpath("mnist.npz").open("rb") as file,
@@ -148,7 +153,7 @@ def _full(split: str) -> tuple[np.ndarray, np.ndarray]:
     return arrays[0], arrays[1]
 
 
-def _integer(value: Any, low: int, high: int, where: str, hint: str = "") -> int:
+def _integer(value: object, low: int, high: int, where: str, hint: str = "") -> int:
     """Return a Python integer, or raise unless it is one from `low` to `high`."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{where} must be an integer; {value!r} came. {hint}".rstrip())

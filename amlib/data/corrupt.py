@@ -1,4 +1,4 @@
-"""Ways to spoil a pattern: flipped bits, hidden parts, Gaussian noise.
+"""Ways to corrupt a pattern: flipped bits, hidden parts, Gaussian noise.
 
 Each works on one example of any shape, keeps its shape and float dtype (bools become spins,
 integers floats), and goes under `jax.jit` and `jax.vmap`. All randomness comes from `key`.

@@ -24,7 +24,7 @@ than reading it.
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ from jax import lax
 
 from amlib._checks import is_concrete
 from amlib.descent.integers import Ranges
-from amlib.descent.jaxprs import HALF, Equation, Program, fold
+from amlib.descent.jaxprs import HALF, Equation, Params, Program, Value, fold
 
 _ELEMENTWISE = frozenset(
     """add add_any sub mul div rem max min neg abs sign floor ceil round exp exp2 log log1p expm1
@@ -69,11 +69,11 @@ class Bitwise(NamedTuple):
     """
 
     source: np.ndarray
-    plus: Any
-    minus: Any
+    plus: Value
+    minus: Value
     balanced: bool = True
 
-    def delta(self, dtype: Any) -> Any:
+    def delta(self, dtype: np.dtype) -> Value:
         """The value at +1 less that at -1, taken in `dtype`: a narrower one might not hold it.
 
         An energy that overflows is a result, no warning.
@@ -154,13 +154,13 @@ class Affine:
             return self._widens(first, out)
         return False
 
-    def _keeps(self, e: Equation, dep: int, out: Any) -> bool:
+    def _keeps(self, e: Equation, dep: int, out: np.dtype) -> bool:
         """Whether a product may be read as one of operands converted to its own type."""
         if e.name == "mul" or dep in self.bitwise:  # bitwise values are converted one by one
             return True
         return self._widens(dep, out)
 
-    def _widens(self, v: int, new: Any) -> bool:
+    def _widens(self, v: int, new: np.dtype) -> bool:
         """Whether converting the affine value `v` to `new` is itself affine."""
         old = self.program.aval[v].dtype
         if not jnp.issubdtype(old, jnp.integer):
@@ -223,7 +223,8 @@ class Affine:
         source = merge_sources(sources, shape)
         if source is None:
             return None
-        plus, minus = (_apply(e, e.params, [o[k] for o in operands]) for k in (1, 2))
+        plus = _apply(e, e.params, [o.plus for o in operands])
+        minus = _apply(e, e.params, [o.minus for o in operands])
         kept = e.name in _KEEP_BALANCE and all(o.balanced for o in operands)
         return Bitwise(source, plus, minus, kept or _same_size(plus, minus))
 
@@ -232,34 +233,38 @@ class Affine:
         params = [e.params] * 3
         if e.name in DATA:  # which bit lands where must be known now
             places = [k for k in range(len(e.ins)) if k not in DATA[e.name]]
-            at: list[Any] = [self.program.const.get(e.ins[k]) for k in places]
-            if any(i is None or not is_concrete(i) for i in at):
+            known = [self.program.const.get(e.ins[k]) for k in places]
+            at = [i for i in known if i is not None and is_concrete(i)]
+            if len(at) < len(places):
                 return None
             if e.name == "scatter" and not _lands_once(e, operands, at[0]):
                 return None
             for k, i in zip(places, at, strict=True):
-                operands[k] = Bitwise(i, i, i)
+                operands[k] = Bitwise(np.asarray(i), i, i)
             if e.name == "gather":  # what is filled in out of bounds depends on no bit
                 params = [e.params | {"fill_value": -1}, e.params, e.params]
-        source, plus, minus = (_apply(e, params[k], [o[k] for o in operands]) for k in range(3))
-        return Bitwise(np.asarray(source), plus, minus, all(o.balanced for o in operands))
+        source = np.asarray(_apply(e, params[0], [o.source for o in operands]))
+        plus = _apply(e, params[1], [o.plus for o in operands])
+        minus = _apply(e, params[2], [o.minus for o in operands])
+        return Bitwise(source, plus, minus, all(o.balanced for o in operands))
 
 
-def _same_size(plus: Any, minus: Any) -> bool:
-    known = isinstance(plus, np.ndarray) and isinstance(minus, np.ndarray)
-    return known and not _is_bool(plus.dtype) and bool((np.abs(plus) == np.abs(minus)).all())
+def _same_size(plus: Value, minus: Value) -> bool:
+    if not isinstance(plus, np.ndarray) or not isinstance(minus, np.ndarray):
+        return False
+    return not _is_bool(plus.dtype) and bool((np.abs(plus) == np.abs(minus)).all())
 
 
-def _is_bool(dtype: Any) -> bool:
+def _is_bool(dtype: np.dtype) -> bool:
     return bool(jnp.issubdtype(dtype, jnp.bool_))
 
 
-def _adds_up(dtype: Any) -> bool:
+def _adds_up(dtype: np.dtype) -> bool:
     """Whether sums of many numbers of this type can be carried: neither bools nor halves."""
     return not _is_bool(dtype) and dtype not in HALF
 
 
-def _lands_once(e: Equation, operands: list[Bitwise], indices: Any) -> bool:
+def _lands_once(e: Equation, operands: list[Bitwise], indices: Value) -> bool:
     """Whether no element is written twice: which write stays is undefined on some devices."""
     if e.params["unique_indices"]:
         return True
@@ -274,7 +279,7 @@ def _lands_once(e: Equation, operands: list[Bitwise], indices: Any) -> bool:
     return bool(np.asarray(hits).max(initial=0) <= 1)
 
 
-def _apply(e: Equation, params: dict[str, Any], values: list[Any]) -> Any:
+def _apply(e: Equation, params: Params, values: list[Value]) -> Value:
     """Apply an operation; views where NumPy has them, and concrete values stay NumPy."""
     v = values[0]
     if isinstance(v, np.ndarray):

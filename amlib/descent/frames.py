@@ -4,17 +4,25 @@ import contextlib
 import functools
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from types import EllipsisType
+from typing import Any, NamedTuple, TypeAlias
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 from jaxtyping import Array, Bool, Float, Integer
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from amlib._checks import is_concrete
+from amlib._types import Nested, Shape
 from amlib.spaces import AbstractTwoValued, Spins
+
+OneIndex: TypeAlias = slice | EllipsisType | Nested | None
+Index: TypeAlias = OneIndex | tuple[OneIndex, ...]
+Places: TypeAlias = Array | np.ndarray
+"""Integers along an axis, or a mask."""
 
 # What an array is asked for, beside its operators: rebuilt in full, then asked.
 _METHODS = frozenset(
@@ -75,28 +83,34 @@ class Frames(NDArrayOperatorsMixin, eqx.Module):
         return math.prod(self.shape)
 
     @property
-    def dtype(self) -> Any:
+    def dtype(self) -> np.dtype:
         """Dtype of the spins."""
         return self.x0.dtype
 
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, index: Any) -> Array:
+    def __getitem__(self, index: Index) -> Array:
         parts = _parts(index, self.shape)
         lead = self._batch_ndim
-        recall = (self.space.to_spins(self.x0), self.visited, self.accepted)
-        times: Any = None
-        rest: list[Any] = []  # what is left to do once the frames asked for are rebuilt
+        recall: tuple[Array, ...] = (
+            self.space.to_spins(self.x0),
+            self.visited,
+            self.accepted,
+        )
+        times: Places = np.zeros(0, int)
+        rest: list[
+            slice | Places | int | None
+        ] = []  # what is left to do once the frames asked for are rebuilt
         for part in parts:
-            if part.axis is None or part.axis > lead:
+            if part.axis is None or part.entry is None or part.axis > lead:
                 rest.append(part.entry)
                 continue
             taken, left = _split(part.entry)
             rest.append(left)
             if part.axis == lead:
-                times = np.arange(self.shape[lead])[taken] if _is_slice(taken) else taken
-            elif not (_is_slice(taken) and taken == slice(None)):
+                times = np.arange(self.shape[lead])[taken] if isinstance(taken, slice) else taken
+            elif not (isinstance(taken, slice) and taken == slice(None)):
                 at = (slice(None),) * part.axis + (taken,)
                 recall = tuple(a[at] for a in recall)
         rebuild = _rebuild
@@ -114,7 +128,7 @@ class Frames(NDArrayOperatorsMixin, eqx.Module):
 
     # -- as an array ---------------------------------------------------------------------------
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
             raise ValueError("Frames: are rebuilt, so they can't be shared without a copy.")
         return np.asarray(self[...], dtype=dtype)
@@ -122,7 +136,7 @@ class Frames(NDArrayOperatorsMixin, eqx.Module):
     def __jax_array__(self) -> Array:
         return self[...]
 
-    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: object, **options: Any) -> Any:
         """All operators come here (`NDArrayOperatorsMixin`), and the functions of NumPy."""
         inputs = tuple(a[...] if isinstance(a, Frames) else a for a in inputs)
         out = options.pop("out", None)
@@ -148,7 +162,7 @@ class Frames(NDArrayOperatorsMixin, eqx.Module):
             )
         return bool(self[...])
 
-    def __contains__(self, x: Any) -> bool:
+    def __contains__(self, x: object) -> bool:
         raise TypeError(
             "Frames: `in` would compare single spins, and nearly always be true. Compare states: "
             "(np.asarray(frames) == x).all(-1).any()."
@@ -184,7 +198,7 @@ class _Part(NamedTuple):
     """
 
     axis: int | None
-    entry: Any
+    entry: slice | Places | None
     flag: bool = False
     dots: bool = False
 
@@ -194,7 +208,7 @@ class _Part(NamedTuple):
         return self.axis is not None or self.flag
 
 
-def _parts(index: Any, shape: tuple[int, ...]) -> list[_Part]:
+def _parts(index: Index, shape: Shape) -> list[_Part]:
     """The index entry by entry, with one for every axis; raise where NumPy would."""
     entries = [_entry(i) for i in (index if isinstance(index, tuple) else (index,))]
     dots = [k for k, entry in enumerate(entries) if entry is Ellipsis]
@@ -209,25 +223,26 @@ def _parts(index: Any, shape: tuple[int, ...]) -> list[_Part]:
     axis = 0
     for entry in entries:
         taken = _axes_taken(entry)
-        if entry is Ellipsis:
+        if isinstance(entry, EllipsisType):
             parts.append(_Part(None, None, dots=True))
-        elif taken == 0:
-            flag = entry is not None
-            parts.append(_Part(None, np.zeros(int(entry), int) if flag else None, flag))
-        elif _is_mask(entry):
-            _same_shape(entry, shape[axis : axis + taken], axis)
-            places = np.nonzero(entry)
-            parts += [_Part(axis + j, place) for j, place in enumerate(places)]
-        else:
+        elif entry is None:
+            parts.append(_Part(None, None))
+        elif isinstance(entry, slice) or not _is_mask(entry):
             parts.append(_Part(axis, _within(entry, axis, shape[axis])))
+        elif taken == 0:
+            parts.append(_Part(None, np.zeros(int(entry), int), flag=True))
+        else:
+            _same_shape(entry, shape[axis : axis + taken], axis)
+            places = np.nonzero(np.asarray(entry))
+            parts += [_Part(axis + j, place) for j, place in enumerate(places)]
         axis += taken
     _fit_together(parts)
     return parts
 
 
-def _entry(i: Any) -> Any:
+def _entry(i: OneIndex) -> slice | EllipsisType | Places | None:
     """A slice, `None`, an ellipsis, or an array of integers or bools."""
-    if i is None or i is Ellipsis or isinstance(i, slice):
+    if i is None or isinstance(i, EllipsisType | slice):
         return i
     traced = not all(map(is_concrete, jax.tree.leaves(i)))
     try:
@@ -249,21 +264,17 @@ def _entry(i: Any) -> Any:
     return a
 
 
-def _is_slice(entry: Any) -> bool:
-    return isinstance(entry, slice)
+def _is_mask(entry: Places) -> bool:
+    return isinstance(entry, np.ndarray) and entry.dtype == bool
 
 
-def _is_mask(entry: Any) -> bool:
-    return isinstance(entry, np.ndarray | np.generic) and entry.dtype == bool
-
-
-def _axes_taken(entry: Any) -> int:
-    if entry is None or entry is Ellipsis:
+def _axes_taken(entry: slice | EllipsisType | Places | None) -> int:
+    if entry is None or isinstance(entry, EllipsisType):
         return 0
-    return entry.ndim if _is_mask(entry) else 1
+    return 1 if isinstance(entry, slice) or not _is_mask(entry) else entry.ndim
 
 
-def _same_shape(mask: np.ndarray, shape: tuple[int, ...], axis: int) -> None:
+def _same_shape(mask: Places, shape: tuple[int, ...], axis: int) -> None:
     if mask.shape != shape:
         raise IndexError(
             f"Frames: a boolean index from axis {axis} on must have shape {shape}; "
@@ -271,9 +282,9 @@ def _same_shape(mask: np.ndarray, shape: tuple[int, ...], axis: int) -> None:
         )
 
 
-def _within(entry: Any, axis: int, size: int) -> Any:
+def _within(entry: slice | Places, axis: int, size: int) -> slice | Places:
     """The entry without negative places; raise where it leaves the axis (JAX would clamp)."""
-    if _is_slice(entry):
+    if isinstance(entry, slice):
         try:
             entry.indices(size)
         except TypeError as err:
@@ -284,7 +295,7 @@ def _within(entry: Any, axis: int, size: int) -> Any:
         return entry
     if not is_concrete(entry):
         return jnp.clip(jnp.where(entry < 0, entry + size, entry), 0, size - 1)
-    entry = entry.astype(int)
+    entry = np.asarray(entry).astype(int)
     outside = entry[(entry < -size) | (entry >= size)]
     if outside.size:
         raise IndexError(
@@ -293,8 +304,14 @@ def _within(entry: Any, axis: int, size: int) -> Any:
     return np.where(entry < 0, entry + size, entry)
 
 
+def _arrays(parts: list[_Part]) -> list[Places]:
+    """The entries that are neither slices nor new axes."""
+    entries = [part.entry for part in parts]
+    return [e for e in entries if e is not None and not isinstance(e, slice)]
+
+
 def _fit_together(parts: list[_Part]) -> None:
-    shapes = [np.shape(p.entry) for p in parts if p.entry is not None and not _is_slice(p.entry)]
+    shapes = [entry.shape for entry in _arrays(parts)]
     try:
         np.broadcast_shapes(*shapes)
     except ValueError as err:
@@ -304,8 +321,8 @@ def _fit_together(parts: list[_Part]) -> None:
 def _axes_of_dots(parts: list[_Part]) -> tuple[int, ...]:
     """The axes of the result that stand for an ellipsis of no axis."""
     dots = [k for k, part in enumerate(parts) if part.dots]
-    plain = [part.entry is None or _is_slice(part.entry) for part in parts]
-    shapes = [np.shape(part.entry) for part, kept in zip(parts, plain, strict=True) if not kept]
+    plain = [part.entry is None or isinstance(part.entry, slice) for part in parts]
+    shapes = [entry.shape for entry in _arrays(parts)]
     if not dots or not any(shapes):
         return tuple(sum(plain[:k]) for k in dots)
     arrays = [k for k, kept in enumerate(plain) if not kept]
@@ -315,9 +332,9 @@ def _axes_of_dots(parts: list[_Part]) -> tuple[int, ...]:
     return (first + sum(plain[:k]),)
 
 
-def _split(entry: Any) -> tuple[Any, Any]:
+def _split(entry: slice | Places) -> tuple[slice | Places, slice | Places | int]:
     """What to take of an axis before the frames are rebuilt, and what is left to do after."""
-    if _is_slice(entry):
+    if isinstance(entry, slice):
         return entry, slice(None)
     if not is_concrete(entry):
         taken, left = entry.reshape(-1), np.arange(entry.size)
@@ -336,5 +353,5 @@ with contextlib.suppress(ImportError):  # its registry of backends; without it, 
 
         framework_name = "amlib"
 
-        def is_appropriate_type(self, tensor: Any) -> bool:
+        def is_appropriate_type(self, tensor: object) -> bool:
             return hasattr(type(tensor), "__jax_array__")

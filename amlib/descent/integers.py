@@ -5,15 +5,18 @@ that became an integer is 0 or 1, an int8 lies in [-128, 127], a sum of n of the
 """
 
 import math
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import jax.numpy as jnp
 import numpy as np
 
 from amlib._checks import is_concrete
-from amlib.descent.jaxprs import Equation, Program
+from amlib._types import IntLike, Shape
+from amlib.descent.jaxprs import Equation, Program, Value
 
 Range = tuple[int, int]
+Bits = Mapping[int, tuple[np.ndarray, Value, Value, bool]]
+"""The bitwise values: `affine.Bitwise` by number."""
 
 _KEEP = frozenset(
     """reshape transpose broadcast_in_dim squeeze expand_dims slice rev copy copy_p stop_gradient
@@ -25,7 +28,7 @@ _UNION = frozenset({"concatenate", "pad", "max", "min"})
 class Ranges:
     """The ranges of the integers of a program; `None` where a value may have wrapped around."""
 
-    def __init__(self, program: Program, producer: dict[int, Equation], bitwise: dict[int, Any]):
+    def __init__(self, program: Program, producer: dict[int, Equation], bitwise: Bits):
         self._program, self._producer, self._bitwise = program, producer, bitwise
         self._known: dict[int, Range | None] = {}
 
@@ -44,7 +47,7 @@ class Ranges:
     def _find(self, v: int) -> Range | None:
         info = jnp.iinfo(self._program.aval[v].dtype)
         low, high = int(info.min), int(info.max)
-        values: tuple[Any, ...] = ()
+        values: tuple[Value, ...] = ()
         if v in self._program.const:
             values = (self._program.const[v],)
         elif v in self._bitwise:
@@ -100,5 +103,5 @@ class Ranges:
         return _share(self._program.aval[e.ins[0]].shape, contracted)
 
 
-def _share(shape: tuple[int, ...], axes: Any) -> int:
+def _share(shape: Shape, axes: Iterable[IntLike]) -> int:
     return math.prod(shape[a] for a in axes)

@@ -5,14 +5,16 @@ milliseconds), so the constants of an energy may be tracers of a user's `jit`, `
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import ShapedArray
 from jax.extend import core as jcore
+from jaxtyping import Array
 
 from amlib._checks import is_concrete
 
@@ -50,6 +52,12 @@ _SUMS = frozenset({"reduce_sum", "cumsum", "reduce_window_sum"})
 _UNROLL_LIMIT = 2**22
 
 
+Value: TypeAlias = Array | np.ndarray
+"""A value of an equation. Known ones may stay NumPy's."""
+Params: TypeAlias = dict[str, Any]
+"""The parameters of a primitive: of any kind, each primitive has its own."""
+
+
 class Unsupported(Exception):
     """An energy that the analysis cannot take; its text says why."""
 
@@ -57,8 +65,8 @@ class Unsupported(Exception):
 class Equation(NamedTuple):
     """One primitive applied to values named by integers."""
 
-    primitive: Any
-    params: dict[str, Any]
+    primitive: jcore.Primitive
+    params: Params
     ins: tuple[int, ...]
     outs: tuple[int, ...]
 
@@ -66,13 +74,13 @@ class Equation(NamedTuple):
     def name(self) -> str:
         return self.primitive.name
 
-    def bind(self, *values: Any) -> list[Any]:
+    def bind(self, *values: Value) -> list[Array]:
         """Apply the primitive; always a list of outputs."""
         out = self.primitive.bind(*values, **self.params)
         return list(out) if self.primitive.multiple_results else [out]
 
 
-def fold(primitive: Any, params: dict[str, Any], values: Sequence[Any]) -> list[Any]:
+def fold(primitive: jcore.Primitive, params: Params, values: Sequence[Value]) -> list[Array]:
     """Apply a primitive to known values: now if all are concrete, else in the current trace."""
     eqn = Equation(primitive, params, (), ())
     if all(is_concrete(v) for v in values):
@@ -89,25 +97,27 @@ class Program:
     the constants of the jaxpr that `bounded` marks, as they are or moved.
     """
 
-    def __init__(self, closed: Any, bounded: Sequence[bool] = ()):
+    def __init__(self, closed: jcore.ClosedJaxpr, bounded: Sequence[bool] = ()):
         if closed.effects:
             raise Unsupported(f"the energy has side effects ({closed.effects})")
-        self.aval: list[Any] = []
-        self.const: dict[int, Any] = {}
+        self.aval: list[ShapedArray] = []
+        self.const: dict[int, Value] = {}
         self.equations: list[Equation] = []
-        self._numbers: dict[Any, int] = {}
-        self._seen: dict[Any, tuple[int, ...]] = {}
+        self._numbers: dict[Hashable, int] = {}
+        self._seen: dict[Hashable, tuple[int, ...]] = {}
         marks = zip(closed.consts, bounded, strict=False)
         self.given = {self._constant(c) for c, marked in marks if marked}
-        self.x = self._new(closed.in_avals[0])
+        self.x = self._new(_array(closed.in_avals[0]))
         (self.out,) = self._inline(closed.jaxpr, closed.consts, [self.x])
 
-    def evaluate(self, equations: Sequence[Equation], known: dict[int, Any], outs: Sequence[int]):
+    def evaluate(
+        self, equations: Sequence[Equation], known: Mapping[int, Value], outs: Sequence[int]
+    ) -> list[Array]:
         """Run `equations` from the `known` values; return the values `outs`."""
-        env = self.const | known
+        env = {**self.const, **known}
         for e in equations:
             env.update(zip(e.outs, e.bind(*[env[i] for i in e.ins]), strict=True))
-        return [env[o] for o in outs]
+        return [jnp.asarray(env[o]) for o in outs]
 
     def size(self, v: int) -> int:
         return math.prod(self.aval[v].shape)
@@ -132,13 +142,13 @@ class Program:
 
     # -- building -----------------------------------------------------------------------------
 
-    def _new(self, aval: Any) -> int:
+    def _new(self, aval: ShapedArray) -> int:
         self.aval.append(aval)
         return len(self.aval) - 1
 
-    def _constant(self, value: Any) -> int:
-        key: Any = id(value)
-        aval: Any = jax.typeof(value)
+    def _constant(self, value: Value) -> int:
+        key: Hashable = id(value)
+        aval = jax.typeof(value)
         if aval.shape == () and is_concrete(value) and isinstance(aval.dtype, np.dtype):
             key = (np.asarray(value).tobytes(), aval.dtype, getattr(aval, "weak_type", False))
         if key not in self._numbers:
@@ -146,25 +156,29 @@ class Program:
             self.const[v] = value  # also keeps `value` alive, so that its id stays its own
         return self._numbers[key]
 
-    def _inline(self, jaxpr: Any, consts: Sequence[Any], args: Sequence[int]) -> list[int]:
+    def _inline(
+        self, jaxpr: jcore.Jaxpr, consts: Sequence[Value], args: Sequence[int]
+    ) -> list[int]:
         env = dict(zip(jaxpr.constvars, map(self._constant, consts), strict=True))
         env.update(zip(jaxpr.invars, args, strict=True))
 
-        def read(atom: Any) -> int:
+        def read(atom: jcore.Var | jcore.Literal) -> int:
             if isinstance(atom, jcore.Literal):
-                aval: Any = atom.aval
-                return self._constant(np.asarray(atom.val, aval.dtype))
+                return self._constant(np.asarray(atom.val, _array(atom.aval).dtype))
             return env[atom]
 
         for e in jaxpr.eqns:
             outs = self._emit(
-                e.primitive, e.params, [read(a) for a in e.invars], [v.aval for v in e.outvars]
+                e.primitive,
+                e.params,
+                [read(a) for a in e.invars],
+                [_array(v.aval) for v in e.outvars],
             )
             env.update(zip(e.outvars, outs, strict=True))
         return [read(a) for a in jaxpr.outvars]
 
     def _emit(
-        self, primitive: Any, params: dict[str, Any], ins: list[int], avals: list[Any]
+        self, primitive: jcore.Primitive, params: Params, ins: list[int], avals: list[ShapedArray]
     ) -> Sequence[int]:
         name = primitive.name
         if name in _CALLS:
@@ -192,7 +206,7 @@ class Program:
         return self._seen[key]
 
     @staticmethod
-    def _key(primitive: Any, params: dict[str, Any], ins: list[int]) -> Any:
+    def _key(primitive: jcore.Primitive, params: Params, ins: list[int]) -> Hashable:
         """Equal keys are common subexpressions; parameters that do not hash are never shared."""
         key = (primitive, tuple(sorted(params.items(), key=lambda kv: kv[0])), tuple(ins))
         try:
@@ -202,7 +216,7 @@ class Program:
         return key
 
     def _unroll_map(
-        self, params: dict[str, Any], ins: list[int], avals: list[Any]
+        self, params: Params, ins: list[int], avals: list[ShapedArray]
     ) -> Sequence[int] | None:
         """A scan without carry is a `lax.map`: the same values come from `vmap`, visibly.
 
@@ -229,7 +243,9 @@ class Program:
             return None
         return self._inline(sub.jaxpr, sub.consts, ins)
 
-    def _accumulate_in_float32(self, primitive, params, ins, aval) -> Sequence[int]:
+    def _accumulate_in_float32(
+        self, primitive: jcore.Primitive, params: Params, ins: list[int], aval: ShapedArray
+    ) -> Sequence[int]:
         """Keep half-precision sums in float32, so that thousands of flips add up exactly."""
         float32 = np.dtype("float32")
         if primitive.name in _PRODUCTS:
@@ -239,13 +255,20 @@ class Program:
         (wide,) = self._emit(primitive, params, ins, [aval.update(dtype=float32)])
         return [self._cast(wide, aval.dtype)]
 
-    def _cast(self, v: int, dtype: Any) -> int:
-        params = {"new_dtype": np.dtype(dtype), "weak_type": False, "sharding": None}
-        aval = self.aval[v].update(dtype=np.dtype(dtype))
+    def _cast(self, v: int, dtype: np.dtype) -> int:
+        params = {"new_dtype": dtype, "weak_type": False, "sharding": None}
+        aval = self.aval[v].update(dtype=dtype)
         return self._emit(lax.convert_element_type_p, params, [v], [aval])[0]
 
 
-def _largest(jaxpr: Any) -> int:
+def _array(aval: object) -> ShapedArray:
+    """Shape and dtype of a value; raise for one that is no array."""
+    if not isinstance(aval, ShapedArray):
+        raise Unsupported(f"the energy has a value that is no array ({aval})")
+    return aval
+
+
+def _largest(jaxpr: jcore.Jaxpr) -> int:
     """Elements of the largest value that a jaxpr makes, those of the jaxprs inside it included."""
     largest = 0
     for e in jaxpr.eqns:

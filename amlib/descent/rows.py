@@ -5,16 +5,20 @@ the operands were converted: the difference of two int8 or float16 numbers may n
 """
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import ShapedArray
+from jaxtyping import Array
 
 from amlib._checks import is_concrete
+from amlib._types import IntLike
 from amlib.descent.affine import BILINEAR, DATA, SUMS, Affine, Bitwise
-from amlib.descent.jaxprs import Equation, Unsupported
+from amlib.descent.jaxprs import Equation, Unsupported, Value
 
 _DENSE_LIMIT = 2**27  # elements of a bitwise value written out as rows
 _BLOCK = 2**22  # elements pushed at once through an operation that has no closed-form rows
@@ -29,9 +33,9 @@ class Rows(NamedTuple):
     whether they are numbers known to be bounded, and the scale is too.
     """
 
-    raw: Any
-    scale: Any
-    entries: Any
+    raw: Array
+    scale: Array
+    entries: Array
     given: bool = False
 
 
@@ -42,14 +46,14 @@ class RowMaker:
         self._analysis = analysis
         self._program = analysis.program
         self._D = analysis.D
-        self._memo: dict[int, Any] = {}
+        self._memo: dict[int, Array] = {}
 
     def __call__(self, v: int) -> Rows:
         """The rows of an affine value."""
         rows = self._rows(v)
         return rows if isinstance(rows, Rows) else Rows(rows, jnp.ones((1,), rows.dtype), rows)
 
-    def _dense(self, v: int) -> Any:
+    def _dense(self, v: int) -> Array:
         if v not in self._memo:
             rows = self._rows(v)
             if isinstance(rows, Rows):
@@ -57,7 +61,7 @@ class RowMaker:
             self._memo[v] = rows
         return self._memo[v]
 
-    def _rows(self, v: int) -> Any:
+    def _rows(self, v: int) -> Rows | Array:
         program, aval = self._program, self._program.aval[v]
         if v in program.const:
             return jnp.zeros((self._D, *aval.shape), aval.dtype)
@@ -77,7 +81,7 @@ class RowMaker:
             return self._of_bits(e, deps[0], aval)
         return self._of_affine(e, deps, aval)
 
-    def _of_bits(self, e: Equation, dep: int, aval: Any) -> Any:
+    def _of_bits(self, e: Equation, dep: int, aval: ShapedArray) -> Rows | Array:
         """Rows of the first affine value after bitwise ones: no work that grows with D * D."""
         b, program = self._analysis.bitwise[dep], self._program
         if e.name == "reduce_sum":
@@ -101,14 +105,14 @@ class RowMaker:
         delta = jnp.asarray(b.delta(wide))
         fixed = {a: self._constant(e, a) for a in e.ins if a != dep}
 
-        def row(i):
+        def row(i: Array) -> Array:
             hot = jnp.where(b.source == i, delta, jnp.zeros_like(delta))
             return _linear_part(e, aval.dtype)(*[hot if a == dep else fixed[a] for a in e.ins])
 
         block = max(1, min(self._D, _BLOCK // max(1, math.prod(aval.shape), b.source.size)))
         return lax.map(row, jnp.arange(self._D, dtype=jnp.int32), batch_size=block)
 
-    def _of_affine(self, e: Equation, deps: list[int], aval: Any) -> Any:
+    def _of_affine(self, e: Equation, deps: list[int], aval: ShapedArray) -> Array:
         """Rows of an affine function of affine values: the linear part of it, on their rows."""
         if e.name == "convert_element_type":
             return _convert(self._dense(deps[0]), aval.dtype)
@@ -133,17 +137,24 @@ class RowMaker:
     def _predicate(e: Equation) -> int | None:
         return e.ins[0] if e.name == "select_n" else None
 
-    def _constant(self, e: Equation, a: int) -> Any:
+    def _constant(self, e: Equation, a: int) -> Array:
         """A constant operand as the linear part sees it: what is moved or padded in is zero."""
         value = jnp.asarray(self._program.const[a])
         moved = e.name == "pad" or a in [e.ins[k] for k in DATA.get(e.name, ())]
         return jnp.zeros_like(value) if moved else value
 
-    def _sum(self, weights: Any, b: Bitwise, contract: Any, batch: Any, aval: Any) -> Any:
+    def _sum(
+        self,
+        weights: Array | None,
+        b: Bitwise,
+        contract: Sequence[IntLike],
+        batch: Sequence[IntLike],
+        aval: ShapedArray,
+    ) -> Rows | Array:
         """Rows of `out[b, f] = sum_c weights[c, b, f] * value[b, c]` for a bitwise value."""
         if weights is None:
             batch = [a for a in range(b.source.ndim) if a not in contract]
-        order = (*contract, *batch)
+        order = tuple(int(a) for a in (*contract, *batch))  # JAX's own are NumPy's at times
         count, rest = (math.prod(b.source.shape[a] for a in axes) for axes in (contract, batch))
         source = np.transpose(b.source, order).reshape(count, rest)
         delta = b.delta(aval.dtype)
@@ -169,7 +180,7 @@ class RowMaker:
         return rows.at[where].add(delta, mode="drop").reshape((self._D, *aval.shape))
 
 
-def _linear_part(e: Equation, out: Any) -> Any:
+def _linear_part(e: Equation, out: np.dtype) -> Callable[..., Array]:
     """The linear part of an affine operation, in the type of its result."""
     params = e.params
     if e.name == "gather":  # what is filled in out of bounds does not change
@@ -179,18 +190,18 @@ def _linear_part(e: Equation, out: Any) -> Any:
         params = params | {"preferred_element_type": out}
     linear = e._replace(params=params)
 
-    def apply(*values: Any) -> Any:
+    def apply(*values: Value) -> Array:
         return linear.bind(*[v.astype(out) if widened else v for v in values])[0]
 
     return apply
 
 
-def _is_small(delta: Any) -> bool:
+def _is_small(delta: Value) -> bool:
     """Whether a difference is known now, and no larger than anyone recodes a bit to."""
     return isinstance(delta, np.ndarray) and bool((np.abs(delta) <= 1e6).all())
 
 
-def _convert(difference: Any, new: Any) -> Any:
+def _convert(difference: Array, new: np.dtype) -> Array:
     """A difference in another type. Of unsigned integers it may be negative, and has wrapped."""
     old = difference.dtype
     if jnp.issubdtype(old, jnp.unsignedinteger):

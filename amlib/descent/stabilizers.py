@@ -11,10 +11,11 @@ must come out free. The proof is about real numbers: that floats hold them, also
 sum are taken, is for `plan` to check, from `Stabilizer.power`.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from amlib._checks import is_concrete
 from amlib.descent.jaxprs import HALF, Equation, Program
@@ -159,9 +160,9 @@ class Factor(NamedTuple):
     """How a value follows from one carried value: `v = factor * carried + constant`."""
 
     carried: int
-    signed: Any  # of the first element
-    largest: Any
-    uniform: Any  # whether all elements have the same factor
+    signed: Array  # of the first element
+    largest: Array
+    uniform: Array  # whether all elements have the same factor
 
 
 def find_factor(

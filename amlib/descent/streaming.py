@@ -15,7 +15,7 @@ Scores are a module-level function `score(rows, theta)`, with no arrays of its o
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias, TypeVar
 
 import equinox as eqx
 import jax
@@ -23,7 +23,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
-Score: TypeAlias = Callable[[Any, Any], Array]
+Score: TypeAlias = Callable[[PyTree, PyTree], Array]
+_Online: TypeAlias = tuple[Array, Array, PyTree]
+_Carry = TypeVar("_Carry")
 
 STREAM_ABOVE = 2**14
 """Sums over more memories than this are streamed; smaller ones are computed whole."""
@@ -117,7 +119,7 @@ def _online(
 ) -> tuple[Array, PyTree]:
     """One pass: the log-sum-exp, and its gradient in `theta` where asked for."""
 
-    def step(carry: Any, part: PyTree) -> Any:
+    def step(carry: _Online, part: PyTree) -> _Online:
         top, total, grad = carry
         if with_grad:
             s, pull = jax.vjp(lambda th: score(part, th), theta)
@@ -187,11 +189,13 @@ def _grad_tangent(
 # -- loops over blocks -------------------------------------------------------------------------
 
 
-def _over_blocks(step: Callable[[Any, PyTree], Any], carry: Any, rows: PyTree, block: int) -> Any:
+def _over_blocks(
+    step: Callable[[_Carry, PyTree], _Carry], carry: _Carry, rows: PyTree, block: int
+) -> _Carry:
     """Fold over blocks read in place: nothing of the size of `rows` is copied."""
     K = jax.tree.leaves(rows)[0].shape[0]
 
-    def body(carry: Any, k: Array) -> tuple[Any, None]:
+    def body(carry: _Carry, k: Array) -> tuple[_Carry, None]:
         cut = lambda a: lax.dynamic_slice_in_dim(a, k * block, block)
         return step(carry, jax.tree.map(cut, rows)), None
 
@@ -201,7 +205,9 @@ def _over_blocks(step: Callable[[Any, PyTree], Any], carry: Any, rows: PyTree, b
     return carry
 
 
-def _over_pieces(step: Callable[[Any, PyTree], Any], carry: Any, rows: PyTree, block: int) -> Any:
+def _over_pieces(
+    step: Callable[[_Carry, PyTree], _Carry], carry: _Carry, rows: PyTree, block: int
+) -> _Carry:
     """The same with the blocks as inputs of the scan, so that their cotangents stay blocks."""
     K = jax.tree.leaves(rows)[0].shape[0]
     whole = K - K % block

@@ -1,7 +1,8 @@
 r"""Energy attention: the synapse whose gradient is the attention of transformers."""
 
 import math
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar, TypeAlias
 
 import equinox as eqx
 import jax
@@ -10,7 +11,7 @@ import jax.random as jr
 from jaxtyping import Array, ArrayLike, Bool, Float, Shaped
 
 from amlib import _checks as checks
-from amlib._types import Key, Scalar
+from amlib._types import IntLike, Key, RealLike, Scalar, ScalarLike, ShapeLike
 from amlib.hierarchical.synapses import (
     AbstractSynapse,
     activations_of,
@@ -22,8 +23,10 @@ from amlib.hierarchical.synapses import (
     weights_field,
 )
 
+MaskLike: TypeAlias = Bool[ArrayLike, "queries keys"] | Sequence[Sequence[bool]]
 
-def _mask_field(mask: Any) -> Array | None:
+
+def _mask_field(mask: MaskLike | None) -> Array | None:
     """The converter of an optional mask."""
     if mask is None:
         return None
@@ -80,15 +83,15 @@ class AttentionSynapse(AbstractSynapse):
 
     def __init__(
         self,
-        heads: Any = 1,
-        zdim: Any = 64,
-        beta: Any = None,
-        Wq: Any = None,
-        Wk: Any = None,
+        heads: IntLike = 1,
+        zdim: IntLike = 64,
+        beta: ScalarLike | None = None,
+        Wq: Shaped[ArrayLike, "..."] | None = None,
+        Wk: Shaped[ArrayLike, "..."] | None = None,
         *,
-        mask: Any = None,
+        mask: MaskLike | None = None,
         attend_self: bool = True,
-        std: Any = None,
+        std: RealLike | None = None,
     ):
         self.Wq, self.Wk = weights_field("Wq")(Wq), weights_field("Wk")(Wk)
         if (self.Wq is None) != (self.Wk is None):
@@ -108,7 +111,7 @@ class AttentionSynapse(AbstractSynapse):
         self.attend_self = bool(attend_self)
         self.std = std_field(std)
 
-    def init(self, key: Key, *shapes: Any) -> "AttentionSynapse":
+    def init(self, key: Key, *shapes: ShapeLike) -> "AttentionSynapse":
         """Draw the weights: see `AbstractSynapse.init`. One layer, or queries and keys."""
         known = shapes_of(shapes, "AttentionSynapse", 1, 2)
         _visible(self, math.prod(known[0][:-1]), math.prod(known[-1][:-1]))

@@ -1,15 +1,15 @@
 """A hierarchical memory as text."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
+from jaxtyping import PyTree
 
 from amlib._checks import is_concrete
 from amlib.hierarchical import graph
+from amlib.hierarchical.graph import Hypergraph, Synapse
 
 
-def n_params(tree: Any) -> int:
+def n_params(tree: PyTree) -> int:
     """The number of entries in all float arrays of a tree."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree) if eqx.is_inexact_array(leaf))
 
@@ -19,13 +19,13 @@ def counted(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
-def describe(ham: Any) -> str:
+def describe(ham: Hypergraph) -> str:
     """The hypergraph as text, see `HAM.describe`."""
     synapses = graph.items(ham.hypersynapses)
     sizes = (
-        counted(ham.n_neurons, "layer"),
-        counted(ham.n_hypersynapses, "synapse"),
-        counted(ham.n_connections, "connection"),
+        counted(len(ham.neurons), "layer"),
+        counted(len(synapses), "synapse"),
+        counted(len(ham.connections), "connection"),
         counted(n_params(ham), "parameter"),
     )
     lines = [f"HAM: {', '.join(sizes)}"]
@@ -49,7 +49,7 @@ def describe(ham: Any) -> str:
     return "\n".join(lines)
 
 
-def kind(synapse: Any) -> str:
+def kind(synapse: Synapse) -> str:
     """What a synapse is, in a word."""
     name = getattr(synapse, "__name__", type(synapse).__name__)
     return "function" if name == "<lambda>" else name

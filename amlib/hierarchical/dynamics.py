@@ -24,7 +24,7 @@ def euler_step(ham: "HAM", xs: Any, updates: Any, dt: Any, masks: Any) -> Any:
     names = [name for name, _ in graph.items(ham.neurons)]
     for tree, where in ((xs, "xs"), (updates, "updates"), (masks, "masks")):
         for name in names if tree is not None else ():
-            known = dict(graph.items(tree)) if hasattr(tree, "__len__") else {}
+            known = dict(graph.items(tree)) if tree is not None and hasattr(tree, "__len__") else {}
             if name not in known:
                 raise ValueError(
                     f"HAM.step: {where} must have an entry for every layer; {name!r} is missing."

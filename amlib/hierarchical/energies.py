@@ -3,64 +3,63 @@
 These functions take states and activations that are already checked; `HAM` has the public ones.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
+from amlib._types import Key, Scalar, Shape, States
 from amlib.hierarchical import graph
-from amlib.hierarchical.graph import Name
+from amlib.hierarchical.graph import Hypergraph, Name, Synapse
 from amlib.hierarchical.synapses import AbstractSynapse
 
 
-def initialised(ham: Any, key: Array | None) -> Any:
+def initialised(ham: Hypergraph, key: Key | None) -> dict[str, Synapse] | list[Synapse]:
     """The synapses with weights; without a key nothing is made, only checked by tracing.
 
     Raise where a synapse does not fit the layers of one of its connections.
     """
     shapes = {name: layer.shape for name, layer in graph.items(ham.neurons)}
-    names = [name for name, _ in graph.items(ham.hypersynapses)]
-    keys = [None] * len(names) if key is None else list(jax.random.split(key, max(1, len(names))))
+    synapses = graph.items(ham.hypersynapses)
+    number = len(synapses)
+    keys = [None] * number if key is None else list(jax.random.split(key, max(1, number)))
     made = []
-    for name, key in zip(names, keys, strict=False):
-        synapse = ham.hypersynapses[name]
+    for (name, synapse), key in zip(synapses, keys, strict=False):
         uses = [c for c in ham.connections if c.synapse == name]
-        lazy = isinstance(synapse, AbstractSynapse) and not synapse.is_init
+        late = synapse if isinstance(synapse, AbstractSynapse) and not synapse.is_init else None
         first = [shapes[n] for n in uses[0].layers] if uses else []
         if key is None:
             for connection in uses:
-                call = _late(synapse, first) if lazy else synapse
+                call = synapse if late is None else _late(late, first)
                 graph.check_synapse(call, connection, [shapes[n] for n in connection.layers])
-        elif lazy and uses:
-            synapse = synapse.init(key, *first)
+        elif late is not None and uses:
+            synapse = late.init(key, *first)
         made.append(synapse)
     return graph.rebuild(ham.hypersynapses, made)
 
 
-def _late(synapse: Any, shapes: list[tuple[int, ...]]) -> Callable[..., Array]:
+def _late(synapse: AbstractSynapse, shapes: list[Shape]) -> Synapse:
     """The synapse as it will be once it has weights for these shapes."""
     return lambda *xhats: synapse.init(jax.random.key(0), *shapes)(*xhats)
 
 
-def activations(ham: Any, xs: Any) -> Any:
+def activations(ham: Hypergraph, xs: States) -> States:
     """The activation of every layer."""
     return graph.rebuild(ham.neurons, [la.activations(xs[n]) for n, la in graph.items(ham.neurons)])
 
 
-def neuron_energies(ham: Any, xhats: Any, xs: Any) -> Any:
+def neuron_energies(ham: Hypergraph, xhats: States, xs: States) -> PyTree[Scalar]:
     """The energy of every layer."""
     layers = graph.items(ham.neurons)
     return graph.rebuild(ham.neurons, [la.energy(xhats[n], xs[n]) for n, la in layers])
 
 
-def connection_energies(ham: Any, xhats: Any) -> list[Array]:
+def connection_energies(ham: Hypergraph, xhats: States) -> list[Scalar]:
     """The energy of every connection."""
-    return [ham.hypersynapses[c.synapse](*(xhats[n] for n in c.layers)) for c in ham.connections]
+    synapses = dict(graph.items(ham.hypersynapses))
+    return [synapses[c.synapse](*(xhats[n] for n in c.layers)) for c in ham.connections]
 
 
-def energy_tree(ham: Any, xhats: Any, xs: Any) -> dict[str, Any]:
+def energy_tree(ham: Hypergraph, xhats: States, xs: States) -> dict[str, PyTree[Scalar]]:
     """The energies of the layers and of the connections."""
     return {
         "neurons": neuron_energies(ham, xhats, xs),
@@ -68,29 +67,30 @@ def energy_tree(ham: Any, xhats: Any, xs: Any) -> dict[str, Any]:
     }
 
 
-def energy(ham: Any, xhats: Any, xs: Any) -> Array:
+def energy(ham: Hypergraph, xhats: States, xs: States) -> Scalar:
     """The sum of all parts."""
     parts = jax.tree.leaves(energy_tree(ham, xhats, xs))
     return jnp.sum(jnp.stack(parts)) if parts else jnp.zeros(())
 
 
-def forces(ham: Any, xhats: Any, xs: Any, free: tuple[Name, ...]) -> dict[Name, Array]:
+def forces(ham: Hypergraph, xhats: States, xs: States, free: tuple[Name, ...]) -> dict[Name, Array]:
     """The gradient of the energy in the activations of the layers `free`.
 
     Clamped layers, and layers that a connection sends no signal to, are constants of this
     derivative (but not of another one that goes through it), so no work is done for them.
     """
-    constant = dict(graph.items(xhats))
+    constant: dict[Name, Array] = dict(graph.items(xhats))
+    synapses = dict(graph.items(ham.hypersynapses))
 
-    def synapses(moving: dict[Name, Array]) -> Array:
+    def connected(moving: dict[Name, Array]) -> Array:
         total = jnp.zeros((), dtype=jnp.result_type(*constant.values()))
         for c in ham.connections:
             parts = [
                 moving[n] if n in moving and n not in c.no_feedback else constant[n]
                 for n in c.layers
             ]
-            total = total + ham.hypersynapses[c.synapse](*parts).astype(total.dtype)
+            total = total + synapses[c.synapse](*parts).astype(total.dtype)
         return total
 
-    signals = jax.grad(synapses)({name: constant[name] for name in free})
+    signals = jax.grad(connected)({name: constant[name] for name in free})
     return {name: xs[name] + signals[name] for name in free}

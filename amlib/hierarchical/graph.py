@@ -1,19 +1,46 @@
 """The hypergraph of a hierarchical memory: names, connections, and the checks of both."""
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Shaped
 
 from amlib import _checks as checks
+from amlib._types import Shape, States
+from amlib.hierarchical.layers import NeuronLayer
 
 Name: TypeAlias = str | int
 """The name of a layer or synapse in a dict, or its place in a list."""
+Names: TypeAlias = Name | Iterable[Name]
+Synapse: TypeAlias = Callable[..., Array]
+"""From the activations of the layers that it connects to a scalar."""
+
+_Value = TypeVar("_Value")
+Container: TypeAlias = Mapping[str, _Value] | Sequence[_Value]
+"""Values by name, or by place."""
 
 
-class Connection(tuple):
+@runtime_checkable
+class Hypergraph(Protocol):
+    """What a hierarchical memory is made of: the fields of `HAM`.
+
+    `connections` are `Connection`s; pyright takes a field that has a converter for a descriptor.
+    """
+
+    @property
+    def neurons(self) -> Container[NeuronLayer]: ...
+
+    @property
+    def hypersynapses(self) -> Container[Synapse]: ...
+
+    @property
+    def connections(self) -> Any: ...
+
+
+class Connection(tuple[tuple[Name, ...], Name]):
     r"""Connect layers by a synapse: a pair of the layers' names and the synapse's name.
 
     `(("image", "hidden"), "dense")` says the same where every signal goes both ways. A synapse
@@ -35,9 +62,9 @@ class Connection(tuple):
 
     def __new__(
         cls,
-        layers: Any,
-        synapse: Any,
-        no_feedback: Any = (),
+        layers: Names,
+        synapse: Name,
+        no_feedback: Names = (),
     ):
         names = as_names(layers, "Connection: layers")
         blocked = as_names(no_feedback, "Connection: no_feedback")
@@ -64,8 +91,8 @@ class Connection(tuple):
         """The synapse's name."""
         return self[1]
 
-    def __getnewargs__(self) -> tuple[Any, ...]:
-        return (*self, self.no_feedback)
+    def __getnewargs__(self) -> tuple[tuple[Name, ...], Name, tuple[Name, ...]]:
+        return (self.layers, self.synapse, self.no_feedback)
 
     def __eq__(self, other: object) -> bool:
         blocked = getattr(other, "no_feedback", ())
@@ -82,7 +109,7 @@ class Connection(tuple):
         return f"Connection({self[0]!r}, {self[1]!r}{blocked})"
 
 
-def as_names(names: Any, where: str) -> tuple[Name, ...]:
+def as_names(names: Names, where: str) -> tuple[Name, ...]:
     """One name or several, as a tuple."""
     if isinstance(names, str | int):
         names = (names,)
@@ -95,7 +122,7 @@ def as_names(names: Any, where: str) -> tuple[Name, ...]:
     return names
 
 
-def as_connections(connections: Any) -> tuple[Connection, ...]:
+def as_connections(connections: Iterable[tuple[Names, Name]]) -> tuple[Connection, ...]:
     """Pairs as `Connection`s; raise for anything else."""
     made = []
     for pair in connections:
@@ -111,18 +138,22 @@ def as_connections(connections: Any) -> tuple[Connection, ...]:
     return tuple(made)
 
 
-def items(container: Any) -> list[tuple[Name, Any]]:
+def items(container: Container[_Value]) -> list[tuple[Name, _Value]]:
     """Names and values of a dict, places and values of a list."""
-    return list(container.items() if isinstance(container, dict) else enumerate(container))
+    return [*(container.items() if isinstance(container, Mapping) else enumerate(container))]
 
 
-def rebuild(container: Any, values: Iterable[Any]) -> Any:
+def rebuild(
+    container: Container[object], values: Iterable[_Value]
+) -> dict[str, _Value] | list[_Value]:
     """A container of the same kind and names with other values."""
     values = list(values)
-    return dict(zip(container, values, strict=True)) if isinstance(container, dict) else values
+    if isinstance(container, Mapping):
+        return dict(zip(container, values, strict=True))
+    return values
 
 
-def check_container(container: Any, where: str) -> None:
+def check_container(container: object, where: str) -> None:
     """Raise unless this is a list, or a dict with strings as names."""
     if not isinstance(container, dict | list | tuple):
         raise TypeError(f"{where}: must be a list or a dict; {type(container).__name__} came.")
@@ -132,7 +163,7 @@ def check_container(container: Any, where: str) -> None:
                 raise TypeError(f"{where}: names in a dict must be strings; {name!r} came.")
 
 
-def check_name(name: Name, container: Any, where: str, kind: str) -> None:
+def check_name(name: Name, container: Container[object], where: str, kind: str) -> None:
     """Raise unless the container has this name, with the nearest one as a hint."""
     known = [n for n, _ in items(container)]
     if name in known:
@@ -143,7 +174,12 @@ def check_name(name: Name, container: Any, where: str, kind: str) -> None:
     raise ValueError(f"{where}: there is no {kind} {name!r}; the {kind}s are {names}.{hint}")
 
 
-def check_states(container: Any, values: Any, shapes: Any, where: str) -> Any:
+def check_states(
+    container: Container[object],
+    values: Container[Shaped[ArrayLike, "..."]],
+    shapes: Iterable[Shape],
+    where: str,
+) -> States:
     """The values as float arrays, one per layer; raise for missing names and other shapes."""
     layers = dict(items(container))
     if isinstance(values, dict) != isinstance(container, dict) or not hasattr(values, "__len__"):
@@ -175,9 +211,7 @@ def check_states(container: Any, values: Any, shapes: Any, where: str) -> Any:
     return rebuild(container, made)
 
 
-def check_synapse(
-    call: Callable[..., Any], connection: Connection, shapes: Sequence[tuple[int, ...]]
-) -> None:
+def check_synapse(call: Synapse, connection: Connection, shapes: Sequence[Shape]) -> None:
     """Raise unless the synapse takes activations of these shapes and gives a scalar.
 
     It is traced, not run.
@@ -196,7 +230,7 @@ def check_synapse(
             f"{where}: the synapse {connection.synapse!r} must take the activations of its "
             f"layers, {arguments}; it raised {type(err).__name__}: {err}"
         ) from err
-    if not isinstance(out, jax.ShapeDtypeStruct) or out.shape or not _is_float(out.dtype):
+    if not isinstance(out, jax.ShapeDtypeStruct) or out.shape or not _is_float(out):
         came = jax.tree.map(lambda s: (s.shape, str(s.dtype)), out)
         raise ValueError(
             f"{where}: the energy of the synapse {connection.synapse!r} must be a real scalar; "
@@ -204,5 +238,6 @@ def check_synapse(
         )
 
 
-def _is_float(dtype: Any) -> bool:
-    return bool(jnp.issubdtype(dtype, jnp.floating))
+def _is_float(out: jax.ShapeDtypeStruct) -> bool:
+    """Whether an output is of real numbers."""
+    return bool(jnp.issubdtype(out.dtype, jnp.floating))

@@ -6,8 +6,8 @@ memories, far more of them than a matrix between two layers could hold.
 """
 
 import math
-from collections.abc import Callable
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ import jax.random as jr
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from amlib import _checks as checks
-from amlib._types import Key, Scalar
+from amlib._types import IntLike, Key, LagrangianFn, Scalar, Shape, ShapeLike
 from amlib.hierarchical.lagrangians import lagr_relu
 from amlib.hierarchical.layers import check_lagrangian, lagrangian_field
 from amlib.hierarchical.synapses import (
@@ -33,22 +33,27 @@ from amlib.hierarchical.synapses import (
 AXES = ("all", "last")
 
 
-def hidden_field(value: Any) -> tuple[int, ...] | None:
+def hidden_field(value: ShapeLike | None) -> Shape | None:
     """The converter of the shape of the hidden units, which given weights can tell."""
     return None if value is None else checks.shape(value, "hidden")
 
 
-def matrices_field(value: Any) -> tuple[Array, ...] | None:
+def matrices_field(
+    value: Shaped[ArrayLike, "..."] | Sequence[Shaped[ArrayLike, "..."]] | None,
+) -> tuple[Array, ...] | None:
     """The converter of one matrix, or one for each layer."""
     if value is None:
         return None
-    several = value if isinstance(value, tuple | list) else (value,)
+    several = value if isinstance(value, Sequence) else (value,)
     return tuple(checks.as_float(W, "W") for W in several)
 
 
-def hidden_shape(
-    hidden: tuple[int, ...] | None, matrices: tuple[Array, ...], where: str
-) -> tuple[int, ...] | None:
+def _number_field(where: str) -> Callable[[IntLike], int]:
+    """The converter of a number of hidden units."""
+    return lambda n: checks.integer(n, 1, where)
+
+
+def hidden_shape(hidden: Shape | None, matrices: tuple[Array, ...], where: str) -> Shape | None:
     """The shape of the hidden units; raise where the weights that are there deny it."""
     rows = {W.shape[0] if W.ndim > 1 else 0 for W in matrices}
     if hidden is None and not matrices:
@@ -84,12 +89,12 @@ def rows_of(gs: list[Array], axes: str, where: str) -> list[Array]:
     return gs
 
 
-def sizes_of(shapes: list[tuple[int, ...]], axes: str) -> list[int]:
+def sizes_of(shapes: list[Shape], axes: str) -> list[int]:
     """How many units of each layer meet the weights."""
     return [math.prod(s) if axes == "all" else s[-1] for s in shapes]
 
 
-def hidden_energy(lagrangian: Callable[..., Any], h: Array, hidden: tuple[int, ...]) -> Array:
+def hidden_energy(lagrangian: LagrangianFn, h: Array, hidden: Shape) -> Array:
     """Minus the Lagrangian of hidden units, which come as one last axis."""
     h = h.reshape(*h.shape[:-1], *hidden)
     return -jnp.asarray(lagrangian(h)).astype(h.dtype)
@@ -122,8 +127,8 @@ class DenseMatrixSynapse(AbstractSynapse):
     `axes="last"` the memory of the Energy Transformer (arXiv 2302.07253).
     """
 
-    hidden: tuple[int, ...] | None = eqx.field(static=True, converter=hidden_field, default=None)
-    lagrangian: Callable[..., Any] = eqx.field(converter=lagrangian_field, default=lagr_relu)
+    hidden: Shape | None = eqx.field(static=True, converter=hidden_field, default=None)
+    lagrangian: LagrangianFn = eqx.field(converter=lagrangian_field, default=lagr_relu)
     W: tuple[Float[Array, "hidden size"], ...] | None = eqx.field(
         converter=matrices_field, default=None
     )
@@ -136,7 +141,7 @@ class DenseMatrixSynapse(AbstractSynapse):
         hidden = hidden_shape(self.hidden, self.W or (), "DenseMatrixSynapse")
         check_lagrangian(self.lagrangian, hidden or (1,), "DenseMatrixSynapse")
 
-    def init(self, key: Key, *shapes: Any) -> "DenseMatrixSynapse":
+    def init(self, key: Key, *shapes: ShapeLike) -> "DenseMatrixSynapse":
         """Draw the weights: see `AbstractSynapse.init`. One layer or more."""
         known = shapes_of(shapes, "DenseMatrixSynapse")
         rows_of([jnp.zeros(s) for s in known], self.axes, "DenseMatrixSynapse")
@@ -183,8 +188,8 @@ class DenseTensorSynapse(AbstractSynapse):
     **Reference:** Hoover et al. 2022, `DenseTensorSynapseWithHiddenLayer`.
     """
 
-    hidden: tuple[int, ...] | None = eqx.field(static=True, converter=hidden_field, default=None)
-    lagrangian: Callable[..., Any] = eqx.field(converter=lagrangian_field, default=lagr_relu)
+    hidden: Shape | None = eqx.field(static=True, converter=hidden_field, default=None)
+    lagrangian: LagrangianFn = eqx.field(converter=lagrangian_field, default=lagr_relu)
     W: Float[Array, "hidden *sizes"] | None = eqx.field(converter=weights_field("W"), default=None)
     normalize: bool = eqx.field(static=True, default=False, kw_only=True)
     axes: str = eqx.field(static=True, default="all", kw_only=True)
@@ -196,7 +201,7 @@ class DenseTensorSynapse(AbstractSynapse):
         hidden = hidden_shape(self.hidden, given, "DenseTensorSynapse")
         check_lagrangian(self.lagrangian, hidden or (1,), "DenseTensorSynapse")
 
-    def init(self, key: Key, *shapes: Any) -> "DenseTensorSynapse":
+    def init(self, key: Key, *shapes: ShapeLike) -> "DenseTensorSynapse":
         """Draw the weights: see `AbstractSynapse.init`. One layer or more."""
         known = shapes_of(shapes, "DenseTensorSynapse")
         rows_of([jnp.zeros(s) for s in known], self.axes, "DenseTensorSynapse")
@@ -246,7 +251,8 @@ class MixerSynapse(AbstractSynapse):
     - `tokens`: the number of hidden units that mix tokens, at least 1.
     - `channels`: the number of hidden units that mix channels, at least 1.
     - `lagrangian`: convex function of a hidden state: see `NeuronLayer`.
-    - `Wt`, `Wc`: weights, `(tokens, T)` and `(channels, C)`; `None` waits for `init`.
+    - `Wt`, `Wc`: weights, `(tokens, positions)` and `(channels, features)`; `None` waits for
+      `init`.
     - `std`: spread of the initial weights; `None` takes one over the root of the number of inputs.
 
     **Raises:** `ValueError` for weights, layers or a Lagrangian that do not fit.
@@ -258,27 +264,28 @@ class MixerSynapse(AbstractSynapse):
 
     lazy: ClassVar[tuple[str, ...]] = ("Wt", "Wc")
 
-    tokens: int = eqx.field(
-        static=True, converter=lambda n: checks.integer(n, 1, "MixerSynapse: tokens")
+    tokens: int = eqx.field(static=True, converter=_number_field("MixerSynapse: tokens"))
+    channels: int = eqx.field(static=True, converter=_number_field("MixerSynapse: channels"))
+    lagrangian: LagrangianFn = eqx.field(converter=lagrangian_field, default=lagr_relu)
+    Wt: Float[Array, "tokens positions"] | None = eqx.field(
+        converter=weights_field("Wt"), default=None
     )
-    channels: int = eqx.field(
-        static=True, converter=lambda n: checks.integer(n, 1, "MixerSynapse: channels")
+    Wc: Float[Array, "channels features"] | None = eqx.field(
+        converter=weights_field("Wc"), default=None
     )
-    lagrangian: Callable[..., Any] = eqx.field(converter=lagrangian_field, default=lagr_relu)
-    Wt: Float[Array, "tokens T"] | None = eqx.field(converter=weights_field("Wt"), default=None)
-    Wc: Float[Array, "channels C"] | None = eqx.field(converter=weights_field("Wc"), default=None)
     std: float | None = eqx.field(static=True, converter=std_field, default=None, kw_only=True)
 
     def __check_init__(self):
         check_lagrangian(self.lagrangian, (self.tokens,), "MixerSynapse")
 
-    def init(self, key: Key, *shapes: Any) -> "MixerSynapse":
+    def init(self, key: Key, *shapes: ShapeLike) -> "MixerSynapse":
         """Draw the weights: see `AbstractSynapse.init`. One layer."""
-        ((*grid, C),) = shapes_of(shapes, "MixerSynapse", 1, 1)
-        T = math.prod(grid)
-        stds = [n**-0.5 if self.std is None else self.std for n in (T, C)]
+        ((*grid, features),) = shapes_of(shapes, "MixerSynapse", 1, 1)
+        positions = math.prod(grid)
+        stds = [n**-0.5 if self.std is None else self.std for n in (positions, features)]
         a, b = jr.split(key)
-        Wt, Wc = normal(a, (self.tokens, T), stds[0]), normal(b, (self.channels, C), stds[1])
+        Wt = normal(a, (self.tokens, positions), stds[0])
+        Wc = normal(b, (self.channels, features), stds[1])
         return MixerSynapse(self.tokens, self.channels, self.lagrangian, Wt, Wc, std=self.std)
 
     def __call__(self, *xhats: Shaped[ArrayLike, "..."]) -> Scalar:

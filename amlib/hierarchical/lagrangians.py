@@ -6,8 +6,7 @@ range of half precision. Gradients come back in the dtype of the state. Everythi
 autograd; the two custom rules below are of functions of one argument, so none can be forgotten.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Shaped
 
 from amlib import _checks as checks
-from amlib._types import Scalar
+from amlib._types import AxisLike, Scalar, ScalarLike
 
 
 @jax.custom_jvp
@@ -43,12 +42,12 @@ def _softplus_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array,
     return _softplus(z), jax.nn.sigmoid(z) * dz
 
 
-def widen(x: Any, where: str) -> Array:
+def widen(x: Shaped[ArrayLike, "..."], where: str) -> Array:
     """The state as floats of at least 32 bits."""
     return checks.widen(checks.as_float(x, where))
 
 
-def _scale(value: Any, x: Array, where: str) -> Array:
+def _scale(value: ScalarLike, x: Array, where: str) -> Array:
     """A parameter that must be a positive scalar, in the dtype of the state."""
     value = checks.as_float(value, where)
     if value.ndim:
@@ -62,12 +61,12 @@ def _scale(value: Any, x: Array, where: str) -> Array:
     return value.astype(x.dtype)
 
 
-def _axes(axis: Any, x: Array, where: str) -> tuple[int, ...]:
+def _axes(axis: AxisLike, x: Array, where: str) -> tuple[int, ...]:
     """The axes to normalise over, from 0; all of them for `None`."""
     if axis is None:
         return tuple(range(x.ndim))
     try:
-        axes = tuple(int(a) for a in (axis if isinstance(axis, tuple | list) else (axis,)))
+        axes = tuple(int(a) for a in (axis if isinstance(axis, Sequence) else (axis,)))
     except (TypeError, ValueError) as err:
         raise TypeError(
             f"{where}: axis must be an int, a tuple of ints or None; {axis!r} came."
@@ -81,7 +80,7 @@ def _axes(axis: Any, x: Array, where: str) -> tuple[int, ...]:
     return found
 
 
-def _shift(delta: Any, x: Array, where: str) -> Array:
+def _shift(delta: Shaped[ArrayLike, "..."], x: Array, where: str) -> Array:
     r"""$\sum_i \delta_i x_i$ for a shift that is a scalar or broadcasts to the state."""
     delta = checks.as_float(delta, where).astype(x.dtype)
     try:
@@ -127,7 +126,7 @@ def lagr_relu(x: Shaped[ArrayLike, "..."]) -> Scalar:
     return 0.5 * jnp.sum(x * x)
 
 
-def lagr_repu(x: Shaped[ArrayLike, "..."], n: Any = 2) -> Scalar:
+def lagr_repu(x: Shaped[ArrayLike, "..."], n: ScalarLike = 2) -> Scalar:
     r"""The rectified power unit.
 
     $$L(x) = \frac1n \sum_i \max(0, x_i)^n, \qquad \nabla L = \max(0, x)^{n-1}$$
@@ -155,7 +154,7 @@ def lagr_repu(x: Shaped[ArrayLike, "..."], n: Any = 2) -> Scalar:
     return jnp.sum(jnp.where(inside, jnp.where(inside, x, 1.0) ** power, 0.0)) / power
 
 
-def lagr_exp(x: Shaped[ArrayLike, "..."], beta: Any = 1.0) -> Scalar:
+def lagr_exp(x: Shaped[ArrayLike, "..."], beta: ScalarLike = 1.0) -> Scalar:
     r"""The exponential; so is its activation.
 
     $$L(x) = \frac1\beta \sum_i e^{\beta x_i}, \qquad \nabla L = e^{\beta x}$$
@@ -177,7 +176,7 @@ def lagr_exp(x: Shaped[ArrayLike, "..."], beta: Any = 1.0) -> Scalar:
     return jnp.sum(jnp.exp(beta * x)) / beta
 
 
-def lagr_rexp(x: Shaped[ArrayLike, "..."], beta: Any = 1.0) -> Scalar:
+def lagr_rexp(x: Shaped[ArrayLike, "..."], beta: ScalarLike = 1.0) -> Scalar:
     r"""The rectified exponential.
 
     $$L(x) = \sum_i \frac1\beta e^{\beta \max(0, x_i)} - \max(0, x_i), \qquad
@@ -198,7 +197,7 @@ def lagr_rexp(x: Shaped[ArrayLike, "..."], beta: Any = 1.0) -> Scalar:
     return jnp.sum(jnp.exp(beta * x) / beta - x)
 
 
-def lagr_tanh(x: Shaped[ArrayLike, "..."], beta: Any = 1.0) -> Scalar:
+def lagr_tanh(x: Shaped[ArrayLike, "..."], beta: ScalarLike = 1.0) -> Scalar:
     r"""The log of the hyperbolic cosine; the activation is the hyperbolic tangent.
 
     $$L(x) = \frac1\beta \sum_i \log\cosh \beta x_i, \qquad \nabla L = \tanh \beta x$$
@@ -217,7 +216,7 @@ def lagr_tanh(x: Shaped[ArrayLike, "..."], beta: Any = 1.0) -> Scalar:
     return jnp.sum(_log_cosh(beta * x)) / beta
 
 
-def lagr_sigmoid(x: Shaped[ArrayLike, "..."], beta: Any = 1.0) -> Scalar:
+def lagr_sigmoid(x: Shaped[ArrayLike, "..."], beta: ScalarLike = 1.0) -> Scalar:
     r"""The softplus; the activation is the logistic sigmoid.
 
     $$L(x) = \frac1\beta \sum_i \log(1 + e^{\beta x_i}), \qquad
@@ -237,7 +236,9 @@ def lagr_sigmoid(x: Shaped[ArrayLike, "..."], beta: Any = 1.0) -> Scalar:
     return jnp.sum(_softplus(beta * x)) / beta
 
 
-def lagr_softmax(x: Shaped[ArrayLike, "..."], beta: Any = 1.0, axis: Any = -1) -> Scalar:
+def lagr_softmax(
+    x: Shaped[ArrayLike, "..."], beta: ScalarLike = 1.0, axis: AxisLike = -1
+) -> Scalar:
     r"""The log-sum-exp; the activation is the softmax.
 
     $$L(x) = \frac1\beta \sum_r \log \sum_i e^{\beta x_{ri}}, \qquad
@@ -261,9 +262,9 @@ def lagr_softmax(x: Shaped[ArrayLike, "..."], beta: Any = 1.0, axis: Any = -1) -
 
 def lagr_layernorm(
     x: Shaped[ArrayLike, "..."],
-    gamma: Any = 1.0,
-    delta: Any = 0.0,
-    axis: Any = -1,
+    gamma: ScalarLike = 1.0,
+    delta: Shaped[ArrayLike, "..."] = 0.0,
+    axis: AxisLike = -1,
     eps: float = 1e-5,
 ) -> Scalar:
     r"""The standard deviation; the activation is layer normalisation.
@@ -301,9 +302,9 @@ def lagr_layernorm(
 
 def lagr_spherical_norm(
     x: Shaped[ArrayLike, "..."],
-    gamma: Any = 1.0,
-    delta: Any = 0.0,
-    axis: Any = -1,
+    gamma: ScalarLike = 1.0,
+    delta: Shaped[ArrayLike, "..."] = 0.0,
+    axis: AxisLike = -1,
     eps: float = 1e-5,
 ) -> Scalar:
     r"""The Euclidean norm; the activation lies on a sphere.
@@ -327,7 +328,9 @@ def lagr_spherical_norm(
     return gamma * jnp.sum(root) + _shift(delta, x, "lagr_spherical_norm: delta")
 
 
-def lagr_ghostmax(x: Shaped[ArrayLike, "..."], axis: Any = None, beta: Any = 1.0) -> Scalar:
+def lagr_ghostmax(
+    x: Shaped[ArrayLike, "..."], axis: AxisLike = None, beta: ScalarLike = 1.0
+) -> Scalar:
     r"""The log-sum-exp with a zero among the summands: strictly convex.
 
     $$L(x) = \frac1\beta \sum_r \log\left(1 + \sum_i e^{\beta x_{ri}}\right), \qquad

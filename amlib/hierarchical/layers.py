@@ -1,7 +1,6 @@
 r"""Layers: a Lagrangian, a shape and a time constant."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping
 
 import equinox as eqx
 import jax
@@ -10,7 +9,15 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from amlib import _checks as checks
-from amlib._types import Scalar
+from amlib._types import (
+    AxisLike,
+    IntLike,
+    LagrangianFn,
+    Scalar,
+    ScalarLike,
+    Shape,
+    ShapeLike,
+)
 from amlib.hierarchical import lagrangians as lagr
 from amlib.hierarchical.lagrangians import widen
 
@@ -18,10 +25,15 @@ CHECK_BELOW = 4096
 """Layers of more units than this are not probed for convexity."""
 
 
-def _parameter(value: Any, where: str) -> Array:
+def _parameter(value: Shaped[ArrayLike, "..."], where: str) -> Array:
     """A trainable array: with a dtype of its own, which a Python number would not give it."""
     value = checks.as_float(value, where)
     return value.astype(value.dtype)
+
+
+def _fixed(options: Mapping[str, Hashable | list[int]]) -> tuple[tuple[str, Hashable], ...]:
+    """Options as a part of the structure, which JAX hashes: a list of axes becomes a tuple."""
+    return tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in sorted(options.items()))
 
 
 class Lagrangian(eqx.Module):
@@ -40,20 +52,20 @@ class Lagrangian(eqx.Module):
     **Raises:** `TypeError` if `function` cannot be called.
     """
 
-    function: Any = eqx.field(static=True)
+    function: Callable[..., Array] = eqx.field(static=True)
     parameters: dict[str, Array] = eqx.field(
         converter=lambda p: {k: _parameter(v, k) for k, v in dict(p).items()},
         default_factory=dict,
     )
-    options: tuple[tuple[str, Any], ...] = eqx.field(
-        static=True, converter=lambda o: tuple(sorted(dict(o).items())), default=()
+    options: tuple[tuple[str, Hashable], ...] = eqx.field(
+        static=True, converter=lambda o: _fixed(dict(o)), default=()
     )
 
     def __check_init__(self):
         if not callable(self.function):
             raise TypeError(f"Lagrangian: must be callable; {type(self.function).__name__} came.")
 
-    def __call__(self, x: Shaped[ArrayLike, "..."]) -> Any:
+    def __call__(self, x: Shaped[ArrayLike, "..."]) -> Scalar:
         """The Lagrangian of a state: a scalar."""
         return self.function(x, **self.parameters, **dict(self.options))
 
@@ -67,13 +79,13 @@ class Lagrangian(eqx.Module):
         return name.removeprefix("lagr_") + (f"({listed})" if listed else "")
 
 
-def _short(value: Any) -> str:
+def _short(value: Array | jax.ShapeDtypeStruct) -> str:
     if value.ndim or not checks.is_concrete(value) or isinstance(value, jax.ShapeDtypeStruct):
         return f"{value.dtype}{list(value.shape)}"
     return f"{float(value):.4g}"
 
 
-def lagrangian_field(value: Any) -> Callable[..., Any]:
+def lagrangian_field(value: LagrangianFn) -> LagrangianFn:
     """The converter of a Lagrangian: a plain function becomes part of the structure."""
     if not callable(value):
         raise TypeError(
@@ -84,7 +96,7 @@ def lagrangian_field(value: Any) -> Callable[..., Any]:
     return Lagrangian(value) if is_leaf else value
 
 
-def lagrangian_name(value: Callable[..., Any]) -> str:
+def lagrangian_name(value: LagrangianFn) -> str:
     """A short text for any Lagrangian."""
     if isinstance(value, Lagrangian):
         return value.name
@@ -92,7 +104,7 @@ def lagrangian_name(value: Callable[..., Any]) -> str:
     return getattr(function, "__name__", type(value).__name__).removeprefix("lagr_")
 
 
-def check_lagrangian(lagrangian: Callable[..., Any], shape: tuple[int, ...], where: str) -> None:
+def check_lagrangian(lagrangian: LagrangianFn, shape: Shape, where: str) -> None:
     """Raise unless it maps a state of this shape to one real scalar and, if cheap, is convex."""
     dtype = jnp.result_type(float)
     checks.scalar_output(
@@ -108,7 +120,7 @@ def check_lagrangian(lagrangian: Callable[..., Any], shape: tuple[int, ...], whe
         _check_convex(lagrangian, shape, where)
 
 
-def _check_convex(lagrangian: Callable[..., Any], shape: tuple[int, ...], where: str) -> None:
+def _check_convex(lagrangian: LagrangianFn, shape: Shape, where: str) -> None:
     """The gradient of a convex function never turns back along a segment: look at a few."""
     rng = np.random.default_rng(0)
     dtype = np.dtype(jnp.result_type(float))
@@ -132,7 +144,7 @@ def _check_convex(lagrangian: Callable[..., Any], shape: tuple[int, ...], where:
                 )
 
 
-def shape_field(value: Any) -> tuple[int, ...]:
+def shape_field(value: ShapeLike) -> Shape:
     """The converter of the shape of a layer: an int is one axis."""
     return checks.shape(value, "shape")
 
@@ -160,8 +172,8 @@ class NeuronLayer(eqx.Module):
     **Reference:** Krotov and Hopfield 2021 (arXiv 2008.06996), eq. 1 to 4; Hoover et al. 2022.
     """
 
-    lagrangian: Callable[..., Any] = eqx.field(converter=lagrangian_field)
-    shape: tuple[int, ...] = eqx.field(static=True, converter=shape_field)
+    lagrangian: LagrangianFn = eqx.field(converter=lagrangian_field)
+    shape: Shape = eqx.field(static=True, converter=shape_field)
     tau: Scalar = eqx.field(
         converter=lambda t: _parameter(checks.positive_field("tau")(t), "tau"), default=1.0
     )
@@ -218,7 +230,7 @@ class NeuronLayer(eqx.Module):
         """Another name for `energy`."""
         return self.energy(xhat, x)
 
-    def init(self, bs: Any = None) -> Float[Array, "..."]:
+    def init(self, bs: IntLike | None = None) -> Float[Array, "..."]:
         """The zero state.
 
         **Arguments:**
@@ -248,53 +260,55 @@ class NeuronLayer(eqx.Module):
         return f"NeuronLayer({self.name}, shape={self.shape}, tau={_short(self.tau)})"
 
 
-def IdentityLayer(shape: Any, tau: Any = 1.0) -> NeuronLayer:
+def IdentityLayer(shape: ShapeLike, tau: ScalarLike = 1.0) -> NeuronLayer:
     """A layer with the identity for activation: see `lagr_identity` and `NeuronLayer`."""
     return NeuronLayer(Lagrangian(lagr.lagr_identity), shape, tau)
 
 
-def ReluLayer(shape: Any, tau: Any = 1.0) -> NeuronLayer:
+def ReluLayer(shape: ShapeLike, tau: ScalarLike = 1.0) -> NeuronLayer:
     """A layer of rectifiers: see `lagr_relu` and `NeuronLayer`."""
     return NeuronLayer(Lagrangian(lagr.lagr_relu), shape, tau)
 
 
-def RepuLayer(shape: Any, n: Any = 2, tau: Any = 1.0) -> NeuronLayer:
+def RepuLayer(shape: ShapeLike, n: ScalarLike = 2, tau: ScalarLike = 1.0) -> NeuronLayer:
     """A layer of rectified powers; `n` is the power of the Lagrangian: see `lagr_repu`."""
     return NeuronLayer(Lagrangian(lagr.lagr_repu, {}, {"n": n}), shape, tau)
 
 
-def ExpLayer(shape: Any, beta: Any = 1.0, tau: Any = 1.0) -> NeuronLayer:
+def ExpLayer(shape: ShapeLike, beta: ScalarLike = 1.0, tau: ScalarLike = 1.0) -> NeuronLayer:
     """A layer of exponentials: see `lagr_exp`."""
     return NeuronLayer(Lagrangian(lagr.lagr_exp, {"beta": beta}), shape, tau)
 
 
-def RexpLayer(shape: Any, beta: Any = 1.0, tau: Any = 1.0) -> NeuronLayer:
+def RexpLayer(shape: ShapeLike, beta: ScalarLike = 1.0, tau: ScalarLike = 1.0) -> NeuronLayer:
     """A layer of rectified exponentials: see `lagr_rexp`."""
     return NeuronLayer(Lagrangian(lagr.lagr_rexp, {"beta": beta}), shape, tau)
 
 
-def TanhLayer(shape: Any, beta: Any = 1.0, tau: Any = 1.0) -> NeuronLayer:
+def TanhLayer(shape: ShapeLike, beta: ScalarLike = 1.0, tau: ScalarLike = 1.0) -> NeuronLayer:
     """A layer of hyperbolic tangents: see `lagr_tanh`."""
     return NeuronLayer(Lagrangian(lagr.lagr_tanh, {"beta": beta}), shape, tau)
 
 
-def SigmoidLayer(shape: Any, beta: Any = 1.0, tau: Any = 1.0) -> NeuronLayer:
+def SigmoidLayer(shape: ShapeLike, beta: ScalarLike = 1.0, tau: ScalarLike = 1.0) -> NeuronLayer:
     """A layer of logistic sigmoids: see `lagr_sigmoid`."""
     return NeuronLayer(Lagrangian(lagr.lagr_sigmoid, {"beta": beta}), shape, tau)
 
 
-def SoftmaxLayer(shape: Any, beta: Any = 1.0, axis: Any = -1, tau: Any = 1.0) -> NeuronLayer:
+def SoftmaxLayer(
+    shape: ShapeLike, beta: ScalarLike = 1.0, axis: AxisLike = -1, tau: ScalarLike = 1.0
+) -> NeuronLayer:
     """A layer of probabilities: see `lagr_softmax`."""
     return NeuronLayer(Lagrangian(lagr.lagr_softmax, {"beta": beta}, {"axis": axis}), shape, tau)
 
 
 def LayerNormLayer(
-    shape: Any,
-    gamma: Any = 1.0,
-    delta: Any = 0.0,
-    axis: Any = -1,
+    shape: ShapeLike,
+    gamma: ScalarLike = 1.0,
+    delta: Shaped[ArrayLike, "..."] = 0.0,
+    axis: AxisLike = -1,
     eps: float = 1e-5,
-    tau: Any = 1.0,
+    tau: ScalarLike = 1.0,
 ) -> NeuronLayer:
     """A layer with layer normalisation for activation: see `lagr_layernorm`."""
     trained, fixed = {"gamma": gamma, "delta": delta}, {"axis": axis, "eps": eps}
@@ -302,18 +316,20 @@ def LayerNormLayer(
 
 
 def SphericalNormLayer(
-    shape: Any,
-    gamma: Any = 1.0,
-    delta: Any = 0.0,
-    axis: Any = -1,
+    shape: ShapeLike,
+    gamma: ScalarLike = 1.0,
+    delta: Shaped[ArrayLike, "..."] = 0.0,
+    axis: AxisLike = -1,
     eps: float = 1e-5,
-    tau: Any = 1.0,
+    tau: ScalarLike = 1.0,
 ) -> NeuronLayer:
     """A layer whose activations lie on a sphere: see `lagr_spherical_norm`."""
     trained, fixed = {"gamma": gamma, "delta": delta}, {"axis": axis, "eps": eps}
     return NeuronLayer(Lagrangian(lagr.lagr_spherical_norm, trained, fixed), shape, tau)
 
 
-def GhostmaxLayer(shape: Any, beta: Any = 1.0, axis: Any = None, tau: Any = 1.0) -> NeuronLayer:
+def GhostmaxLayer(
+    shape: ShapeLike, beta: ScalarLike = 1.0, axis: AxisLike = None, tau: ScalarLike = 1.0
+) -> NeuronLayer:
     """A layer of probabilities that may all be small: see `lagr_ghostmax`."""
     return NeuronLayer(Lagrangian(lagr.lagr_ghostmax, {"beta": beta}, {"axis": axis}), shape, tau)

@@ -6,13 +6,12 @@ and step sizes are the published ones by default.
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, ArrayLike, Float, Shaped
+from jaxtyping import Array, ArrayLike, Float, PyTree, Shaped
 
 from amlib import _checks as checks
 from amlib._types import Key
@@ -120,7 +119,7 @@ def hopfield_classifier(
     **Raises:** `ValueError` for another `hidden`.
 
     **Reference:** Hoover et al. 2022, `hn_relu`, `hn_repu5` and `hn_softmax` of its registry; it
-    trains the temperatures too, see `synapse_weights`.
+    trains `beta` and `label_beta` too, see `synapse_weights`.
     """
     checks.choice(hidden, HIDDEN, "hopfield_classifier: hidden")
     memory = DenseMatrixSynapse(n_hidden, HIDDEN[hidden], normalize=hidden == "softmax")
@@ -241,7 +240,7 @@ def attention_ham(
 
 
 def mnist_denoiser(
-    key: Key, *, image: int = 784, memories: int = 900, beta: float = 10.0, steps: int = 1
+    key: Key, *, image: int = 784, n_hidden: int = 900, beta: float = 10.0, steps: int = 1
 ) -> HAMNetwork:
     r"""Make a denoiser: one spherical layer and a softmax memory of unit-norm patterns.
 
@@ -251,7 +250,7 @@ def mnist_denoiser(
 
     - `key`: for the weights.
     - `image`: number of pixels.
-    - `memories`: number of patterns.
+    - `n_hidden`: number of hidden units, each with one pattern (memory).
     - `beta`: inverse temperature, > 0.
     - `steps`: unit steps.
 
@@ -259,18 +258,18 @@ def mnist_denoiser(
 
     **Reference:** the denoising demonstration of the package `hamux`, whose setting it is.
     """
-    W = 0.2 + 0.02 * jr.normal(key, (memories, image))
+    W = 0.2 + 0.02 * jr.normal(key, (n_hidden, image))
     memory = DenseMatrixSynapse(
-        memories, Lagrangian(lagr_softmax, {"beta": beta}), W, normalize=True
+        n_hidden, Lagrangian(lagr_softmax, {"beta": beta}), W, normalize=True
     )
     ham = HAM({"image": SphericalNormLayer(image)}, {"memory": memory}, [("image", "memory")])
     return HAMNetwork(ham, "image", "image", steps, 1.0, clamp=False)
 
 
-def synapse_weights(network: Any) -> Any:
+def synapse_weights(network: HAMNetwork) -> PyTree[bool]:
     """A filter for training: true for the weights of the synapses, false for all else.
 
-    Time constants, and the temperatures of layers and hidden units, then stay as they are.
+    Time constants, and the inverse temperatures of layers and hidden units, then stay as they are.
     """
     chosen = jax.tree.map(lambda _: False, network)
     weights = jax.tree.map(eqx.is_inexact_array, network.ham.hypersynapses)

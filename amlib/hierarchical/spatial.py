@@ -3,7 +3,8 @@ r"""Synapses between images: convolution, with or without pooling."""
 import functools
 import itertools
 import math
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TypeAlias, TypeVar
 
 import equinox as eqx
 import jax
@@ -13,7 +14,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from amlib import _checks as checks
-from amlib._types import Key, Scalar
+from amlib._types import IntLike, Key, RealLike, Scalar, ShapeLike
 from amlib.hierarchical.lagrangians import widen
 from amlib.hierarchical.synapses import (
     AbstractSynapse,
@@ -29,39 +30,56 @@ from amlib.hierarchical.synapses import (
 POOLS = ("avg", "max")
 LAYOUTS = {1: ("NWC", "OIW"), 2: ("NHWC", "OIHW"), 3: ("NDHWC", "OIDHW")}
 
+Window: TypeAlias = int | tuple[int, ...]
+"""A size or a step: one for all spatial axes, or one for each."""
+Padding: TypeAlias = str | int | tuple[tuple[int, int], ...]
+Pads: TypeAlias = str | Sequence[tuple[int, int]]
+PaddingLike: TypeAlias = str | IntLike | Sequence[IntLike | Sequence[IntLike]]
+_Entry = TypeVar("_Entry")
 
-def _window_field(name: str) -> Any:
+
+def _window_field(name: str) -> Callable[[ShapeLike], Window]:
     """The converter of a window or a stride: an int for all axes, or one for each."""
 
-    def convert(value: Any) -> Any:
-        if value is None:
-            return None
+    def convert(value: ShapeLike) -> Window:
         found = checks.shape(value, f"ConvSynapse: {name}")
         return found if isinstance(value, tuple | list) else found[0]
 
     return convert
 
 
-def _padding_field(value: Any) -> Any:
+def _optional_window_field(name: str) -> Callable[[ShapeLike | None], Window | None]:
+    """The converter of a window that may be left out."""
+    convert = _window_field(name)
+    return lambda value: None if value is None else convert(value)
+
+
+def _padding_field(value: PaddingLike) -> Padding:
     """The converter of padding: a name, an int, or for each axis an int or a pair."""
     if isinstance(value, str):
         checks.choice(value.upper(), ("SAME", "VALID"), "ConvSynapse: padding")
         return value.upper()
-    if not isinstance(value, tuple | list):
+    if not isinstance(value, Sequence):
         return checks.integer(value, 0, "ConvSynapse: padding")
-    pairs = [p if isinstance(p, tuple | list) else (p, p) for p in value]
+    pairs = [p if isinstance(p, Sequence) else (p, p) for p in value]
     if any(len(p) != 2 for p in pairs):
         raise ValueError(
             f"ConvSynapse: padding must be 'SAME', 'VALID', an int, or for each axis an int or "
             f"a pair (before, after); {value!r} came."
         )
-    return tuple(tuple(checks.integer(n, 0, "ConvSynapse: padding") for n in p) for p in pairs)
+    before, after = (
+        [checks.integer(pair[k], 0, "ConvSynapse: padding") for pair in pairs] for k in (0, 1)
+    )
+    return tuple(zip(before, after, strict=True))
 
 
-def _per_axis(value: Any, axes: int, name: str) -> Any:
+def _per_axis(value: Window, axes: int, name: str) -> tuple[int, ...]:
     """One entry for each spatial axis."""
-    if not isinstance(value, tuple):
-        return (value,) * axes
+    return _all_axes(value if isinstance(value, tuple) else (value,) * axes, axes, name)
+
+
+def _all_axes(value: tuple[_Entry, ...], axes: int, name: str) -> tuple[_Entry, ...]:
+    """The same; raise unless there is one entry for each spatial axis."""
     if len(value) != axes:
         raise ValueError(
             f"ConvSynapse: {name} must have one entry for each of {axes} spatial axes; {value} "
@@ -85,7 +103,7 @@ def pool(x: Array, size: tuple[int, ...], strides: tuple[int, ...], kind: str) -
     return functools.reduce(jnp.add, taken) / math.prod(size)
 
 
-def convolve(x: Array, W: Array, strides: tuple[int, ...], padding: Any) -> Array:
+def convolve(x: Array, W: Array, strides: tuple[int, ...], padding: Pads) -> Array:
     """The convolution of an image `(*space, channels)` with `(channels out, in, *window)`.
 
     XLA's CPU backend needs thirty times as long for the second derivatives of its convolution,
@@ -99,7 +117,7 @@ def convolve(x: Array, W: Array, strides: tuple[int, ...], padding: Any) -> Arra
     )
 
 
-def _convolution(x: Array, W: Array, strides: tuple[int, ...], padding: Any) -> Array:
+def _convolution(x: Array, W: Array, strides: tuple[int, ...], padding: Pads) -> Array:
     image, kernel = LAYOUTS[W.ndim - 2]
     y = lax.conv_general_dilated(
         x[None], W, strides, padding, dimension_numbers=(image, kernel, image)
@@ -107,7 +125,7 @@ def _convolution(x: Array, W: Array, strides: tuple[int, ...], padding: Any) -> 
     return y[0]
 
 
-def _windows_product(x: Array, W: Array, strides: tuple[int, ...], padding: Any) -> Array:
+def _windows_product(x: Array, W: Array, strides: tuple[int, ...], padding: Pads) -> Array:
     window = W.shape[2:]
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(x.shape[:-1], window, strides, padding)
@@ -163,22 +181,20 @@ class ConvSynapse(AbstractSynapse):
     `window_strides` are the `strides` here.
     """
 
-    kernel_size: int | tuple[int, ...] | None = eqx.field(
-        static=True, converter=_window_field("kernel_size"), default=None
+    kernel_size: Window | None = eqx.field(
+        static=True, converter=_optional_window_field("kernel_size"), default=None
     )
-    strides: int | tuple[int, ...] = eqx.field(
-        static=True, converter=_window_field("strides"), default=1
-    )
-    padding: Any = eqx.field(static=True, converter=_padding_field, default="SAME")
+    strides: Window = eqx.field(static=True, converter=_window_field("strides"), default=1)
+    padding: Padding = eqx.field(static=True, converter=_padding_field, default="SAME")
     W: Float[Array, "..."] | None = eqx.field(converter=weights_field("W"), default=None)
     b: Float[Array, "..."] | None = eqx.field(converter=weights_field("b"), default=None)
     bias: bool = eqx.field(static=True, default=False, kw_only=True)
     pool: str | None = eqx.field(static=True, default=None, kw_only=True)
-    pool_size: int | tuple[int, ...] = eqx.field(
+    pool_size: Window = eqx.field(
         static=True, converter=_window_field("pool_size"), default=2, kw_only=True
     )
-    pool_strides: int | tuple[int, ...] | None = eqx.field(
-        static=True, converter=_window_field("pool_strides"), default=None, kw_only=True
+    pool_strides: Window | None = eqx.field(
+        static=True, converter=_optional_window_field("pool_strides"), default=None, kw_only=True
     )
     std: float | None = eqx.field(static=True, converter=std_field, default=None, kw_only=True)
 
@@ -213,9 +229,9 @@ class ConvSynapse(AbstractSynapse):
         key: Key,
         channels_out: int,
         channels_in: int,
-        filter_shape: Any,
-        window_strides: Any,
-        padding: Any = "SAME",
+        filter_shape: ShapeLike,
+        window_strides: ShapeLike,
+        padding: PaddingLike = "SAME",
         mu: float = 0.5,
         sigma: float = 0.01,
     ) -> "ConvSynapse":
@@ -224,7 +240,7 @@ class ConvSynapse(AbstractSynapse):
         sizes = checks.shape((channels_out, channels_in, *window), "from_conv_params")
         return cls(window, window_strides, padding, jr.normal(key, sizes) * sigma + mu)
 
-    def init(self, key: Key, *shapes: Any) -> "ConvSynapse":
+    def init(self, key: Key, *shapes: ShapeLike) -> "ConvSynapse":
         """Draw the weights: see `AbstractSynapse.init`. Two layers, the second is the output."""
         first, second = shapes_of(shapes, "ConvSynapse", 2, 2)
         axes = len(first) - 1
@@ -233,8 +249,7 @@ class ConvSynapse(AbstractSynapse):
                 f"ConvSynapse: both layers must have shape (*space, channels) with one to three "
                 f"spatial axes; {first} and {second} came."
             )
-        given = self.kernel_size if self.W is None else self.W.shape[2:]
-        window = _per_axis(given, axes, "kernel_size")
+        window = self._window(axes)
         steps = math.prod(_per_axis(self.strides, axes, "strides"))
         fans = first[-1] * math.prod(window), second[-1] * math.prod(window) / steps
         std = max(fans) ** -0.5 if self.std is None else self.std
@@ -248,6 +263,11 @@ class ConvSynapse(AbstractSynapse):
         made = jax.eval_shape(lambda W, x: lay(W).forward(x), *examples).shape
         _same_image(self, first, made, second)
         return lay(normal(key, sizes, std))
+
+    def _window(self, axes: int) -> tuple[int, ...]:
+        """The size of the window along each spatial axis."""
+        given = self.kernel_size if self.W is None else self.W.shape[2:]
+        return _per_axis(() if given is None else given, axes, "kernel_size")
 
     def forward(self, x: Shaped[ArrayLike, "..."]) -> Float[Array, "..."]:
         """What the second layer receives, without the bias: the convolution, then the pool.
@@ -273,7 +293,7 @@ class ConvSynapse(AbstractSynapse):
         if isinstance(padding, int):
             padding = [(padding, padding)] * axes
         elif isinstance(padding, tuple):
-            padding = _per_axis(padding, axes, "padding")
+            padding = _all_axes(padding, axes, "padding")
         y = convolve(x, W, strides, padding)
         if 0 in y.shape:
             raise ValueError(
@@ -286,7 +306,9 @@ class ConvSynapse(AbstractSynapse):
         steps = size if self.pool_strides is None else self.pool_strides
         return pool(y, size, _per_axis(steps, axes, "pool_strides"), self.pool)
 
-    def example_output(self, x: Shaped[ArrayLike, "..."], channels: Any = 1) -> Float[Array, "..."]:
+    def example_output(
+        self, x: Shaped[ArrayLike, "..."], channels: IntLike = 1
+    ) -> Float[Array, "..."]:
         """What the second layer would receive, to learn its shape.
 
         **Arguments:**
@@ -301,7 +323,7 @@ class ConvSynapse(AbstractSynapse):
             return self.forward(x)
         x = widen(x, "example_output")
         channels = checks.integer(channels, 1, "example_output: channels")
-        window = _per_axis(self.kernel_size, x.ndim - 1, "kernel_size")
+        window = self._window(x.ndim - 1)
         sizes = (channels, *x.shape[-1:], *window)
         drawn = normal(jr.key(0), sizes, math.prod(sizes[1:]) ** -0.5)
         return eqx.tree_at(lambda s: s.W, self, drawn, is_leaf=lambda a: a is None).forward(x)
@@ -337,14 +359,14 @@ def _same_image(
 
 
 def ConvPoolSynapse(
-    kernel_size: Any,
-    strides: Any = 1,
-    padding: Any = "SAME",
-    pool: Any = "avg",
-    pool_size: Any = 2,
-    pool_strides: Any = None,
+    kernel_size: ShapeLike,
+    strides: ShapeLike = 1,
+    padding: PaddingLike = "SAME",
+    pool: str | None = "avg",
+    pool_size: ShapeLike = 2,
+    pool_strides: ShapeLike | None = None,
     bias: bool = False,
-    std: Any = None,
+    std: RealLike | None = None,
 ) -> ConvSynapse:
     """A `ConvSynapse` whose images are pooled: by the mean, or `pool="max"`."""
     return ConvSynapse(

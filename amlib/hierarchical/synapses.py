@@ -7,8 +7,8 @@ Everything is computed in the dtype of the activations, in single precision at l
 
 import abc
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Sized
+from typing import ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ import jax.random as jr
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from amlib import _checks as checks
-from amlib._types import Key, Scalar
+from amlib._types import Key, RealLike, Scalar, Shape, ShapeLike
 from amlib.hierarchical.lagrangians import widen
 
 
@@ -35,7 +35,7 @@ class AbstractSynapse(eqx.Module):
         return all(getattr(self, name) is not None for name in self.lazy)
 
     @abc.abstractmethod
-    def init(self, key: Key, *shapes: Any) -> "AbstractSynapse":
+    def init(self, key: Key, *shapes: ShapeLike) -> "AbstractSynapse":
         """Draw the weights.
 
         **Arguments:**
@@ -53,7 +53,9 @@ class AbstractSynapse(eqx.Module):
         """The energy of the activations of the connected layers: a scalar."""
 
 
-def activations_of(synapse: AbstractSynapse, xhats: tuple[Any, ...]) -> list[Array]:
+def activations_of(
+    synapse: AbstractSynapse, xhats: tuple[Shaped[ArrayLike, "..."], ...]
+) -> list[Array]:
     """Activations as floats of one dtype; raise if the synapse has no weights yet."""
     where = type(synapse).__name__
     if not synapse.is_init:
@@ -76,7 +78,7 @@ def weights(W: Array | None) -> Array:
     return W
 
 
-def count(items: Sequence[Any], where: str, low: int, high: int | float = math.inf) -> None:
+def count(items: Sized, where: str, low: int, high: int | float = math.inf) -> None:
     """Raise unless the number of connected layers is in range."""
     if low <= len(items) <= high:
         return
@@ -86,19 +88,19 @@ def count(items: Sequence[Any], where: str, low: int, high: int | float = math.i
 
 
 def shapes_of(
-    shapes: tuple[Any, ...], where: str, low: int = 1, high: int | float = math.inf
-) -> list[tuple[int, ...]]:
+    shapes: tuple[ShapeLike, ...], where: str, low: int = 1, high: int | float = math.inf
+) -> list[Shape]:
     """The shapes of the connected layers; raise unless their number is in range."""
     count(shapes, where, low, high)
     return [checks.shape(s, f"{where}: shape") for s in shapes]
 
 
-def weights_field(name: str) -> Callable[[Any], Array | None]:
+def weights_field(name: str) -> Callable[[Shaped[ArrayLike, "..."] | None], Array | None]:
     """The converter of weights that may be missing."""
     return lambda W: None if W is None else checks.as_float(W, name)
 
 
-def std_field(value: Any) -> float | None:
+def std_field(value: RealLike | None) -> float | None:
     """The converter of an optional spread of initial weights."""
     if value is None:
         return None
@@ -153,7 +155,7 @@ class DenseSynapse(AbstractSynapse):
         """A matrix between two layers, normal with spread 0.02, as in the package `hamux`."""
         return cls(normal(key, checks.shape((x1_dim, x2_dim), "rand_init"), 0.02))
 
-    def init(self, key: Key, *shapes: Any) -> "DenseSynapse":
+    def init(self, key: Key, *shapes: ShapeLike) -> "DenseSynapse":
         """Draw the weights: see `AbstractSynapse.init`. At least two layers."""
         sizes = tuple(math.prod(s) for s in shapes_of(shapes, "DenseSynapse", 2))
         std = (min(sizes) / math.prod(sizes)) ** 0.5 if self.std is None else self.std
@@ -221,7 +223,7 @@ class LinearSynapseWithBias(AbstractSynapse):
         bias = normal(jr.fold_in(key, 1), (columns,), 0.02)
         return cls(normal(key, (rows, columns), 0.02), bias)
 
-    def init(self, key: Key, *shapes: Any) -> "LinearSynapseWithBias":
+    def init(self, key: Key, *shapes: ShapeLike) -> "LinearSynapseWithBias":
         """Draw the weights as `DenseSynapse` does, with a bias of 0. Two layers."""
         dense = DenseSynapse(bias=True).init(key, *shapes_of(shapes, "LinearSynapseWithBias", 2, 2))
         return LinearSynapseWithBias(dense.W, dense.b)
@@ -249,7 +251,7 @@ class BiasSynapse(AbstractSynapse):
     b: Float[Array, "..."] | None = eqx.field(converter=weights_field("b"), default=None)
     std: float | None = eqx.field(static=True, converter=std_field, default=None, kw_only=True)
 
-    def init(self, key: Key, *shapes: Any) -> "BiasSynapse":
+    def init(self, key: Key, *shapes: ShapeLike) -> "BiasSynapse":
         """Draw the bias: see `AbstractSynapse.init`. One layer."""
         (shape,) = shapes_of(shapes, "BiasSynapse", 1, 1)
         return BiasSynapse(normal(key, shape, self.std or 0.0), std=self.std)

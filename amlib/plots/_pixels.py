@@ -2,11 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
+from amlib._types import Nested
+
 Shape = tuple[int, int]
+Ink: TypeAlias = tuple[int, int, int] | int
+"""A colour, or an index into a palette."""
 
 INK, PAPER, RULE = (24, 28, 38), (255, 255, 255), (208, 212, 220)
 WRONG_INK, WRONG_PAPER = (213, 94, 0), (248, 196, 150)
@@ -17,7 +21,7 @@ CELL = 144
 """Pixels to which a picture is enlarged, by a whole factor; twice as many where few are shown."""
 
 
-def pictures(states: Any, where: str, shape: Shape | None) -> np.ndarray:
+def pictures(states: Nested, where: str, shape: Shape | None) -> np.ndarray:
     """States as float pictures `(K, H, W)`."""
     a = np.asarray(states)
     if a.dtype.kind == "b":
@@ -42,7 +46,7 @@ def pictures(states: Any, where: str, shape: Shape | None) -> np.ndarray:
     return a
 
 
-def batch(x: Any, ndim: int) -> np.ndarray:
+def batch(x: Nested, ndim: int) -> np.ndarray:
     """States with exactly one batch axis, from `ndim` of them."""
     x = np.asarray(x)
     return x.reshape(-1, *x.shape[ndim:])
@@ -67,7 +71,7 @@ class Sheet(NamedTuple):
     cells: list[tuple[float, float]]  # the middle of each cell's lower edge
 
 
-def sheet(cells: np.ndarray, ncols: int, paper: Any, rule: Any, *, below: int = 0) -> Sheet:
+def sheet(cells: np.ndarray, ncols: int, paper: Ink, rule: Ink, *, below: int = 0) -> Sheet:
     """Lay cells `(K, H, W, ...)` out on one image: enlarged, framed, with room `below` each."""
     K, H, W, *rest = cells.shape
     scale = max(1, round(CELL * (1 if K > 3 else 2) / max(H, W)))

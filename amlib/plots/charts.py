@@ -1,16 +1,18 @@
 """Energy landscapes, retrieval curves, and what a memory has stored."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
 from amlib import _checks as checks
+from amlib._types import EnergyFn, Nested
 from amlib.descent.trajectory import Recall
 from amlib.plots import _pixels as pixels
 from amlib.plots._pixels import Shape
@@ -30,17 +32,54 @@ MARKS = ("o", "s", "^", "D", "v")
 """Lines differ by colour and by mark, so that they can be told apart in grey as well."""
 
 
+@runtime_checkable
+class HasEnergy(Protocol):
+    """A memory, or anything else with an energy."""
+
+    def energy(self, x: Array, /) -> Array:
+        """The energy of a state."""
+        ...
+
+
+@runtime_checkable
+class CurveLike(Protocol):
+    """What `capacity` plots, as `am.analysis.RetrievalCurve`: four arrays of one length."""
+
+    @property
+    def K(self) -> Nested:
+        """How many patterns were stored."""
+        ...
+
+    @property
+    def level(self) -> Nested:
+        """The noise."""
+        ...
+
+    @property
+    def success(self) -> Nested:
+        """The share of queries that was recalled."""
+        ...
+
+    @property
+    def queries(self) -> Nested:
+        """How many queries there were."""
+        ...
+
+
+Energy: TypeAlias = EnergyFn | HasEnergy
+
+
 def landscape(
-    energy: Callable[[Any], Any] | Any,
-    lims: Any,
+    energy: Energy,
+    lims: Nested,
     *,
-    trajectories: Any = None,
-    minima: Any = None,
+    trajectories: Recall | Nested | None = None,
+    minima: Nested | None = None,
     points: int = 121,
     levels: int = 24,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw an energy of two variables as contours, with the ways of recalls and the minima.
+    """Draw an energy of two variables as contours, with the trajectories of recalls and the minima.
 
     ```python
     end = jax.vmap(lambda x: memory.recall(x, save_every=1))(starts)
@@ -52,7 +91,8 @@ def landscape(
     - `energy`: a function from a state `(2,)` to its energy, or a memory with such an `energy`.
     - `lims`: `(low, high)` for both axes, or `((low, high), (low, high))`.
     - `trajectories`: a `Recall` that kept its states (`save_every=1`), of one state or a batch;
-        or states `(T, 2)` or `(B, T, 2)`. Each way begins with a ring and ends with a dot.
+        or states `(T, 2)` or `(B, T, 2)`. Each trajectory begins with a ring and ends with a
+        dot.
     - `minima`: states `(M, 2)` to mark with crosses; by default the minima of what is drawn.
     - `points`: how many energies are computed along each axis, at least 3.
     - `levels`: how many shades, at least 2.
@@ -90,7 +130,7 @@ def landscape(
     return ax
 
 
-def _limits(lims: Any) -> np.ndarray:
+def _limits(lims: Nested) -> np.ndarray:
     """Lower and upper end of both axes, `(2, 2)`."""
     a = np.asarray(lims, float)
     if a.shape not in ((2,), (2, 2)) or not (
@@ -103,9 +143,9 @@ def _limits(lims: Any) -> np.ndarray:
     return np.broadcast_to(a, (2, 2))
 
 
-def _heights(energy: Any, xs: np.ndarray, ys: np.ndarray) -> np.ndarray:
+def _heights(energy: Energy, xs: np.ndarray, ys: np.ndarray) -> np.ndarray:
     """The energies over a grid; what is not finite is left blank."""
-    energy = getattr(energy, "energy", energy)
+    energy = energy.energy if isinstance(energy, HasEnergy) else energy
     if not callable(energy):
         raise TypeError(
             f"landscape: energy must be a function or a memory; {type(energy).__name__} came."
@@ -134,8 +174,8 @@ def _heights(energy: Any, xs: np.ndarray, ys: np.ndarray) -> np.ndarray:
     return np.ma.masked_invalid(heights.reshape(len(ys), len(xs)))
 
 
-def _paths(source: Any) -> Iterator[np.ndarray]:
-    """The states of each way, `(T, 2)`."""
+def _paths(source: Recall | Nested) -> Iterator[np.ndarray]:
+    """The states of each trajectory, `(T, 2)`."""
     if isinstance(source, Recall):
         states = getattr(source.trajectory, "x", None)
         if states is None:
@@ -152,8 +192,9 @@ def _paths(source: Any) -> Iterator[np.ndarray]:
     yield from a.reshape(-1, *a.shape[-2:])
 
 
-def _planar(states: Any, what: str) -> np.ndarray:
-    a = np.asarray(states, float).reshape(-1, 2) if np.size(states) == 0 else np.asarray(states)
+def _planar(states: Nested, what: str) -> np.ndarray:
+    a = np.asarray(states)
+    a = a.reshape(-1, 2).astype(float) if a.size == 0 else a
     if a.ndim != 2 or a.shape[-1] != 2:
         raise ValueError(f"landscape: {what} must have shape (M, 2); {a.shape} came.")
     return a
@@ -172,7 +213,7 @@ def _lowest(xs: np.ndarray, ys: np.ndarray, heights: np.ndarray) -> np.ndarray:
 
 
 def capacity(
-    curve: Any,
+    curve: CurveLike,
     *,
     label: str | None = None,
     colors: Sequence[str] = (BLUE, ORANGE, GREEN, PURPLE),
@@ -195,21 +236,7 @@ def capacity(
 
     **Raises:** `TypeError` for what is no such curve; `ValueError` for an empty one.
     """
-    try:
-        K, level, success, queries = (
-            np.atleast_1d(np.asarray(getattr(curve, name), float))
-            for name in ("K", "level", "success", "queries")
-        )
-    except AttributeError as err:
-        raise TypeError(
-            f"capacity: curve must have K, level, success and queries; {type(curve).__name__} "
-            "came. am.analysis.retrieval_curve makes one."
-        ) from err
-    if K.size == 0 or not K.shape == level.shape == success.shape == queries.shape:
-        raise ValueError(
-            f"capacity: K, level, success and queries must be arrays of one length, at least 1; "
-            f"{K.shape}, {level.shape}, {success.shape} and {queries.shape} came."
-        )
+    K, level, success, queries = _measured(curve)
     if ax is None:
         ax = place(new_figure(920, 560), 110, 30, 780, 440)
     by_count = len(np.unique(K)) > 1
@@ -237,6 +264,26 @@ def capacity(
     return ax
 
 
+def _measured(curve: CurveLike) -> tuple[np.ndarray, ...]:
+    """The four arrays of a curve; raise unless they have one length."""
+    try:
+        K, level, success, queries = (
+            np.atleast_1d(np.asarray(values, float))
+            for values in (curve.K, curve.level, curve.success, curve.queries)
+        )
+    except AttributeError as err:
+        raise TypeError(
+            f"capacity: curve must have K, level, success and queries; {type(curve).__name__} "
+            "came. am.analysis.retrieval_curve makes one."
+        ) from err
+    if K.size == 0 or not K.shape == level.shape == success.shape == queries.shape:
+        raise ValueError(
+            f"capacity: K, level, success and queries must be arrays of one length, at least 1; "
+            f"{K.shape}, {level.shape}, {success.shape} and {queries.shape} came."
+        )
+    return K, level, success, queries
+
+
 def _wilson(share: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The 95 % interval of a share of `n`."""
     z = 1.96
@@ -246,7 +293,7 @@ def _wilson(share: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def memories(
-    model: Any,
+    model: object,
     *,
     limit: int = 100,
     ncols: int | None = None,

@@ -1,12 +1,12 @@
 """How a training went: losses and metrics by epoch."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from amlib._types import Nested
 from amlib.learning.fit import FitResult
 from amlib.plots.pictures import (
     BLUE,
@@ -25,7 +25,7 @@ _METRICS = [(GREEN, "-"), (PURPLE, "--"), (BLUE, "-."), (ORANGE, ":")]
 
 
 def history(
-    result: FitResult | Mapping[str, Any], *, ax: Axes | None = None, log: bool = False
+    result: FitResult | Mapping[str, Nested], *, ax: Axes | None = None, log: bool = False
 ) -> tuple[Axes, ...]:
     """Plot the losses of a training by epoch; below them its metrics, one panel each.
 
@@ -84,7 +84,7 @@ def history(
     return panels
 
 
-def _column(name: str, values: Any) -> np.ndarray:
+def _column(name: str, values: Nested) -> np.ndarray:
     """One value per epoch, NaN where it is not finite."""
     column = np.asarray(values).astype(float)
     if column.ndim != 1:

@@ -4,7 +4,8 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -18,8 +19,8 @@ from amlib.plots._pixels import Shape
 from amlib.plots.pictures import (
     BLUE,
     MARGIN,
+    AnyTrajectory,
     Array,
-    Record,
     clock_of,
     curves_of,
     draw_curves,
@@ -27,9 +28,9 @@ from amlib.plots.pictures import (
     one_state,
     painted,
     place,
-    record_of,
     settled,
     show,
+    trajectory_of,
 )
 
 CLEAR = 255
@@ -41,7 +42,7 @@ LARGEST = 2**31
 def animate(
     source: Recall | Trajectory | StateTrajectory | Frames | Array,
     *,
-    energy: Recall | Record | Array | None = None,
+    energy: Recall | AnyTrajectory | Array | None = None,
     every: int | None = None,
     path: str | Path = "recall.png",
     fps: int = 25,
@@ -79,12 +80,12 @@ def animate(
     if path.suffix.lower() == ".mp4":
         require_video()
     states, seen = _film_states(source, every, shape)
-    if energy is None and isinstance(source, Recall | Record):
-        energy = record_of(source, "animate")
+    if energy is None and isinstance(source, Recall | AnyTrajectory):
+        energy = trajectory_of(source, "animate")
     pixels.fit(titles, len(states), "animate: titles")
     ncols = pixels.columns(ncols, len(states), 2.0, "animate")
-    record = source.trajectory if isinstance(source, Recall) else source
-    bits = isinstance(record, Trajectory | Frames)
+    trajectory = source.trajectory if isinstance(source, Recall) else source
+    bits = isinstance(trajectory, Trajectory | Frames)
     curves = None if energy is None else _curves(energy, seen, bits)
     film = _film(states, seen, curves, ncols, titles)
     if path.suffix.lower() != ".mp4" and len(seen) * film.size > LARGEST:
@@ -99,23 +100,23 @@ def animate(
 
 
 def _film_states(
-    source: Any, every: int | None, shape: Shape | None
+    source: Recall | AnyTrajectory | Frames | Array, every: int | None, shape: Shape | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The states to show, `(B, frames, H, W)`, and how many energies are known at each."""
-    record = source
-    if isinstance(source, Recall | Record):
-        record = one_state(record_of(source, "animate"), "animate")
-        record = record.frames if isinstance(record, Trajectory) else record
-    if isinstance(record, Frames):
-        ndim = record.accepted.ndim - 1
-        end = settled(pixels.batch(np.asarray(record.accepted), ndim).cumsum(1))
+    trajectory = source
+    if isinstance(source, Recall | AnyTrajectory):
+        trajectory = one_state(trajectory_of(source, "animate"), "animate")
+        trajectory = trajectory.frames if isinstance(trajectory, Trajectory) else trajectory
+    if isinstance(trajectory, Frames):
+        ndim = trajectory.accepted.ndim - 1
+        end = settled(pixels.batch(np.asarray(trajectory.accepted), ndim).cumsum(1))
         at = _times(end, every)
-        states = pixels.batch(record[(slice(None),) * ndim + (at,)], ndim)
-        states = np.concatenate([pixels.batch(record.x0, ndim)[:, None], states], axis=1)
+        states = pixels.batch(trajectory[(slice(None),) * ndim + (at,)], ndim)
+        states = np.concatenate([pixels.batch(trajectory.x0, ndim)[:, None], states], axis=1)
         seen = np.concatenate([[0], at + 1])
     else:
-        if isinstance(record, StateTrajectory):
-            a = pixels.batch(np.asarray(record.x), record.energy.ndim - 1)
+        if isinstance(trajectory, StateTrajectory):
+            a = pixels.batch(np.asarray(trajectory.x), trajectory.energy.ndim - 1)
         else:
             a = np.asarray(source)
             if not 2 <= a.ndim <= 4 or a.size == 0:
@@ -137,7 +138,7 @@ class _Curves(NamedTuple):
     heads: np.ndarray  # how far the curves are at each frame, in that unit
 
 
-def _curves(energy: Any, seen: np.ndarray, bits: bool) -> _Curves:
+def _curves(energy: Recall | AnyTrajectory | Array, seen: np.ndarray, bits: bool) -> _Curves:
     """Energies of a source, and when each frame is."""
     curves = curves_of(energy, "animate: energy")
     if curves.shape[1] < seen[-1]:
@@ -222,7 +223,7 @@ def _indexed(*images: np.ndarray) -> tuple[np.ndarray, ...]:
     return (*np.split(np.asarray(both) + np.uint8(128), len(images)), palette)
 
 
-def require_video() -> Any:
+def require_video() -> ModuleType:
     """Import imageio-ffmpeg, or say how to install it."""
     try:
         import imageio_ffmpeg

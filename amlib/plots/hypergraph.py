@@ -1,7 +1,7 @@
 """The hypergraph of a hierarchical memory as a picture."""
 
 import itertools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -26,7 +26,7 @@ class Spot(NamedTuple):
     ends: tuple[Name, ...]
 
 
-def ham(ham: Any, *, ax: Axes | None = None) -> Axes:
+def ham(ham: HAM | VectorizedHAM, *, ax: Axes | None = None) -> Axes:
     """Draw the hypergraph: layers as boxes in a row, each connection as a box above or below.
 
     A layer shows its name, its activation and its shape; a connection its synapse, with the
@@ -78,7 +78,7 @@ def ham(ham: Any, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def _order(ham: Any) -> list[Name]:
+def _order(ham: HAM | VectorizedHAM) -> list[Name]:
     """Layers in a row, so that connected ones are near: breadth first from the first."""
     names = [name for name, _ in items(ham.neurons)]
     order: list[Name] = []
@@ -94,7 +94,7 @@ def _order(ham: Any) -> list[Name]:
     return order
 
 
-def _spots(ham: Any, column: dict[Name, float]) -> list[Spot]:
+def _spots(ham: HAM | VectorizedHAM, column: dict[Name, float]) -> list[Spot]:
     """A place for every connection: above the middle of its layers, short ones lowest.
 
     One that has a single layer goes below it, out of the way of the others' lines.

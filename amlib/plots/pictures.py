@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import ArrayLike, Shaped
@@ -11,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
+from amlib._types import Nested
 from amlib.descent.trajectory import Recall, StateTrajectory, Trajectory
 from amlib.plots import _pixels as pixels
 from amlib.plots._pixels import PAPER, RULE, Shape
@@ -20,7 +20,7 @@ TEXT, FAINT = "#181c26", "#5b6270"
 DPI, MARGIN = 144, 24
 
 Array = Shaped[ArrayLike, "..."]
-Record = Trajectory | StateTrajectory
+AnyTrajectory = Trajectory | StateTrajectory
 
 
 class Picture(Figure):
@@ -83,8 +83,8 @@ def recall(
     *,
     before: Array | None = None,
     truth: Array | None = None,
-    energy: Recall | Record | Array | None = None,
-    compare: Mapping[str, Any] | None = None,
+    energy: Recall | AnyTrajectory | Array | None = None,
+    compare: Mapping[str, Nested] | None = None,
     names: Sequence[str] | None = None,
     labels: tuple[str, str, str] = ("before", "recalled", "stored"),
     title: str | None = None,
@@ -115,18 +115,17 @@ def recall(
     **Raises:** `ValueError` when states or names do not fit each other.
     """
     if isinstance(result, Recall):
-        ndim, record = result.energy.ndim, one_state(result.trajectory, "recall")
-        if record is not None:
-            energy = record if energy is None else energy
-            start = record.x0 if isinstance(record, Trajectory) else record.x.take(0, axis=ndim)
+        ndim, kept = result.energy.ndim, one_state(result.trajectory, "recall")
+        if kept is not None:
+            energy = kept if energy is None else energy
+            start = kept.x0 if isinstance(kept, Trajectory) else kept.x.take(0, axis=ndim)
             before = pixels.batch(start, ndim) if before is None else before
         result = pixels.batch(result.x, ndim)
     if before is None:
         raise ValueError("recall: before must hold the starting states; none came. Pass before=x0.")
-    rows: dict[str, Any] = {labels[0]: before, **(compare or {}), labels[1]: result}
-    if truth is not None:
-        rows[labels[2]] = truth
-    rows = {name: pixels.pictures(row, f"recall: {name}", shape) for name, row in rows.items()}
+    given: dict[str, Nested] = {labels[0]: before, **(compare or {}), labels[1]: result}
+    given |= {} if truth is None else {labels[2]: truth}
+    rows = {name: pixels.pictures(row, f"recall: {name}", shape) for name, row in given.items()}
     after = rows[labels[1]]
     for name, row in rows.items():
         if row.shape != after.shape:
@@ -137,18 +136,21 @@ def recall(
     shown = pixels.shade(np.concatenate([row[:limit] for row in rows.values()]))
     shades = dict(zip(rows, np.split(shown, len(rows)), strict=True))
     names = None if names is None else names[:limit]
-    if truth is None:
-        return _recall_figure(shades, names, energy, title)
-    stored = rows[labels[2]]
-    wrong = (np.abs(after - stored) > np.ptp(stored) / 4)[:limit]
-    shades[labels[1]][wrong & (after[:limit] > 0)] = pixels.WRONG_INK
-    shades[labels[1]][wrong & (after[:limit] <= 0)] = pixels.WRONG_PAPER
-    note = "orange: wrong" if wrong.any() else None
+    note = None if truth is None else _mark_wrong(shades[labels[1]], after, rows[labels[2]])
     return _recall_figure(shades, names, energy, title, note)
 
 
+def _mark_wrong(shades: np.ndarray, after: np.ndarray, stored: np.ndarray) -> str | None:
+    """Make the wrong pixels orange, in place, and say so in a note."""
+    wrong = (np.abs(after - stored) > np.ptp(stored) / 4)[: len(shades)]
+    after = after[: len(shades)]
+    shades[wrong & (after > 0)] = pixels.WRONG_INK
+    shades[wrong & (after <= 0)] = pixels.WRONG_PAPER
+    return "orange: wrong" if wrong.any() else None
+
+
 def energies(
-    source: Recall | Record | Array,
+    source: Recall | AnyTrajectory | Array,
     *,
     ax: Axes | None = None,
     label: str | None = None,
@@ -258,7 +260,7 @@ def style(ax: Axes) -> None:
 def _recall_figure(
     shades: dict[str, np.ndarray],
     names: Sequence[str] | None,
-    energy: Any,
+    energy: Recall | AnyTrajectory | Array | None,
     title: str | None,
     note: str | None = None,
 ) -> tuple[Axes, ...]:
@@ -288,31 +290,31 @@ def _recall_figure(
     return ax, energies(energy, ax=place(figure, left, top + height + caption, wide, panel))
 
 
-def record_of(source: Any, where: str) -> Any:
+def trajectory_of(source: Recall | AnyTrajectory, where: str) -> AnyTrajectory:
     """The trajectory of a recall."""
-    record = source.trajectory if isinstance(source, Recall) else source
-    if record is None:
+    trajectory = source.trajectory if isinstance(source, Recall) else source
+    if trajectory is None:
         raise ValueError(f"{where}: the recall must have a trajectory; it was run without one.")
-    return record
+    return trajectory
 
 
-def one_state(record: Any, where: str) -> Any:
-    """The record itself, if it is that of one kind of state."""
-    if isinstance(record, StateTrajectory) and record.parts is not None:
+def one_state(trajectory: AnyTrajectory | None, where: str) -> AnyTrajectory | None:
+    """The trajectory itself, if it is that of one kind of state."""
+    if isinstance(trajectory, StateTrajectory) and trajectory.parts is not None:
         raise ValueError(
             f"{where}: must be states of one layer; a recall of several layers came. "
             f"Pass the states of one, as in `plots.{where}(result.{_HOW[where]}, energy=result)`."
         )
-    return record
+    return trajectory
 
 
 _HOW = {"recall": 'x["image"], before=x0["image"]', "animate": 'trajectory.x["image"]'}
 
 
-def curves_of(source: Any, where: str) -> np.ndarray:
+def curves_of(source: Recall | AnyTrajectory | Array, where: str) -> np.ndarray:
     """Energies `(B, T)`, float64."""
-    if isinstance(source, Recall | Record):
-        source = record_of(source, where).energy
+    if isinstance(source, Recall | AnyTrajectory):
+        source = trajectory_of(source, where).energy
     curves = np.asarray(source).astype(float)
     if curves.ndim == 0 or curves.size == 0:
         raise ValueError(f"{where}: must be energies (T,) or (B, T); {curves.shape} came.")
@@ -320,14 +322,14 @@ def curves_of(source: Any, where: str) -> np.ndarray:
     return np.where(np.isfinite(curves), curves, np.nan)
 
 
-def clock_of(source: Any, curves: np.ndarray) -> tuple[np.ndarray, str]:
+def clock_of(source: Recall | AnyTrajectory | Array, curves: np.ndarray) -> tuple[np.ndarray, str]:
     """When the energies of a source were, `(B, T)`, and in which unit."""
-    record = source.trajectory if isinstance(source, Recall) else source
-    if isinstance(record, StateTrajectory):
-        clock = np.asarray(record.time).astype(float).reshape(curves.shape)
+    trajectory = source.trajectory if isinstance(source, Recall) else source
+    if isinstance(trajectory, StateTrajectory):
+        clock = np.asarray(trajectory.time).astype(float).reshape(curves.shape)
         return clock, "step" if (clock == clock.round()).all() else "time"
     counted = np.broadcast_to(np.arange(1.0, curves.shape[1] + 1), curves.shape)
-    return counted, "bits visited" if isinstance(record, Trajectory) else "step"
+    return counted, "bits visited" if isinstance(trajectory, Trajectory) else "step"
 
 
 def settled(values: np.ndarray) -> int:

@@ -25,7 +25,7 @@ ROOMS = {
     "hierarchical": ("Hierarchical memories", "Layers, synapses, and the energy of both.", ""),
     "learning": ("Learning", "Storage rules, losses, the training loop, trainable models.", ""),
     "descent": ("Descent", "The engines and what they return; they lower any scalar.", "descent"),
-    "data": ("Data", "Pictures to store, your own pictures, and ways to spoil them.", "data"),
+    "data": ("Data", "Pictures to store, your own pictures, and ways to corrupt them.", "data"),
     "analysis": ("Analysis", "Measurements on memories and on recalls.", "analysis"),
     "plots": ("Plots", "Pictures of patterns, recalls and energies, and films.", "plots"),
     "cache": ("Cache", "Results kept on disk.", "cache"),

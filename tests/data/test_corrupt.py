@@ -201,19 +201,19 @@ OF_BITS = {
     "flip_exactly": lambda key, x: corrupt.flip_exactly(key, x, 5),
     "mask": lambda key, x: corrupt.mask(x, 0.3, "random", key=key),
 }
-of_bits = pytest.mark.parametrize("spoil", OF_BITS.values(), ids=OF_BITS)
+of_bits = pytest.mark.parametrize("corrupt", OF_BITS.values(), ids=OF_BITS)
 
 
 @of_bits
 @pytest.mark.parametrize("dtype", [np.int8, np.float32, jnp.bfloat16])
-def test_bits_are_refused_with_the_cure(spoil, dtype):
+def test_bits_are_refused_with_the_cure(corrupt, dtype):
     """Once they gave -0 and mixtures of 0/1 and -1/+1."""
     with pytest.raises(ValueError, match=r"0 and 1.* came.*2\*x - 1"):
-        spoil(KEY, BITS[0].astype(dtype))
+        corrupt(KEY, BITS[0].astype(dtype))
     with pytest.raises(ValueError, match=r"2\*x - 1"):
-        jax.vmap(spoil)(jr.split(KEY, 3), jnp.asarray(BITS, dtype))
-    assert set(np.unique(spoil(KEY, 2 * BITS[0] - 1))) == {-1, 1}
-    jax.jit(spoil)(KEY, BITS[0])  # what is traced cannot be known
+        jax.vmap(corrupt)(jr.split(KEY, 3), jnp.asarray(BITS, dtype))
+    assert set(np.unique(corrupt(KEY, 2 * BITS[0] - 1))) == {-1, 1}
+    jax.jit(corrupt)(KEY, BITS[0])  # what is traced cannot be known
 
 
 def test_grey_states_and_masked_bits_are_no_mistake():
@@ -233,15 +233,15 @@ EVERY = {
     "mask_side": lambda key, x: corrupt.mask(x, 0.3, "left"),
     "add_gaussian": lambda key, x: corrupt.add_gaussian(key, x, 0.3),
 }
-every = pytest.mark.parametrize("spoil", EVERY.values(), ids=EVERY)
+every = pytest.mark.parametrize("corrupt", EVERY.values(), ids=EVERY)
 
 
 @every
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.float32])
 @pytest.mark.parametrize("shape", [(6, 6), (4, 5, 3)])
-def test_shape_and_dtype_are_kept(spoil, dtype, shape):
+def test_shape_and_dtype_are_kept(corrupt, dtype, shape):
     x = spins(shape, dtype)
-    out = spoil(KEY, x)
+    out = corrupt(KEY, x)
     assert out.shape == shape
     assert out.dtype == dtype
     assert np.isfinite(np.asarray(out, np.float32)).all()
@@ -249,9 +249,9 @@ def test_shape_and_dtype_are_kept(spoil, dtype, shape):
 
 
 @every
-def test_double_precision(spoil, x64):
+def test_double_precision(corrupt, x64):
     x = spins((6, 6), jnp.float64)
-    assert spoil(KEY, x).dtype == jnp.float64
+    assert corrupt(KEY, x).dtype == jnp.float64
 
 
 def test_the_same_bits_with_and_without_x64():
@@ -263,25 +263,25 @@ def test_the_same_bits_with_and_without_x64():
 
 
 @every
-def test_jit_and_vmap_change_nothing(spoil):
+def test_jit_and_vmap_change_nothing(corrupt):
     x = jnp.stack([spins((6, 6), seed=s) for s in range(3)])
     keys = jr.split(KEY, 3)
-    loop = jnp.stack([spoil(key, one) for key, one in zip(keys, x, strict=True)])
+    loop = jnp.stack([corrupt(key, one) for key, one in zip(keys, x, strict=True)])
     # XLA may fuse the noise's multiply and add: bits apart by one rounding at most.
-    assert jnp.allclose(jax.vmap(spoil)(keys, x), loop, rtol=1e-6, atol=1e-6)
-    assert jnp.allclose(jax.jit(spoil)(keys[0], x[0]), loop[0], rtol=1e-6, atol=1e-6)
+    assert jnp.allclose(jax.vmap(corrupt)(keys, x), loop, rtol=1e-6, atol=1e-6)
+    assert jnp.allclose(jax.jit(corrupt)(keys[0], x[0]), loop[0], rtol=1e-6, atol=1e-6)
 
 
 @every
-def test_bools_become_spins_and_integers_floats(spoil):
+def test_bools_become_spins_and_integers_floats(corrupt):
     bits = np.asarray(spins((6, 6))) > 0
-    from_bits = spoil(KEY, bits)
-    from_ints = spoil(KEY, np.where(bits, 1, -1))
+    from_bits = corrupt(KEY, bits)
+    from_ints = corrupt(KEY, np.where(bits, 1, -1))
     assert from_bits.dtype == jnp.float32
     assert jnp.array_equal(from_bits, from_ints)
 
 
 @every
-def test_complex_states_are_refused(spoil):
+def test_complex_states_are_refused(corrupt):
     with pytest.raises(TypeError, match="must hold real numbers; dtype complex64 came"):
-        spoil(KEY, jnp.ones((6, 6), jnp.complex64))
+        corrupt(KEY, jnp.ones((6, 6), jnp.complex64))

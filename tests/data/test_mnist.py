@@ -155,6 +155,7 @@ def test_without_files_and_network_the_error_offers_the_bundled_subset(folder):
     assert "subset='bundled'" in str(error.value)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("arguments", "error", "match"),
     [

@@ -1,5 +1,7 @@
 """What a recall returns: examples of a batch, and one line that says how it ended."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -27,7 +29,7 @@ INDICES = [2, -1, slice(1, 6, 2), np.array([4, 4, 0]), np.arange(7) > 3, [1, 2],
 def test_an_index_takes_examples_with_all_that_belongs_to_them(index):
     whole = batch()
     part = whole[np.asarray(index) if isinstance(index, list) else index]
-    at = np.asarray(index) if not isinstance(index, slice) else index
+    at: Any = np.asarray(index) if not isinstance(index, slice) else index
     for a, b in zip(jax.tree.leaves(part), jax.tree.leaves(whole), strict=True):
         np.testing.assert_array_equal(a, np.asarray(b)[at])
     frames = np.asarray(whole.trajectory.frames)

@@ -106,11 +106,12 @@ def test_given_weights_tell_heads_and_width():
 W = np.ones((2, 5, 4))
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
         (lambda: am.AttentionSynapse(0), ValueError, "heads: must be at least 1; 0 came"),
-        (lambda: am.AttentionSynapse(1, 2.5), TypeError, "zdim: must be an integer; 2.5 came"),
+        (lambda: am.AttentionSynapse(1, 2.5), TypeError, "zdim: must be an integer; 2.5 came"),  # pyright: ignore[reportArgumentType]
         (lambda: am.AttentionSynapse(beta=-1), ValueError, "beta: must be finite and greater"),
         (lambda: am.AttentionSynapse(Wq=W), ValueError, "needs both Wq and Wk, or none; one came"),
         (lambda: am.AttentionSynapse(Wq=W, Wk=W[:1]), ValueError, "the same heads and zdim"),

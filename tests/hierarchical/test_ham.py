@@ -101,6 +101,7 @@ def test_the_later_interface_runs_as_written():
 # -- the graph ------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("connection", "message"),
     [
@@ -452,6 +453,7 @@ def test_the_picture_names_every_part_and_dashes_what_gets_no_signal():
     assert am.plots.ham(ham.vectorize(), ax=ax) is ax
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_the_picture_refuses_what_is_no_hierarchy():
     with pytest.raises(TypeError, match="ham: must be a HAM; dict came"):
         am.plots.ham({})
@@ -521,7 +523,7 @@ def test_training_leaves_every_temperature_alone():
 
 
 def test_one_step_of_the_denoiser_is_the_published_readout():
-    net = models.mnist_denoiser(KEY, image=6, memories=5)
+    net = models.mnist_denoiser(KEY, image=6, n_hidden=5)
     x = jr.normal(KEY, (6,))
     W = np.asarray(net.ham.hypersynapses["memory"].W[0], float)
     W = W / np.linalg.norm(W, axis=1, keepdims=True)

@@ -195,6 +195,13 @@ def test_only_layers_of_a_known_and_moderate_size_are_probed(monkeypatch):
     assert len(probed) == 1
 
 
+def test_a_layer_with_a_list_of_axes_goes_through_jit():
+    """JAX hashes what is not an array; a list it could not."""
+    layer, x = am.SoftmaxLayer((2, 3), axis=[0, 1]), jnp.arange(6.0).reshape(2, 3)
+    send = jax.jit(lambda layer, x: layer.activations(x))
+    assert_allclose(send(layer, x), jax.nn.softmax(x, axis=(0, 1)), rtol=1e-6)
+
+
 def test_layers_can_be_made_inside_jit():
     made = jax.jit(lambda beta, x: am.TanhLayer(3, beta=beta).activations(x))
     assert_allclose(made(2.0, jnp.ones(3)), np.tanh(2) * np.ones(3), rtol=1e-6)
@@ -202,13 +209,14 @@ def test_layers_can_be_made_inside_jit():
     assert_array_equal(made(jnp.ones(3)), 2 * np.ones(3))
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
         (lambda: am.TanhLayer((3, 0)), ValueError, "shape: must be at least 1; 0 came"),
         (lambda: am.TanhLayer(-1), ValueError, "shape: must be at least 1; -1 came"),
-        (lambda: am.TanhLayer(2.0), TypeError, "shape: must be an int or a tuple of ints; 2.0"),
-        (lambda: am.TanhLayer((2, 1.5)), TypeError, "shape: must be an integer; 1.5 came"),
+        (lambda: am.TanhLayer(2.0), TypeError, "shape: must be an int or a tuple of ints; 2.0"),  # pyright: ignore[reportArgumentType]
+        (lambda: am.TanhLayer((2, 1.5)), TypeError, "shape: must be an integer; 1.5 came"),  # pyright: ignore[reportArgumentType]
         (lambda: am.TanhLayer(True), TypeError, "shape: must be an integer; True came"),
         (lambda: am.TanhLayer(3, tau=0), ValueError, "tau: must be finite and greater than 0"),
         (lambda: am.TanhLayer(3, tau=np.nan), ValueError, "tau: must be finite and greater"),
@@ -217,15 +225,15 @@ def test_layers_can_be_made_inside_jit():
         (lambda: am.RepuLayer(3, n=0), ValueError, "lagr_repu: n: must be at least 1; 0 came"),
         (lambda: am.SoftmaxLayer(3, axis=1), ValueError, r"state of shape \(3,\); 1 came"),
         (lambda: am.LayerNormLayer((), gamma=1), ValueError, r"axes of a state of shape \(\)"),
-        (lambda: am.NeuronLayer("tanh", 3), TypeError, "lagrangian: must be a function .* str"),
-        (lambda: am.Lagrangian(3), TypeError, "Lagrangian: must be callable; int came"),
+        (lambda: am.NeuronLayer("tanh", 3), TypeError, "lagrangian: must be a function .* str"),  # pyright: ignore[reportArgumentType]
+        (lambda: am.Lagrangian(3), TypeError, "Lagrangian: must be callable; int came"),  # pyright: ignore[reportArgumentType]
         (
             lambda: am.NeuronLayer(jnp.tanh, 3),
             ValueError,
             r"state of shape \(3,\) to one real scalar; float32\[3\] came. Sum over the units",
         ),
-        (lambda: am.NeuronLayer(lambda x: None, 3), ValueError, "real scalar; nothing came"),
-        (lambda: am.NeuronLayer(lambda x: 1, 3), ValueError, "to one real scalar; int32"),
+        (lambda: am.NeuronLayer(lambda x: None, 3), ValueError, "real scalar; nothing came"),  # pyright: ignore[reportArgumentType]
+        (lambda: am.NeuronLayer(lambda x: 1, 3), ValueError, "to one real scalar; int32"),  # pyright: ignore[reportArgumentType]
         (
             lambda: am.TanhLayer(3).activations(np.ones((5, 3))),
             ValueError,

@@ -114,6 +114,7 @@ def test_values_are_those_of_the_published_package():
     assert_allclose(to_second, -slopes[1], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [

@@ -279,15 +279,16 @@ def test_mixer_is_two_perceptrons_side_by_side():
 KEY = jr.key(0)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
         (lambda: am.DenseSynapse(np.ones(3)), ValueError, "an axis for each of at least two"),
         (lambda: am.DenseSynapse().init(KEY, 3), ValueError, "at least 2 layer.s.; 1 came"),
         (lambda: am.DenseSynapse().init(KEY, 3, 0), ValueError, "shape: must be at least 1; 0"),
-        (lambda: am.DenseSynapse().init(KEY, 3, "4"), TypeError, "must be an int or a tuple"),
+        (lambda: am.DenseSynapse().init(KEY, 3, "4"), TypeError, "must be an int or a tuple"),  # pyright: ignore[reportArgumentType]
         (lambda: am.DenseSynapse(std=-1.0), ValueError, "std: must be at least 0"),
-        (lambda: am.DenseSynapse(std="a"), TypeError, "std: must be a number"),
+        (lambda: am.DenseSynapse(std="a"), TypeError, "std: must be a number"),  # pyright: ignore[reportArgumentType]
         (
             lambda: am.DenseSynapse(np.ones((3, 4)))(np.ones(3), np.ones((2, 4))),
             ValueError,
@@ -305,14 +306,14 @@ KEY = jr.key(0)
         (lambda: am.LinearSynapseWithBias().init(KEY, 3), ValueError, "connect 2 layer.s.; 1"),
         (lambda: am.DenseMatrixSynapse(), ValueError, "number of hidden units, or the weights"),
         (lambda: am.DenseMatrixSynapse(0), ValueError, "hidden: must be at least 1; 0 came"),
-        (lambda: am.DenseMatrixSynapse(3.0), TypeError, "hidden: must be an int or a tuple"),
+        (lambda: am.DenseMatrixSynapse(3.0), TypeError, "hidden: must be an int or a tuple"),  # pyright: ignore[reportArgumentType]
         (lambda: am.DenseMatrixSynapse(5, W=np.ones((4, 3))), ValueError, "one row for each"),
         (
             lambda: am.DenseMatrixSynapse(W=(np.ones((4, 3)), np.ones((5, 3)))),
             ValueError,
             r"one row for each hidden unit; weights of shapes \[\(4, 3\), \(5, 3\)\]",
         ),
-        (lambda: am.DenseMatrixSynapse(3, "relu"), TypeError, "lagrangian: must be a function"),
+        (lambda: am.DenseMatrixSynapse(3, "relu"), TypeError, "lagrangian: must be a function"),  # pyright: ignore[reportArgumentType]
         (lambda: am.DenseMatrixSynapse(3, jnp.tanh), ValueError, "DenseMatrixSynapse: the Lag"),
         (
             lambda: am.DenseMatrixSynapse(3, lambda x: -jnp.sum(x**2)),
@@ -337,7 +338,7 @@ KEY = jr.key(0)
         ),
         (lambda: am.DenseTensorSynapse(5, W=np.ones((4, 3))), ValueError, "one row for each"),
         (lambda: am.MixerSynapse(0, 3), ValueError, "MixerSynapse: tokens: must be at least 1"),
-        (lambda: am.MixerSynapse(3, 1.5), TypeError, "MixerSynapse: channels: must be an integer"),
+        (lambda: am.MixerSynapse(3, 1.5), TypeError, "MixerSynapse: channels: must be an integer"),  # pyright: ignore[reportArgumentType]
         (lambda: am.MixerSynapse(3, 3).init(KEY, 3, 4), ValueError, "connect 1 layer.s.; 2"),
         (
             lambda: am.MixerSynapse(3, 3).init(KEY, (2, 4))(np.ones((3, 4))),
