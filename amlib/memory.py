@@ -26,11 +26,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, Shaped
 
 from amlib import _checks as checks, _shards as shards
-from amlib._types import Key, Scalar
+from amlib._types import Key, Scalar, hook
 from amlib.descent.flip_problem import FlipProblem
 from amlib.descent.methods import AbstractMethod, check_method, solve
 from amlib.descent.plan import scalar_output
-from amlib.descent.problems import Problem
+from amlib.descent.problems import AbstractProblem, Problem
 from amlib.descent.trajectory import Recall
 from amlib.descent.visits import Free, free_bits
 from amlib.spaces import AbstractSpace, AbstractTwoValued
@@ -65,6 +65,9 @@ class AbstractMemory(eqx.Module):
 
     _where: ClassVar[str] = "recall"
     """How errors of recall begin."""
+
+    _half_is_storage: ClassVar[bool] = True
+    """Whether half precision is how numbers are stored, and not how they are computed with."""
 
     @abc.abstractmethod
     def energy(self, x: Float[Array, "*shape"]) -> Scalar:
@@ -176,16 +179,19 @@ class AbstractMemory(eqx.Module):
 
     _positional: ClassVar[tuple[str, ...]] = ()
 
+    @hook
     def _in_the_verb(self, words: dict[str, Any], asked: Asked) -> Asked:
         """The family's own words as those of the verb."""
         del words
         return asked
 
+    @hook
     def _space_for(self, method: AbstractMethod) -> AbstractSpace:
         """The space in which a method moves the state."""
         del method
         return self.space
 
+    @hook
     def _start(self, x0: Any, where: str, space: AbstractSpace) -> PyTree[Array]:
         """The start as the model's floats; raise unless it is a state of the space."""
         return self._state(x0, where, space)
@@ -204,6 +210,7 @@ class AbstractMemory(eqx.Module):
             raise ValueError(f"{where}: the state must have at least one unit; {x.shape} came.")
         return space.check(x, where) if check else x
 
+    @hook
     def _held(self, x: Any, clamp: Any, space: AbstractSpace) -> Any:
         """What does not move: free bits of flips, a mask of reals."""
         mask = checks.mask(clamp, x.shape, f"{self._where}: clamp")
@@ -211,21 +218,18 @@ class AbstractMemory(eqx.Module):
             return free_bits(x.size, mask.reshape(-1))
         return jnp.asarray(mask)
 
-    @staticmethod
-    def _widen(tree: Any) -> Any:
-        """The model and the state as they are computed with; half precision as it is by default."""
-        return tree
-
+    @hook
     def _problem(
         self, x: Any, held: Any, space: AbstractSpace, bounded: bool
-    ) -> tuple[Problem | FlipProblem, Any]:
+    ) -> tuple[AbstractProblem | FlipProblem, Any]:
         """What the method works on, and the start."""
         if isinstance(space, AbstractTwoValued):
             arrays = jax.tree.leaves(self) if bounded else []
-            return FlipProblem(self.energy, space, held, bounded=arrays), x
+            return FlipProblem(self.energy, space, held, bounded=arrays, memory=self), x
         scalar_output(self.energy, x)
         return Problem(self.energy, space, held=None if held is None else (held, x)), x
 
+    @hook
     def _end(self, end: Recall, problem: Any, x0: Any, saved: bool) -> Recall:
         """The result, in the dtypes of the start; `saved` says whether states were asked for."""
         del problem, saved
@@ -247,7 +251,9 @@ def _recall(
     bounded: bool,
 ) -> Recall:
     """Compiled once per shape and kind of memory and method."""
-    wide, x, space = memory._widen((memory, x0, space))
+    wide, x = memory, x0
+    if memory._half_is_storage:
+        wide, x, space = checks.widen((memory, x0, space))
     problem, start = wide._problem(x, held, space, bounded)
     end = solve(problem, start, method, key, limits[0], tol, limits[1])
     return wide._end(end, problem, x0, limits[1] is not None)

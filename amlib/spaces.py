@@ -27,6 +27,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from amlib import _checks as checks
+from amlib._types import hook
 
 
 class AbstractSpace(eqx.Module):
@@ -60,8 +61,15 @@ class AbstractTwoValued(AbstractSpace):
     ```
     """
 
-    low: ClassVar[float]
-    high: ClassVar[float]
+    @property
+    @abc.abstractmethod
+    def low(self) -> float:
+        """The value of a unit that is off."""
+
+    @property
+    @abc.abstractmethod
+    def high(self) -> float:
+        """The value of a unit that is on."""
 
     @property
     def kind(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -75,6 +83,7 @@ class AbstractTwoValued(AbstractSpace):
             return jnp.where(floats > 0, self.high, self.low).astype(floats.dtype)
         return floats
 
+    @hook
     def check(self, x: Float[Array, "*shape"], where: str) -> Float[Array, "*shape"]:
         """Return `x`; raise `ValueError` unless it holds only the two values."""
         return checks.require(
@@ -84,20 +93,24 @@ class AbstractTwoValued(AbstractSpace):
             f"Spins s become such units by {self.low:g} + {self.high - self.low:g} * (s + 1) / 2.",
         )
 
+    @hook
     def other(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """The other of the two values."""
         return jnp.where(x == self.high, self.low, self.high).astype(x.dtype)
 
     # -- the code in which units are flipped ------------------------------------------------------
 
+    @hook
     def to_spins(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """The state as spins: `low` is -1, `high` is +1."""
         return jnp.where(x == self.high, 1.0, -1.0).astype(x.dtype)
 
+    @hook
     def from_spins(self, s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """The state that spins stand for, exactly."""
         return jnp.where(s > 0, self.high, self.low).astype(s.dtype)
 
+    @hook
     def affine(self, s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """The same but for rounding, as an affine function: what an energy is flipped through."""
         return self.low + (self.high - self.low) * (0.5 * (s + 1))
@@ -106,7 +119,8 @@ class AbstractTwoValued(AbstractSpace):
 class Spins(AbstractTwoValued):
     """Units of -1 and +1: the states of Ising models and of Hopfield networks."""
 
-    low, high = -1.0, 1.0
+    low: ClassVar[float] = -1.0  # pyright: ignore[reportIncompatibleMethodOverride]
+    high: ClassVar[float] = 1.0  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def check(self, x: Float[Array, "*shape"], where: str) -> Float[Array, "*shape"]:
         """Return `x`; raise `ValueError` unless it holds only -1 and +1."""
@@ -132,7 +146,8 @@ class Spins(AbstractTwoValued):
 class Bits(AbstractTwoValued):
     """Units of 0 and 1: the states of Boltzmann machines and of lattice gases."""
 
-    low, high = 0.0, 1.0
+    low: ClassVar[float] = 0.0  # pyright: ignore[reportIncompatibleMethodOverride]
+    high: ClassVar[float] = 1.0  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def check(self, x: Float[Array, "*shape"], where: str) -> Float[Array, "*shape"]:
         """Return `x`; raise `ValueError` unless it holds only 0 and 1."""

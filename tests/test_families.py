@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import amlib as am
+from amlib.memory import VERB
 from tests import users
 from tests.zoo import spins
 
@@ -25,21 +26,28 @@ def hierarchical(am=am):
 
 STATES, ham = hierarchical()
 BATCH = jax.tree.map(lambda a: a[None], STATES)
+reconstructor = am.DenseReconstructor(6)
 RECALLS = {
-    "binary": (lambda **k: binary.recall(Xi[0], **k), am.BinaryAM.recall),
-    "continuous": (lambda **k: continuous.recall(Xi[0], **k), am.ContinuousAM.recall),
-    "hierarchical": (lambda **k: ham.recall(STATES, **k), am.HAM.recall),
-    "vectorized": (lambda **k: ham.vectorize().recall(BATCH, **k), am.HAM.recall),
+    "binary": (binary, lambda **k: binary.recall(Xi[0], **k)),
+    "continuous": (continuous, lambda **k: continuous.recall(Xi[0], **k)),
+    "hierarchical": (ham, lambda **k: ham.recall(STATES, **k)),
+    "vectorized": (ham, lambda **k: ham.vectorize().recall(BATCH, **k)),
+    "reconstructor": (reconstructor, lambda **k: reconstructor.recall(Xi[0], **k)),
 }
 VALUES = {
-    "method": am.CCCP(), "order": "greedy", "beta": 1.0, "key": jr.key(0), "steps": 3,
-    "max_steps": 3, "max_sweeps": 3, "nsteps": 3, "dt": 0.1, "tol": 1e-3, "record": 1,
-    "save_every": 1, "clamp": "a", "project": am.Box(0, 1),
+    "order": "greedy", "beta": 1.0, "steps": 3, "max_sweeps": 3, "nsteps": 3, "dt": 0.1,
+    "record": 1, "project": am.Box(0, 1), "update": "asynchronous",
 }  # fmt: skip
 
 
-def takes(family: str) -> list[str]:
-    return list(inspect.signature(RECALLS[family][1]).parameters)[2:]
+def takes(family: str) -> tuple[str, ...]:
+    return (*VERB, *RECALLS[family][0]._words)
+
+
+def test_the_verb_is_one_function_that_no_family_overrides():
+    assert all(model.recall.__func__ is am.AbstractMemory.recall for model, _ in RECALLS.values())
+    words = list(inspect.signature(am.AbstractMemory.recall).parameters)
+    assert words == ["self", "x0", "words", *VERB, "more"]
 
 
 @pytest.mark.parametrize(
@@ -49,29 +57,63 @@ def takes(family: str) -> list[str]:
 def test_a_keyword_of_another_family(family, name):
     """It says which keywords there are, and names the right one or why there is none."""
     names = ", ".join(takes(family))
-    message = rf"^(HAM\.)?recall: takes (x0|xs), {names}; {name}= came\. [A-Z].+\.(\n|$)"
+    cure = r"[A-Z].+\." if name in RECALLS[family][0]._elsewhere else ""
+    message = rf"^(HAM\.)?recall: takes {names}; {name}= came\. ?{cure}(\n|$)"
     with pytest.raises(TypeError, match=message):
-        RECALLS[family][0](**{name: VALUES[name]})
+        RECALLS[family][1](**{name: VALUES[name]})
 
 
 @pytest.mark.parametrize(
     ("family", "name", "instead"),
     [
-        ("binary", "method", "order"),
-        ("binary", "steps", "max_sweeps"),
-        ("binary", "save_every", "record"),
+        ("binary", "steps", "max_steps"),
         ("continuous", "steps", "max_steps"),
         ("continuous", "dt", "step_size"),
         ("continuous", "order", "method"),
-        ("continuous", "clamp", "project"),
-        ("hierarchical", "max_steps", "steps"),
+        ("continuous", "record", "save_every"),
+        ("hierarchical", "max_sweeps", "max_steps"),
         ("hierarchical", "record", "save_every"),
+        ("reconstructor", "update", "method"),
+        ("reconstructor", "steps", "max_steps"),
     ],
 )
 def test_the_keyword_that_is_named_exists(family, name, instead):
     with pytest.raises(TypeError, match=rf" came\. .*{instead}\b"):
-        RECALLS[family][0](**{name: VALUES[name]})
+        RECALLS[family][1](**{name: VALUES[name]})
     assert instead in takes(family) or instead in inspect.signature(am.GradientDescent).parameters
+
+
+def test_older_words_are_the_verb():
+    """What each family had as words of its own gives bit for bit what the verb gives."""
+    key = jr.key(3)
+    pairs = [
+        (binary.recall(-Xi[1], order="random", key=key, max_sweeps=3, record=2),
+         binary.recall(-Xi[1], method=am.Sweeps("random", record=2), key=key, max_steps=3)),
+        (binary.recall(-Xi[1], order="greedy"), binary.recall(-Xi[1], method=am.Greedy())),
+        (binary.recall(-Xi[1], order="synchronous"),
+         binary.recall(-Xi[1], method=am.Synchronous())),
+        (binary.recall(-Xi[1], beta=0.5, key=key, max_sweeps=4, order="sequential"),
+         binary.recall(-Xi[1], method=am.Glauber(0.5, "sequential"), key=key, max_steps=4)),
+        (ham.recall(STATES, 7, 0.3), ham.recall(STATES, method=am.Euler(0.3), max_steps=7)),
+        (ham.recall(STATES, steps=7, dt=0.3), ham.recall(STATES, 7, 0.3)),
+        (ham.recall(STATES), ham.recall(STATES, 100, 0.1)),
+    ]  # fmt: skip
+    for old, new in pairs:
+        for a, b in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_words_that_say_a_thing_twice():
+    for call, message in (
+        (lambda: binary.recall(Xi[0], max_sweeps=3, max_steps=3), "are the same; both came"),
+        (lambda: ham.recall(STATES, 3, max_steps=3), "are the same; both came"),
+        (lambda: binary.recall(Xi[0], order="random", method=am.Sweeps()), "is a field of a meth"),
+        (lambda: ham.recall(STATES, 3, steps=4), "takes one state"),
+        (lambda: binary.recall(Xi[0], Xi[1]), "takes one state"),
+        (lambda: binary.recall(Xi[0], tol=1e-3), "tol= is of real states"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            call()
 
 
 @pytest.mark.parametrize(
@@ -81,9 +123,9 @@ def test_the_keyword_that_is_named_exists(family, name, instead):
 )  # fmt: skip
 def test_a_misspelt_keyword(family, typo, name):
     with pytest.raises(TypeError, match=rf"{typo}= came\. Did you mean {name}=\?$"):
-        RECALLS[family][0](**{typo: 1})
+        RECALLS[family][1](**{typo: 1})
     with pytest.raises(TypeError, match=r"zzz= came\.$"):
-        RECALLS[family][0](zzz=1)
+        RECALLS[family][1](zzz=1)
 
 
 def test_visits_have_their_own_keywords():

@@ -29,8 +29,9 @@ ROOT = Path(amlib.__file__).parents[1]
 README, CHANGELOG = ROOT / "README.md", ROOT / "CHANGELOG.md"
 
 FLOORS = (
-    {"data", "_checks", "_files", "_interrupt", "_lazy", "_shards", "_types"},
+    {"data", "spaces", "_checks", "_files", "_interrupt", "_lazy", "_shards", "_types"},
     {"descent"},
+    {"memory"},
     {"binary", "continuous", "hierarchical"},
     {"learning"},
     {"plots", "analysis", "cache"},

@@ -56,6 +56,7 @@ class AbstractBinaryAM(AbstractMemory):
     """
 
     space: ClassVar[AbstractTwoValued] = Spins()  # pyright: ignore[reportIncompatibleVariableOverride]
+    _half_is_storage: ClassVar[bool] = False  # recall follows the energy as it is written
 
     @abc.abstractmethod
     def energy(self, x: Float[Array, "*shape"]) -> Scalar:

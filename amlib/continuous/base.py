@@ -108,11 +108,6 @@ class AbstractContinuousAM(AbstractMemory):
             return asked
         return dataclasses.replace(asked, space=as_reals(project))
 
-    @staticmethod
-    def _widen(tree: Any) -> Any:
-        """Half precision is how numbers are stored, not how they are computed with."""
-        return checks.widen(tree)
-
 
 class ContinuousAM(AbstractContinuousAM):
     """A continuous memory with stored patterns. Subclass it and define `energy`.

@@ -60,6 +60,7 @@ class FlipProblem:
     - `space`: the two values of a unit.
     - `free`: the bits that may move, as `free_bits` makes them; `None` for all of them.
     - `path`, `bounded`: see `FlipPlan`.
+    - `memory`: whose energy it is, for methods that ask more of it.
     - `flips`: how flips are evaluated, set where the loop begins.
     """
 
@@ -68,6 +69,7 @@ class FlipProblem:
     free: Free | None = None
     path: Path = "auto"
     bounded: Sequence[Array] = ()
+    memory: object = None
     flips: AbstractFlips | None = None
 
     def of_spins(self, s: Array) -> Array:

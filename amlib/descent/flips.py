@@ -18,7 +18,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Integer, PyTree
 
 from amlib import _checks as checks
-from amlib._types import Key
+from amlib._types import Key, hook
 from amlib.descent.derivatives import flipped_state, visited_state, with_derivative
 from amlib.descent.evaluators import AbstractFlips
 from amlib.descent.flip_problem import FlipProblem, Sweep, Visits
@@ -59,11 +59,13 @@ class AbstractFlipMethod(AbstractMethod):
     space: ClassVar[type[AbstractSpace]] = AbstractTwoValued
     limit: ClassVar[int] = 100
 
+    @hook
     def per_sweep(self, problem: FlipProblem) -> int:
         """How many steps make a sweep, the unit of `max_steps`: one by default."""
         del problem
         return 1
 
+    @hook
     def init(self, problem: FlipProblem, at: Sweep) -> PyTree[Any]:
         """What the method carries from step to step, at the start; nothing by default."""
         del problem, at
@@ -85,6 +87,7 @@ class AbstractFlipMethod(AbstractMethod):
         **Returns:** where it is then, by `at.moved(x, visits)`; and what is carried on.
         """
 
+    @hook
     def terminate(self, problem: FlipProblem, at: Sweep, state: Any) -> RESULTS:
         """How the descent ends here; `RESULTS.step_limit` where it goes on.
 
@@ -93,6 +96,7 @@ class AbstractFlipMethod(AbstractMethod):
         del state
         return problem.fixed(at)
 
+    @hook
     def postprocess(
         self, problem: FlipProblem, at: Sweep, state: Any, result: RESULTS
     ) -> tuple[Sweep, RESULTS]:

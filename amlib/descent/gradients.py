@@ -30,7 +30,7 @@ from amlib import _checks as checks
 from amlib._types import Key
 from amlib.descent.loop import march
 from amlib.descent.methods import AbstractMethod, AbstractRealMethod, check_schedule
-from amlib.descent.problems import Point, Problem, half_square, rises
+from amlib.descent.problems import AbstractProblem, Point, half_square, rises
 from amlib.descent.trajectory import RESULTS, Recall
 from amlib.spaces import AbstractReals, AbstractSpace
 
@@ -68,13 +68,13 @@ class GradientDescent(AbstractRealMethod):
     )
     backtracking: bool = eqx.field(static=True, default=False)
 
-    def init(self, problem: Problem, at: Point) -> _Search:
+    def init(self, problem: AbstractProblem, at: Point) -> _Search:
         """See `AbstractRealMethod`."""
         no = jnp.zeros((), bool)
         return _Search(self.step_size.astype(at.x.dtype), no, no)
 
     def step(
-        self, problem: Problem, at: Point, state: _Search, key: Key | None
+        self, problem: AbstractProblem, at: Point, state: _Search, key: Key | None
     ) -> tuple[Point, _Search]:
         """See `AbstractRealMethod`."""
         new = problem.at(problem.move(at.x, at.grad, state.step_size), at)
@@ -90,20 +90,20 @@ class GradientDescent(AbstractRealMethod):
         new = jax.tree.map(lambda a, b: jnp.where(kept, a, b), new, at)
         return new, _Search(size, state.rose, stuck)
 
-    def terminate(self, problem: Problem, at: Point, state: _Search) -> RESULTS:
+    def terminate(self, problem: AbstractProblem, at: Point, state: _Search) -> RESULTS:
         """At rest, and where no step that floats can represent lowers the energy."""
         result = problem.judge(at)
         return RESULTS.where(state.stuck, RESULTS.converged, result)
 
     def postprocess(
-        self, problem: Problem, at: Point, state: _Search, result: RESULTS
+        self, problem: AbstractProblem, at: Point, state: _Search, result: RESULTS
     ) -> tuple[Point, RESULTS]:
         """A descent that went up, and has not converged, says so."""
         failed = state.rose & (result == RESULTS.step_limit)
         return at, RESULTS.where(failed, RESULTS.ascent, result)
 
 
-def _fell(problem: Problem, at: Point, new: Point, step_size: Array) -> Array:
+def _fell(problem: AbstractProblem, at: Point, new: Point, step_size: Array) -> Array:
     """Whether a step is kept by the search for a step size."""
     fall = 1e-4 * jnp.sum((new.x - at.x) ** 2) / step_size
     if problem.field is not None:  # its slope is not known: any fall will do
@@ -132,20 +132,20 @@ class CCCP(AbstractRealMethod):
     al. 2021, Theorem 1.
     """
 
-    def init(self, problem: Problem, at: Point) -> Array:
+    def init(self, problem: AbstractProblem, at: Point) -> Array:
         """Whether the last step raised the energy."""
         del problem, at
         return jnp.zeros((), bool)
 
     def step(
-        self, problem: Problem, at: Point, state: Array, key: Key | None
+        self, problem: AbstractProblem, at: Point, state: Array, key: Key | None
     ) -> tuple[Point, Array]:
         """See `AbstractRealMethod`."""
         new = problem.at(problem.move(at.x, at.grad), at)
         rose = rises(at.energy, new.energy, half_square(new.x))
         return jax.tree.map(lambda a, b: jnp.where(rose, b, a), new, at), rose
 
-    def terminate(self, problem: Problem, at: Point, state: Array) -> RESULTS:
+    def terminate(self, problem: AbstractProblem, at: Point, state: Array) -> RESULTS:
         """At rest, and after a step that was undone."""
         return RESULTS.where(state, RESULTS.ascent, problem.judge(at))
 
@@ -182,7 +182,9 @@ class Langevin(AbstractRealMethod):
         """The number of steps: that of a schedule where `max_steps` is not given."""
         return check_schedule(self.beta, max_steps, super().check)
 
-    def step(self, problem: Problem, at: Point, state: Any, key: Key | None) -> tuple[Point, Any]:
+    def step(
+        self, problem: AbstractProblem, at: Point, state: Any, key: Key | None
+    ) -> tuple[Point, Any]:
         """See `AbstractRealMethod`."""
         assert key is not None
         beta = self.beta[at.steps] if self.beta.ndim else self.beta
@@ -191,13 +193,13 @@ class Langevin(AbstractRealMethod):
         moved = at.x - self.dt.astype(at.x.dtype) * at.grad + spread * noise
         return problem.at(problem.put(moved), at), state
 
-    def terminate(self, problem: Problem, at: Point, state: Any) -> RESULTS:
+    def terminate(self, problem: AbstractProblem, at: Point, state: Any) -> RESULTS:
         """It goes on to the last step, unless something is not finite."""
         finite = jnp.isfinite(at.energy) & jnp.isfinite(at.x).all()
         return RESULTS.where(finite, RESULTS.step_limit, RESULTS.nonfinite)
 
     def postprocess(
-        self, problem: Problem, at: Point, state: Any, result: RESULTS
+        self, problem: AbstractProblem, at: Point, state: Any, result: RESULTS
     ) -> tuple[Point, RESULTS]:
         """What was to be drawn is drawn."""
         return at, RESULTS.where(result == RESULTS.step_limit, RESULTS.sampled, result)
@@ -226,7 +228,12 @@ class Euler(AbstractMethod):
     trees: ClassVar[bool] = True
 
     def run(
-        self, problem: Problem, x0: Any, key: Key | None, max_steps: int, save_every: int | None
+        self,
+        problem: AbstractProblem,
+        x0: Any,
+        key: Key | None,
+        max_steps: int,
+        save_every: int | None,
     ) -> Recall:
         """See `AbstractMethod`. States of several arrays stay apart, so that the compiler drops
         what the states that are read do not need: in the last steps of a deep network, the forces

@@ -9,11 +9,11 @@ import lineax as lx
 from jax import lax
 from jaxtyping import Array
 
-from amlib.descent.problems import Problem
+from amlib.descent.problems import AbstractProblem
 
 
 def implicit(
-    problem: Problem,
+    problem: AbstractProblem,
     x0: Array,
     solve: Callable[[Array], tuple[Array, Any]],
     linear_solver: lx.AbstractLinearSolver | None,
@@ -59,5 +59,8 @@ def implicit(
         x, rest = solve(x)
         return x, jax.tree.map(lambda a: a.astype(x0.dtype), rest)
 
-    x, rest = lax.custom_root(problem.residual, x0, solve_in_floats, tangent_solve, has_aux=True)
+    residual = lambda x: problem.residual(
+        x
+    )  # JAX asks for a hash, which a module of arrays has not
+    x, rest = lax.custom_root(residual, x0, solve_in_floats, tangent_solve, has_aux=True)
     return x, jax.tree.map(lambda a, like: a.astype(like.dtype), lax.stop_gradient(rest), aux)

@@ -25,11 +25,11 @@ import jax.random as jr
 from jaxtyping import Array, Float, PyTree
 
 from amlib import _checks as checks
-from amlib._types import EnergyFn, Key
+from amlib._types import EnergyFn, Key, hook
 from amlib.descent.flip_problem import FlipProblem
 from amlib.descent.loop import Carry, iterate
 from amlib.descent.plan import scalar_output
-from amlib.descent.problems import Field, Point, Problem
+from amlib.descent.problems import AbstractProblem, Field, Point, Problem
 from amlib.descent.trajectory import RESULTS, Recall
 from amlib.spaces import AbstractReals, AbstractSpace, AbstractTwoValued, Spins, as_reals
 
@@ -72,6 +72,7 @@ class AbstractMethod(eqx.Module):
         **Returns:** a `Recall`.
         """
 
+    @hook
     def check(self, max_steps: int | None) -> int:
         """The step limit; raise `ValueError` where the method cannot take so many.
 
@@ -93,7 +94,8 @@ class AbstractRealMethod(AbstractMethod):
         step_size: float = 0.1
         mass: float = 0.9
 
-        def init(self, problem, at):
+        @hook
+    def init(self, problem, at):
             return jnp.zeros_like(at.x)
 
         def step(self, problem, at, state, key):
@@ -104,13 +106,14 @@ class AbstractRealMethod(AbstractMethod):
 
     space: ClassVar[type[AbstractSpace]] = AbstractReals
 
-    def init(self, problem: Problem, at: Point) -> PyTree[Any]:
+    @hook
+    def init(self, problem: AbstractProblem, at: Point) -> PyTree[Any]:
         """What the method carries from step to step, at the start; nothing by default."""
         del problem, at
 
     @abc.abstractmethod
     def step(
-        self, problem: Problem, at: Point, state: Any, key: Key | None
+        self, problem: AbstractProblem, at: Point, state: Any, key: Key | None
     ) -> tuple[Point, PyTree[Any]]:
         """Take a step.
 
@@ -125,7 +128,8 @@ class AbstractRealMethod(AbstractMethod):
         **Returns:** the next point, and what is carried on: arrays of the same shapes.
         """
 
-    def terminate(self, problem: Problem, at: Point, state: Any) -> RESULTS:
+    @hook
+    def terminate(self, problem: AbstractProblem, at: Point, state: Any) -> RESULTS:
         """How the descent ends here; `RESULTS.step_limit` where it goes on.
 
         By default it ends at rest, that is, where the projected unit step moves no unit by more
@@ -134,15 +138,22 @@ class AbstractRealMethod(AbstractMethod):
         del state
         return problem.judge(at)
 
+    @hook
     def postprocess(
-        self, problem: Problem, at: Point, state: Any, result: RESULTS
+        self, problem: AbstractProblem, at: Point, state: Any, result: RESULTS
     ) -> tuple[Point, RESULTS]:
         """What is made of the last point, and of how it ended; both as they are by default."""
         del problem, state
         return at, result
 
+    @hook
     def run(
-        self, problem: Problem, x0: Array, key: Key | None, max_steps: int, save_every: int | None
+        self,
+        problem: AbstractProblem,
+        x0: Array,
+        key: Key | None,
+        max_steps: int,
+        save_every: int | None,
     ) -> Recall:
         """The library's loop around `step`, see `AbstractMethod`."""
         at = problem.at(problem.put(x0))
@@ -267,7 +278,7 @@ def solve(
     max_steps = method.check(max_steps)
     if save_every is not None:
         save_every = min(checks.integer(save_every, 1, "recall: save_every"), max_steps)
-    if not isinstance(problem, Problem):
+    if not isinstance(problem, AbstractProblem):
         return method.run(problem, x0, key, max_steps, save_every)
     dtype = jnp.result_type(*jax.tree.leaves(x0))
     if tol is None:

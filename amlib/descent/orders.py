@@ -8,12 +8,11 @@ import abc
 from typing import ClassVar
 
 import equinox as eqx
-import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, Integer
 
 from amlib import _checks as checks
-from amlib._types import Key
+from amlib._types import Key, hook
 
 
 class AbstractOrder(eqx.Module):
@@ -39,6 +38,7 @@ class AbstractOrder(eqx.Module):
         per move that flip together.
         """
 
+    @hook
     def allows(self, spins: Float[Array, " m"]) -> Bool[Array, ""] | bool:
         """Whether a move may be made, by the values of its bits before it; all may by default.
 
@@ -118,8 +118,3 @@ def as_order(value: object) -> AbstractOrder:
         )
     checks.choice(value, ORDERS, "order")
     return ORDERS[value]()
-
-
-def whole_sweep(moves: Array) -> bool:
-    """Whether moves are single bits, so that comparing all flips proves that none is left."""
-    return jnp.ndim(moves) == 1

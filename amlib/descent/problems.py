@@ -13,16 +13,17 @@ states (a layer's state moves against the energy's gradient in its activation), 
 takes the gradient's place. Units that are clamped never move.
 """
 
-import dataclasses
+import abc
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
+import equinox as eqx
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from amlib._types import EnergyFn, Scalar
+from amlib._types import EnergyFn, Scalar, hook
 from amlib.descent.trajectory import RESULTS, StateTrajectory
 from amlib.spaces import AbstractReals, AbstractSpace, Reals
 
@@ -44,8 +45,7 @@ class Point(NamedTuple):
     steps: Array
 
 
-@dataclasses.dataclass(frozen=True)
-class Problem:
+class AbstractProblem(eqx.Module):
     """A scalar function to lower, the space of its states, and where they move.
 
     - `energy`: from a state to a scalar.
@@ -82,15 +82,18 @@ class Problem:
         energy, grad = (self.field or jax.value_and_grad(self.energy))(x)
         return energy, self._released(grad)
 
+    @hook
     def grad(self, x: Array) -> Array:
         """The gradient, or the direction that takes its place; zero where a unit is clamped."""
         return self._released(jax.grad(self.energy)(x) if self.field is None else self.field(x)[1])
 
+    @hook
     def _released(self, grad: Array) -> Array:
         return grad if self.held is None else jnp.where(self.held[0], jnp.zeros_like(grad), grad)
 
     # -- moves -------------------------------------------------------------------------------------
 
+    @hook
     def put(self, x: Array) -> Array:
         """The state, moved into the space; clamped units at their values."""
         if self.bounded:
@@ -123,23 +126,21 @@ class Problem:
 
     # -- energies in parts -------------------------------------------------------------------------
 
+    @abc.abstractmethod
     def measure(self, x: Any) -> tuple[Any, Array]:
         """The energy in parts, and the size of what they sum, which its rounding goes by."""
-        # Summands of any energy: say one a unit, such as the log 2 of log cosh.
-        return self.energy(x), half_square(x) + x.size
 
+    @abc.abstractmethod
     def total(self, parts: Any) -> Array:
         """The energies whose parts these are."""
-        return parts
 
+    @abc.abstractmethod
     def record(self, states: Any, energy: Array, time: Array, parts: Any) -> StateTrajectory | None:
-        """The record of steps whose energies are known: none unless their states were kept."""
-        del parts
-        return None if states is None else StateTrajectory(states, energy, time)
+        """The record of steps whose energies are known, and their states if they were kept."""
 
     # -- states of several arrays ------------------------------------------------------------------
 
-    def raveled(self, x: Any) -> tuple["Problem", Array, Callable[[Array], Any]]:
+    def raveled(self, x: Any) -> tuple["AbstractProblem", Array, Callable[[Array], Any]]:
         """The same problem over one array, the state as such, and the way back."""
         if isinstance(x, jax.Array):
             return self, x, lambda v: v
@@ -156,6 +157,24 @@ class Problem:
             held = together(held[0]), together(held[1])
         problem = Problem(lambda v: energy(apart(v)), self.space, flat_field, held, self.tol)
         return problem, flat, apart
+
+
+class Problem(AbstractProblem):
+    """The problem of a state that is one array, and of an energy without parts."""
+
+    def measure(self, x: Array) -> tuple[Array, Array]:
+        """The energy, and the size of its summands."""
+        # Say one a unit, such as the log 2 of log cosh.
+        return self.energy(x), half_square(x) + x.size
+
+    def total(self, parts: Array) -> Array:
+        """The energies."""
+        return parts
+
+    def record(self, states: Any, energy: Array, time: Array, parts: Any) -> StateTrajectory | None:
+        """None unless states were kept."""
+        del parts
+        return None if states is None else StateTrajectory(states, energy, time)
 
 
 def rises(before: Array, after: Array, size: Array) -> Bool[Array, "..."]:

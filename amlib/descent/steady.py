@@ -17,7 +17,7 @@ from amlib._types import Key
 from amlib.descent.implicit import implicit
 from amlib.descent.loop import states_kept
 from amlib.descent.methods import AbstractMethod, AbstractRealMethod
-from amlib.descent.problems import Point, Problem
+from amlib.descent.problems import AbstractProblem, Point
 from amlib.descent.trajectory import RESULTS, Recall, StateTrajectory
 from amlib.spaces import AbstractReals, AbstractSpace
 
@@ -63,7 +63,12 @@ class Flow(AbstractMethod):
         _kind(self.linear_solver, lx.AbstractLinearSolver, "Flow: linear_solver", "lineax.LU()")
 
     def run(
-        self, problem: Problem, x0: Array, key: Key | None, max_steps: int, save_every: int | None
+        self,
+        problem: AbstractProblem,
+        x0: Array,
+        key: Key | None,
+        max_steps: int,
+        save_every: int | None,
     ) -> Recall:
         """See `AbstractMethod`; the loop is Diffrax's."""
         del key
@@ -116,7 +121,7 @@ class Flow(AbstractMethod):
         return Recall(x, energy, steps.astype(jnp.int32), result, kept, time)
 
     def _record(
-        self, problem: Problem, x0: Array, x: Array, times: Array, states: Array
+        self, problem: AbstractProblem, x0: Array, x: Array, times: Array, states: Array
     ) -> StateTrajectory:
         """The states kept, from the start; those never reached repeat the end."""
         reached = jnp.isfinite(times)
@@ -172,11 +177,11 @@ class FixedPoint(AbstractRealMethod):
     # differentiates what they solve alone. In this loop the solver's iterates are recorded as
     # those of every method are, and `implicit` gives the derivative, of every order.
 
-    def _solver(self, problem: Problem) -> Any:
+    def _solver(self, problem: AbstractProblem) -> Any:
         default = optx.FixedPointIteration(rtol=0.0, atol=problem.tol)
         return default if self.solver is None else self.solver
 
-    def _function(self, problem: Problem) -> Callable[[Array, None], tuple[Array, None]]:
+    def _function(self, problem: AbstractProblem) -> Callable[[Array, None], tuple[Array, None]]:
         """What is solved: a fixed point of the step, or a root of what it changes."""
         roots = isinstance(self.solver, optx.AbstractRootFinder)
 
@@ -187,7 +192,7 @@ class FixedPoint(AbstractRealMethod):
 
         return fn
 
-    def init(self, problem: Problem, at: Point) -> "_State":
+    def init(self, problem: AbstractProblem, at: Point) -> "_State":
         """The state of the solver."""
         struct = jax.eval_shape(lambda: at.x)
         fn = self._function(problem)
@@ -196,7 +201,7 @@ class FixedPoint(AbstractRealMethod):
         return _State(arrays, _Rest(rest))
 
     def step(
-        self, problem: Problem, at: Point, state: "_State", key: Key | None
+        self, problem: AbstractProblem, at: Point, state: "_State", key: Key | None
     ) -> tuple[Point, "_State"]:
         """See `AbstractRealMethod`."""
         del key
@@ -206,7 +211,7 @@ class FixedPoint(AbstractRealMethod):
         arrays = jax.tree.map(lambda a, old: a.astype(old.dtype), arrays, state.arrays)
         return at._replace(x=x), state._replace(arrays=arrays)
 
-    def terminate(self, problem: Problem, at: Point, state: "_State") -> RESULTS:
+    def terminate(self, problem: AbstractProblem, at: Point, state: "_State") -> RESULTS:
         """As the solver says."""
         fn, solver = self._function(problem), self._solver(problem)
         ended, outcome = solver.terminate(fn, at.x, None, {}, state.whole(), frozenset())
@@ -215,7 +220,7 @@ class FixedPoint(AbstractRealMethod):
         return RESULTS.where(jnp.isfinite(at.x).all(), result, RESULTS.nonfinite)
 
     def postprocess(
-        self, problem: Problem, at: Point, state: "_State", result: RESULTS
+        self, problem: AbstractProblem, at: Point, state: "_State", result: RESULTS
     ) -> tuple[Point, RESULTS]:
         """What the solver makes of its last iterate."""
         fn, solver, outcome = self._function(problem), self._solver(problem), _outcome(result)
@@ -224,7 +229,12 @@ class FixedPoint(AbstractRealMethod):
         return at._replace(x=problem.put(x)), result
 
     def run(
-        self, problem: Problem, x0: Array, key: Key | None, max_steps: int, save_every: int | None
+        self,
+        problem: AbstractProblem,
+        x0: Array,
+        key: Key | None,
+        max_steps: int,
+        save_every: int | None,
     ) -> Recall:
         """The library's loop, with the implicit derivative around it."""
 
@@ -271,7 +281,7 @@ def _outcome(result: RESULTS) -> optx.RESULTS:
     return words
 
 
-def _if_finite(problem: Problem, x: Array, energy: Array, result: RESULTS) -> RESULTS:
+def _if_finite(problem: AbstractProblem, x: Array, energy: Array, result: RESULTS) -> RESULTS:
     finite = jnp.isfinite(energy) & jnp.isfinite(problem.residual(x)).all()
     return RESULTS.where(finite, result, RESULTS.nonfinite)
 

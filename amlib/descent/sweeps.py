@@ -18,7 +18,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from amlib import _checks as checks
-from amlib._types import Key, Scalar
+from amlib._types import Key
 from amlib.descent.flip_problem import FlipProblem, Sweep, Visits
 from amlib.descent.flips import AbstractFlipMethod, count
 from amlib.descent.methods import check_schedule
@@ -93,18 +93,6 @@ class Glauber(AbstractFlipMethod):
         """The number of sweeps: that of a schedule where `max_steps` is not given."""
         return check_schedule(self.beta, max_steps, super().check)
 
-    def probability(self, beta: Scalar, before: Scalar, after: Scalar) -> Scalar:
-        """With which probability a visited bit flips: a subclass may draw by another rule.
-
-        **Arguments:**
-
-        - `beta`: the inverse temperature of this sweep.
-        - `before`, `after`: the energies.
-
-        **Returns:** a number in [0, 1]. The Boltzmann law asks for detailed balance.
-        """
-        return jax.nn.sigmoid(beta * (before - after))
-
     def step(self, problem: FlipProblem, at: Sweep, state: Any, key: Key) -> tuple[Sweep, Any]:
         """See `AbstractFlipMethod`."""
         visits, draws = jr.split(key)
@@ -112,7 +100,7 @@ class Glauber(AbstractFlipMethod):
         beta = lax.stop_gradient(self.beta).astype(at.energy.dtype)
         beta = beta[at.steps] if beta.ndim else beta
         u = jr.uniform(draws, moves.shape[:1], at.energy.dtype)
-        accept = lambda before, after, u: u < self.probability(beta, before, after)
+        accept = lambda before, after, u: u < jax.nn.sigmoid(beta * (before - after))
         return problem.try_moves(at, moves, accept, u, self.order), state
 
     def terminate(self, problem: FlipProblem, at: Sweep, state: Any) -> RESULTS:

@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array
 
 from amlib import _checks as checks
-from amlib.descent.problems import Problem
+from amlib.descent.problems import AbstractProblem
 from amlib.descent.trajectory import Recall, StateTrajectory
 from amlib.hierarchical import energies, graph
 from amlib.hierarchical.graph import Name
@@ -76,8 +76,7 @@ def held(ham: "HAM", xs: Any, clamp: Any, where: str) -> Held:
     return Held(layers, masks)
 
 
-@dataclasses.dataclass(frozen=True)
-class HAMProblem(Problem):
+class HAMProblem(AbstractProblem):
     """A hierarchical memory with some of its layers held: its state is that of the others."""
 
     way: Any = None

@@ -22,7 +22,7 @@ from amlib import _checks as checks
 from amlib._types import Key, Scalar
 from amlib.descent.gradients import Euler
 from amlib.descent.methods import AbstractMethod
-from amlib.descent.problems import Problem
+from amlib.descent.problems import AbstractProblem
 from amlib.descent.trajectory import Recall
 from amlib.hierarchical import dynamics, energies, graph
 from amlib.hierarchical.describe import describe
@@ -318,14 +318,9 @@ class HAM(AbstractMemory):
         del space
         return dynamics.held(self, x, clamp, f"{self._where}: clamp")
 
-    @staticmethod
-    def _widen(tree: Any) -> Any:
-        """Half precision is how numbers are stored, not how they are computed with."""
-        return checks.widen(tree)
-
     def _problem(
         self, x: Any, held: Any, space: AbstractSpace, bounded: bool
-    ) -> tuple[Problem, Any]:
+    ) -> tuple[AbstractProblem, Any]:
         """The layers that are free."""
         del space, bounded
         return dynamics.HAMProblem.of(self, x, held)

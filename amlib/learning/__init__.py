@@ -18,6 +18,11 @@ from amlib.learning.contrastive import (
     EquilibriumPropagation as EquilibriumPropagation,
     PersistentContrastiveDivergence as PersistentContrastiveDivergence,
 )
+from amlib.learning.dense import (
+    DenseReconstructor as DenseReconstructor,
+    ModernDenseReconstructor as ModernDenseReconstructor,
+    count_parameters as count_parameters,
+)
 from amlib.learning.fit import OUTCOMES as OUTCOMES, FitResult as FitResult, fit as fit
 from amlib.learning.losses import (
     CrossEntropy as CrossEntropy,
@@ -32,9 +37,6 @@ from amlib.learning.reconstructors import (
     AbstractEnergyReconstructor as AbstractEnergyReconstructor,
     AbstractOverlapReconstructor as AbstractOverlapReconstructor,
     AbstractReconstructor as AbstractReconstructor,
-    DenseReconstructor as DenseReconstructor,
-    ModernDenseReconstructor as ModernDenseReconstructor,
-    count_parameters as count_parameters,
 )
 from amlib.learning.relaxation import (
     ContinuousTimeHopfield as ContinuousTimeHopfield,

@@ -5,7 +5,6 @@ its soft map one of real states (`Flow`, `FixedPoint`, `GradientDescent(1.0)`, .
 where it has one, is lowered by flips (`Sweeps` and so on).
 """
 
-import dataclasses
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import equinox as eqx
@@ -18,7 +17,7 @@ from amlib import _checks as checks
 from amlib._types import Key
 from amlib.descent.flip_problem import FlipProblem
 from amlib.descent.methods import AbstractMethod, AbstractRealMethod
-from amlib.descent.problems import Point, Problem
+from amlib.descent.problems import AbstractProblem, Point, Problem
 from amlib.descent.trajectory import RESULTS, Recall
 from amlib.descent.visits import Free, free_bits
 from amlib.spaces import AbstractSpace, AbstractTwoValued
@@ -63,13 +62,6 @@ def soft_problem(model: Map, held: tuple[Array, Array] | None) -> Problem:
     return Problem(lambda x: jnp.zeros((), x.dtype), field=field, held=held)
 
 
-@dataclasses.dataclass(frozen=True)
-class MapProblem(FlipProblem):
-    """A reconstructor as a problem of flips, with its map."""
-
-    model: Map | None = None
-
-
 class Relax(AbstractMethod):
     r"""Repeat the hard map of a reconstructor until the state rests.
 
@@ -103,11 +95,16 @@ class Relax(AbstractMethod):
         checks.choice(self.update, UPDATES, "Relax: update")
 
     def run(
-        self, problem: Any, x0: Array, key: Key | None, max_steps: int, save_every: int | None
+        self,
+        problem: FlipProblem,
+        x0: Array,
+        key: Key | None,
+        max_steps: int,
+        save_every: int | None,
     ) -> Recall:
         """See `AbstractMethod`."""
-        model = getattr(problem, "model", None)
-        if model is None:
+        model = problem.memory
+        if not isinstance(model, Map):
             raise TypeError(
                 "recall: Relax repeats the map of a reconstructor; this memory has none. Choose "
                 "Sweeps(...), Greedy(), Synchronous() or Glauber(...)."
@@ -133,15 +130,15 @@ def _as_mask(free: Free | None, x: Array) -> tuple[Array, Array] | None:
 class _Together(AbstractRealMethod):
     """All units at once; the state before tells a cycle of two states."""
 
-    def init(self, problem: Problem, at: Point) -> Array:
+    def init(self, problem: AbstractProblem, at: Point) -> Array:
         return at.x
 
     def step(
-        self, problem: Problem, at: Point, state: Array, key: Key | None
+        self, problem: AbstractProblem, at: Point, state: Array, key: Key | None
     ) -> tuple[Point, Array]:
         return problem.at(problem.move(at.x, at.grad), at), at.x
 
-    def terminate(self, problem: Problem, at: Point, state: Array) -> RESULTS:
+    def terminate(self, problem: AbstractProblem, at: Point, state: Array) -> RESULTS:
         back = (problem.move(at.x, at.grad) == state).all()
         result = problem.judge(at)
         goes_on = result == RESULTS.step_limit
@@ -155,7 +152,9 @@ class _InTurn(AbstractRealMethod):
     bits: Array
     open: Array | None
 
-    def step(self, problem: Problem, at: Point, state: Any, key: Key | None) -> tuple[Point, Any]:
+    def step(
+        self, problem: AbstractProblem, at: Point, state: Any, key: Key | None
+    ) -> tuple[Point, Any]:
         assert key is not None
         model, start = lax.stop_gradient((eqx.filter(self.model, eqx.is_array), at.x))
         model = eqx.combine(model, self.model)

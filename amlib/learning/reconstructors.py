@@ -9,24 +9,21 @@ Where the field is minus the gradient of an energy, the reconstructor has that e
 
 import abc
 import dataclasses
-import math
 from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from amlib import _checks as checks
-from amlib._types import Key, Scalar
+from amlib._types import Scalar, hook
 from amlib.descent.flip_problem import FlipProblem
 from amlib.descent.methods import AbstractMethod
-from amlib.descent.problems import Problem
+from amlib.descent.problems import AbstractProblem
 from amlib.descent.trajectory import Recall, StateTrajectory
-from amlib.learning._epochs import parameters
-from amlib.learning.maps import MapProblem, Relax, cut, soft_problem
+from amlib.learning.maps import Relax, cut, soft_problem
 from amlib.memory import AbstractMemory
 from amlib.spaces import AbstractReals, AbstractSpace, AbstractTwoValued, Bits, Reals, Spins
 
@@ -70,6 +67,7 @@ class AbstractReconstructor(AbstractMemory):
         """`Relax()`: the hard map, all units at once."""
         return Relax()
 
+    @hook
     def energy(self, x: Float[Array, "*shape"]) -> Scalar:
         """NaN: a map alone has no energy, see `AbstractEnergyReconstructor`."""
         return jnp.full((), jnp.nan, x.dtype)
@@ -118,6 +116,7 @@ class AbstractReconstructor(AbstractMemory):
         hard = lax.stop_gradient(cut(self.field(x), x, self.space))
         return hard + (smooth - lax.stop_gradient(smooth))
 
+    @hook
     def sweep(self, x: Array, order: Array, may: Array | None = None) -> Array:
         """Visit units in turn; each follows its field.
 
@@ -151,17 +150,12 @@ class AbstractReconstructor(AbstractMemory):
             )
         return self.space
 
-    @staticmethod
-    def _widen(tree: Any) -> Any:
-        """Half precision is how numbers are stored, not how they are computed with."""
-        return checks.widen(tree)
-
     def _problem(
         self, x: Any, held: Any, space: AbstractSpace, bounded: bool
-    ) -> tuple[Problem | FlipProblem, Any]:
+    ) -> tuple[AbstractProblem | FlipProblem, Any]:
         if isinstance(space, AbstractReals):
             return soft_problem(self, None if held is None else (held, x)), x
-        return MapProblem(self.energy, self.space, held, model=self), x
+        return super()._problem(x, held, space, bounded)
 
     def _end(self, end: Recall, problem: Any, x0: Any, saved: bool) -> Recall:
         """The result; a relaxation knows no energy on its way."""
@@ -240,204 +234,3 @@ def check_states(x: Any, states: str, where: str) -> None:
             f"{where}: this model is of states='bits', 0 and 1; -1 and +1 came. Spins become bits "
             "by (x + 1) / 2; or make the model with states='spins'."
         )
-
-
-def count_parameters(model: eqx.Module) -> int:
-    """How many trainable numbers a model has; of symmetric couplings each counts once.
-
-    **Arguments:**
-
-    - `model`: any Equinox module.
-
-    **Returns:** the number of free parameters.
-    """
-    if isinstance(model, DenseReconstructor):
-        D = model.shape[0]
-        return D * (D - 1) // 2 + (0 if model.bias is None else D)
-    return sum(a.size for a in jax.tree.leaves(eqx.filter(model, parameters(model))))
-
-
-class DenseReconstructor(AbstractOverlapReconstructor):
-    r"""All units see all others: the couplings of a Hopfield network, learned.
-
-    $$h(x) = J x + b, \quad J = \tfrac12 (A + A^\top) \circ (1 - I), \qquad
-    E(x) = -\tfrac12 x^\top J x - b \cdot x$$
-
-    The couplings are symmetric with a zero diagonal for any $A$, so that training needs no
-    projection, and no unit can copy itself. Flips one at a time never raise the energy;
-    flipping all at once can end on a 2-cycle, which relaxation detects.
-
-    **Arguments:**
-
-    - `size`: number of units.
-    - `bias`: whether there is a field $b$ on each unit; bits (0/1) need it.
-    - `states`: `"spins"` (-1/+1) or `"bits"` (0/1).
-    - `key`: draws small random couplings; without one they begin at 0, which learns as well and
-      recalls better: what is random in the couplings is noise to the recall.
-
-    **Raises:** `ValueError` for a size below 1 and unknown states.
-
-    **Reference:** Hopfield 1982, eq. 7; learned by reconstruction as in MacKay 2003, section
-    42.9, but on the soft reconstruction and with an L1 loss.
-    """
-
-    kernel: Float[Array, "D D"]
-    bias: Float[Array, " D"] | None
-    shape: tuple[int, ...] = eqx.field(static=True)
-    states: str = eqx.field(static=True)
-
-    def __init__(
-        self, size: Any, *, bias: bool = True, states: str = "spins", key: Key | None = None
-    ):
-        D = checks.integer(size, 1, "DenseReconstructor: size")
-        checks.choice(states, SPACES, "DenseReconstructor: states")
-        dtype = jnp.result_type(float)
-        scale = math.sqrt(3 / D)
-        self.kernel = (
-            jnp.zeros((D, D), dtype)
-            if key is None
-            else jr.uniform(key, (D, D), dtype, -scale, scale)
-        )
-        self.bias = jnp.zeros((D,), dtype) if bias else None
-        self.shape, self.states = (D,), states
-
-    @property
-    def J(self) -> Float[Array, "D D"]:
-        """The couplings: symmetric, zero on the diagonal."""
-        D = self.kernel.shape[0]
-        J = 0.5 * (self.kernel + self.kernel.T)
-        return jnp.where(jnp.eye(D, dtype=bool), jnp.zeros((), J.dtype), J)
-
-    def field(self, x: Float[Array, " D"]) -> Float[Array, " D"]:
-        """The field $J x + b$."""
-        h = x @ self.J
-        return h if self.bias is None else h + self.bias
-
-    def soft(self, x: Float[Array, " D"]) -> Float[Array, " D"]:
-        r"""$\tanh h(x)$ for spins, $\frac12(1 + \tanh h(x))$ for bits."""
-        return squash(self.field(x), self.states)
-
-    def weights(self) -> Float[Array, "D D"]:
-        """The couplings."""
-        return self.J
-
-    def read(self, overlaps: Float[Array, " D"], i: Any) -> Scalar:
-        """The field of one unit."""
-        return overlaps[i] if self.bias is None else overlaps[i] + self.bias[i]
-
-    def energy(self, x: Float[Array, " D"]) -> Scalar:
-        """The energy of a Hopfield network."""
-        pairs = -0.5 * jnp.sum(x * (x @ self.J))
-        return pairs if self.bias is None else pairs - jnp.dot(self.bias, x)
-
-
-class ModernDenseReconstructor(AbstractOverlapReconstructor):
-    r"""Memories that compete by a softmax: given, or learned.
-
-    $$h(x) = \Xi^\top \mathrm{softmax}(\Xi x / T), \qquad
-    E(x) = -T \log \sum_\mu e^{\xi_\mu \cdot x / T}$$
-
-    for spins. For bits the competition is by distance, and the field is measured from the
-    middle, which makes it the same memory:
-
-    $$h(x) = \Xi^\top \mathrm{softmax}\big((\Xi x - \tfrac12 \|\xi\|^2) / T\big) - \tfrac12$$
-
-    The energy is concave, so that any set of units may be set by the sign of their fields at
-    once without raising it.
-
-    **Arguments:**
-
-    - `memory`: the patterns to begin with, one per row, `(K, D)`. Or give `count` and `size`:
-      so many random memories, to be learned.
-    - `T`: temperature in units of an overlap, > 0. It is not trained. With given patterns a small
-      one serves; learning wants one large enough that several memories answer at first.
-    - `states`: `"spins"` (-1/+1) or `"bits"` (0/1).
-    - `key`: for random memories.
-
-    **Raises:** `ValueError` unless there is either a memory or its size, and a key for the latter;
-    for `T` not above 0; for a memory that is no matrix or not finite. Warns of a memory of 0 and
-    1 alone where states are spins.
-
-    **Reference:** Ramsauer et al. 2021, eq. 3, on binary states.
-    """
-
-    memory: Float[Array, "K D"]
-    T: Scalar = eqx.field(metadata={"trained": False})
-    shape: tuple[int, ...] = eqx.field(static=True)
-    states: str = eqx.field(static=True)
-
-    def __init__(
-        self,
-        memory: Any = None,
-        *,
-        count: Any = None,
-        size: Any = None,
-        T: Any = 0.1,
-        states: str = "spins",
-        key: Key | None = None,
-    ):
-        where = "ModernDenseReconstructor"
-        checks.choice(states, SPACES, f"{where}: states")
-        if memory is None:
-            if count is None or size is None or key is None:
-                raise ValueError(
-                    f"{where}: needs a memory, or count, size and key for one to be learned; "
-                    "some are missing. Pass patterns, or count=100, size=784, key=jr.key(0)."
-                )
-            K, D = (
-                checks.integer(count, 1, f"{where}: count"),
-                checks.integer(size, 1, f"{where}: size"),
-            )
-            self.memory = 0.1 * jr.normal(key, (K, D), jnp.result_type(float))
-            if states == "bits":
-                self.memory = self.memory + 0.5
-        else:
-            if count is not None or size is not None:
-                raise ValueError(f"{where}: a memory came with count or size; drop one of the two.")
-            self.memory = checks.as_float(memory, f"{where}: memory")
-            if states == "spins":
-                checks.warn_of_bits(self.memory, f"{where}: memory")
-        self.T = checks.as_float(T, f"{where}: T").astype(self.memory.dtype)
-        self.shape, self.states = self.memory.shape[1:], states
-
-    def __check_init__(self):
-        if self.memory.ndim != 2:
-            raise ValueError(
-                f"memory: must have shape (K, D); {self.memory.shape} came. "
-                "Pictures are flattened by memory.reshape(K, -1), one pattern is memory[None]."
-            )
-        checks.pattern_matrix(self.memory)
-        if self.T.ndim:
-            raise ValueError(f"T: must be a scalar; shape {self.T.shape} came.")
-        if checks.is_concrete(self.T):
-            checks.positive(self.T, "T")
-
-    def _scores(self, overlaps: Array) -> Array:
-        """How well each memory fits, over the temperature."""
-        if self.states == "bits":
-            overlaps = overlaps - 0.5 * jnp.sum(self.memory**2, axis=1)
-        return overlaps / lax.stop_gradient(self.T)
-
-    def field(self, x: Float[Array, " D"]) -> Float[Array, " D"]:
-        """The average of the memories, weighted by how well they fit."""
-        h = jax.nn.softmax(self._scores(self.memory @ x)) @ self.memory
-        return h if self.states == "spins" else h - 0.5
-
-    def weights(self) -> Float[Array, "K D"]:
-        """The memories."""
-        return self.memory
-
-    def read(self, overlaps: Float[Array, " K"], i: Any) -> Scalar:
-        """The field of one unit."""
-        h = jnp.dot(jax.nn.softmax(self._scores(overlaps)), self.memory[:, i])
-        return h if self.states == "spins" else h - 0.5
-
-    def soft(self, x: Float[Array, " D"]) -> Float[Array, " D"]:
-        """The average of the memories itself: it lies between the values of a unit already."""
-        h = self.field(x)
-        return h if self.states == "spins" else h + 0.5
-
-    def energy(self, x: Float[Array, " D"]) -> Scalar:
-        """The energy whose gradient is minus the field."""
-        E = -lax.stop_gradient(self.T) * jax.nn.logsumexp(self._scores(self.memory @ x))
-        return E if self.states == "spins" else E + 0.5 * jnp.sum(x)
