@@ -169,13 +169,15 @@ def untyped(tree: Tree) -> list[str]:
             if isinstance(node, ast.FunctionDef) and not node.name.startswith("__"):
                 a = node.args
                 every = [*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg]
-                found = [(f"{node.name}: {arg.arg}", arg.annotation) for arg in every if arg]
-                found.append((f"{node.name}: its result", node.returns))
+                where = f"{node.lineno}: {node.name}"
+                found = [(f"{where}: {arg.arg}", arg.annotation) for arg in every if arg]
+                found.append((f"{where}: its result", node.returns))
             elif isinstance(node, ast.ClassDef):
                 fields = [n for n in node.body if isinstance(n, ast.AnnAssign)]
-                found = [(f"{node.name}.{ast.unparse(n.target)}", n.annotation) for n in fields]
+                where = f"{node.lineno}: {node.name}"
+                found = [(f"{where}.{ast.unparse(n.target)}", n.annotation) for n in fields]
             anything = [what for what, said in found if said and ast.unparse(said) == "Any"]
-            bad += [f"{path}:{node.lineno}: {what}" for what in anything]
+            bad += [f"{path}:{what}" for what in anything]
     return bad
 
 
