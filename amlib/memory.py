@@ -70,7 +70,7 @@ class AbstractMemory(eqx.Module):
     """Whether half precision is how numbers are stored, and not how they are computed with."""
 
     @abc.abstractmethod
-    def energy(self, x: Float[Array, "*shape"]) -> Scalar:
+    def energy(self, x: Float[Array, "*shape"], /) -> Scalar:
         """The energy of a state.
 
         **Arguments:**

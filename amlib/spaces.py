@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Shaped
@@ -79,7 +80,9 @@ class AbstractTwoValued(AbstractSpace):
     def asarray(self, x: Shaped[ArrayLike, "*shape"], where: str) -> Float[Array, "*shape"]:
         """Convert to floats, see `AbstractSpace`; of bools `False` becomes `low`."""
         floats = checks.as_float(x, where)  # of bools it makes spins
-        if (x if hasattr(x, "dtype") else np.asarray(x)).dtype == bool:
+        array = isinstance(x, jax.Array | np.ndarray | np.generic)
+        dtype = x.dtype if array else np.asarray(x).dtype
+        if jnp.issubdtype(dtype, jnp.bool_):
             return jnp.where(floats > 0, self.high, self.low).astype(floats.dtype)
         return floats
 

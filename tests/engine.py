@@ -2,28 +2,31 @@
 
 from amlib.descent import flips, methods
 from amlib.descent.flip_problem import FlipProblem
+from amlib.descent.plan import Path
 from amlib.descent.sweeps import Glauber, Greedy, Sweeps, Synchronous
 from amlib.descent.visits import Free
 
 __all__ = ["Free"]
 
 
-def visit(energy, x0, idx, *, path="auto", bounded=()):
+def visit(energy, x0, idx, *, path: Path = "auto", bounded=()):
     """Try the bits `idx` in turn."""
     return flips.visit(FlipProblem(energy, path=path, bounded=bounded), x0, idx)
 
 
-def flip_energies(energy, x, *, path="auto", bounded=()):
+def flip_energies(energy, x, *, path: Path = "auto", bounded=()):
     """The energy after each single flip."""
     return flips.flip_energies(FlipProblem(energy, path=path, bounded=bounded), x)
 
 
-def is_fixed_point(energy, x, *, free=None, path="auto", bounded=()):
+def is_fixed_point(energy, x, *, free=None, path: Path = "auto", bounded=()):
     """Whether no flip of the free bits lowers the energy."""
     return flips.is_fixed_point(FlipProblem(energy, free=free, path=path, bounded=bounded), x)
 
 
-def descend(energy, x0, method, key=None, *, max_sweeps=100, free=None, path="auto", bounded=()):
+def descend(
+    energy, x0, method, key=None, *, max_sweeps=100, free=None, path: Path = "auto", bounded=()
+):
     """Run a method of flips."""
     problem = FlipProblem(energy, free=free, path=path, bounded=bounded)
     return methods.solve(problem, x0, method, key, max_sweeps)

@@ -201,15 +201,10 @@ class AbstractFlipMethod(AbstractMethod):
             )
             return next_, made if visits else (x, last, steps)
 
-        row = jax.eval_shape(step, start, zero)[1] if len(stops) or not visits else _NO_VISITS
+        row = jax.eval_shape(step, start, zero)[1]
         runs = lambda c: c.result == RESULTS.step_limit
         out = iterate_together(step, start, runs, max_steps, stops, row)
         return out, out[0].sound & (out[0].result != RESULTS.nonfinite)
-
-
-_NO_VISITS = Visits(
-    *(jax.ShapeDtypeStruct((0,), dtype) for dtype in (np.uint16, np.bool_, np.float32))
-)
 
 
 def _lost(e: Array) -> Array:

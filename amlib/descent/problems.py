@@ -21,13 +21,14 @@ import equinox as eqx
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
 from amlib._types import EnergyFn, Scalar, hook
 from amlib.descent.trajectory import RESULTS, StateTrajectory
 from amlib.spaces import AbstractReals, AbstractSpace, Reals
 
-Field: TypeAlias = Callable[[Array], tuple[Array, Array]]
+Field: TypeAlias = Callable[[Any], tuple[Array, Any]]
+"""From a state to its energy and the direction to move against, of the shape of the state."""
 
 
 _REALS = Reals()
@@ -57,10 +58,10 @@ class AbstractProblem(eqx.Module):
     - `falls`: whether the energy must fall along the direction.
     """
 
-    energy: EnergyFn
+    energy: Callable[[Any], Array]
     space: AbstractSpace = _REALS
     field: Field | None = None
-    held: tuple[Bool[Array, "*shape"], Float[Array, "*shape"]] | None = None
+    held: tuple[PyTree[Array], PyTree[Array]] | None = None
     tol: Any = 0.0
     falls: bool = True
 

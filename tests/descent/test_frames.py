@@ -30,7 +30,8 @@ def stored_frames() -> dict[str, tuple[am.Frames, np.ndarray]]:
             if accepted[lane, t]:
                 x.reshape(-1)[visited[lane, t]] *= -1
             stored[lane, t] = x
-    batch = am.Frames(*map(jnp.asarray, (x0, visited.astype(np.uint16), accepted)))
+    visits = jnp.asarray(visited.astype(np.uint16)), jnp.asarray(accepted)
+    batch = am.Frames(jnp.asarray(x0), *visits)
     return {
         "one": (jax.tree.map(lambda a: a[0], batch), stored[0]),
         "batch": (batch, stored),

@@ -191,7 +191,7 @@ def test_wrong_options_of_recall_are_errors():
     with pytest.raises(ValueError, match="dt: must be finite and greater than 0"):
         ham.recall(xs, 3, dt=-0.1)
     with pytest.raises(TypeError, match=r"Expected type: .*AbstractMethod"):
-        ham.recall(xs, 3, method="euler")
+        ham.recall(xs, 3, method="euler")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="needs a batch size"):
         ham.vectorize().init_states()
     with pytest.raises(ValueError, match="every state must have the same leading axis"):
