@@ -14,12 +14,19 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Shaped
 
 from amlib import _checks
 from amlib._types import Key
+from amlib.spaces import AbstractSpace, AbstractTwoValued, Spins
+
+_SPINS = Spins()
 
 Side: TypeAlias = Literal["bottom", "top", "left", "right", "random"]
 
 
 def flip(
-    key: Key, x: Shaped[ArrayLike, "*shape"], p: Shaped[ArrayLike, ""]
+    key: Key,
+    x: Shaped[ArrayLike, "*shape"],
+    p: Shaped[ArrayLike, ""],
+    *,
+    space: AbstractSpace = _SPINS,
 ) -> Float[Array, "*shape"]:
     r"""Flip each bit independently with probability `p`.
 
@@ -30,21 +37,28 @@ def flip(
     - `key`: a JAX random key.
     - `x`: one state; spins, or any real numbers, whose signs then change.
     - `p`: probability, 0 to 1; may be traced.
+    - `space`: what a unit may be, which says what it is when it is flipped: `amlib.Bits()` for
+      states of 0 and 1, or a memory's `space`.
 
     **Returns:** the noisy state. The expected overlap with `x` is `1 - 2p`. The same key flips
     the same bits in every float dtype, with and without x64.
 
     **Raises:** `ValueError` when `p` is not in [0, 1] (at run time where `p` is traced), and for a
-    state of 0 and 1 alone, whose zeros have no sign to change (not where `x` is traced by `jit`).
+    state of 0 and 1 alone, whose zeros have no sign to change (not where `x` is traced by `jit`);
+    of another space for values that are not of it.
     """
     _checks.key(key, "flip: key")
-    x = _checks.not_bits(_checks.as_float(x, "flip: x"), "flip: x")
+    x = _state(x, space, "flip")
     p = _fraction(p, "flip: p")
-    return jnp.where(jr.uniform(key, x.shape, jnp.float32) < p, -x, x)
+    return jnp.where(jr.uniform(key, x.shape, jnp.float32) < p, space.other(x), x)
 
 
 def flip_exactly(
-    key: Key, x: Shaped[ArrayLike, "*shape"], k: Shaped[ArrayLike, ""]
+    key: Key,
+    x: Shaped[ArrayLike, "*shape"],
+    k: Shaped[ArrayLike, ""],
+    *,
+    space: AbstractSpace = _SPINS,
 ) -> Float[Array, "*shape"]:
     """Flip exactly `k` distinct bits, every set of `k` equally likely.
 
@@ -53,6 +67,7 @@ def flip_exactly(
     - `key`: a JAX random key.
     - `x`: one state; spins, or any real numbers, whose signs then change.
     - `k`: number of bits, 0 to `x.size`; may be traced.
+    - `space`: see `flip`.
 
     **Returns:** the noisy state, at Hamming distance `k` from `x`.
 
@@ -61,9 +76,9 @@ def flip_exactly(
     integer.
     """
     _checks.key(key, "flip_exactly: key")
-    x = _checks.not_bits(_checks.as_float(x, "flip_exactly: x"), "flip_exactly: x")
+    x = _state(x, space, "flip_exactly")
     k = _count(k, x.size, "flip_exactly: k")
-    return jnp.where(_pick(key, x.shape, k), -x, x)
+    return jnp.where(_pick(key, x.shape, k), space.other(x), x)
 
 
 def mask(
@@ -71,7 +86,8 @@ def mask(
     fraction: Shaped[ArrayLike, ""] = 0.5,
     side: Side | str = "bottom",
     *,
-    value: Shaped[ArrayLike, ""] = -1.0,
+    value: Shaped[ArrayLike, ""] | None = None,
+    space: AbstractSpace = _SPINS,
     shape: tuple[int, ...] | None = None,
     key: Key | None = None,
 ) -> Float[Array, "*shape"]:
@@ -89,8 +105,9 @@ def mask(
     - `fraction`: how much is hidden, 0 to 1, rounded to whole rows, columns or pixels; may be
         traced.
     - `side`: where: `"bottom"`, `"top"`, `"left"`, `"right"`, or `"random"` single pixels.
-    - `value`: what hidden pixels become. The default -1 is background and keeps spins spins;
-        0 suits continuous states.
+    - `value`: what hidden pixels become; by default the lower value of a unit of the space, -1 for
+        spins and for real units, which is background. 0 suits continuous states.
+    - `space`: what a unit may be: `amlib.Bits()` for states of 0 and 1, or a memory's `space`.
     - `shape`: the picture's shape when `x` is flat; by default a flat state whose size is a
         square number is taken as a square picture.
     - `key`: a JAX random key; needed by, and only read for, `side="random"`.
@@ -101,11 +118,13 @@ def mask(
     state without a picture shape, for `"random"` without a key, and for a `value` below 0 in a
     state of 0 and 1 alone.
     """
-    x = _checks.as_float(x, "mask: x")
+    x = space.asarray(x, "mask: x")
+    if value is None:
+        value = space.low if isinstance(space, AbstractTwoValued) else -1.0
     if _checks.is_concrete(value) and np.any(np.asarray(value) < 0) and _checks.are_bits(x):
         raise ValueError(
-            f"mask: value must be 0 or 1 in a state of 0 and 1; {value} came. Pass value=0, or "
-            "make spins of the bits by 2*x - 1."
+            f"mask: value must be 0 or 1 in a state of 0 and 1; {value} came. Pass value=0 or "
+            "space=amlib.Bits(), or make spins of the bits by 2*x - 1."
         )
     _checks.choice(side, get_args(Side), "mask: side")
     if shape is not None and math.prod(shape) != x.size:
@@ -184,6 +203,12 @@ def add_gaussian(
         f"add_gaussian: sigma must be finite and at least 0; {_came(sigma)} came.",
     )
     return x + sigma.astype(x.dtype) * jr.normal(key, x.shape, x.dtype)
+
+
+def _state(x: ArrayLike, space: AbstractSpace, where: str) -> Array:
+    """A state as floats; raise unless its units can be flipped."""
+    x = space.asarray(x, f"{where}: x")
+    return _checks.not_bits(x, f"{where}: x") if isinstance(space, Spins) else space.check(x, where)
 
 
 def _fraction(value: ArrayLike, where: str) -> Array:

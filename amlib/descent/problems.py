@@ -23,7 +23,7 @@ import jax.flatten_util
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from amlib._types import EnergyFn, Scalar, hook
+from amlib._types import Scalar, hook
 from amlib.descent.trajectory import RESULTS, StateTrajectory
 from amlib.spaces import AbstractReals, AbstractSpace, Reals
 

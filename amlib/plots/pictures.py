@@ -118,7 +118,8 @@ def recall(
         ndim, kept = result.energy.ndim, one_state(result.trajectory, "recall")
         if kept is not None:
             energy = kept if energy is None else energy
-            start = kept.x0 if isinstance(kept, Trajectory) else np.take(kept.x, 0, axis=ndim)
+            flips = isinstance(kept, Trajectory)
+            start = kept.x0 if flips else np.asarray(kept.x).take(0, axis=ndim)
             before = pixels.batch(start, ndim) if before is None else before
         result = pixels.batch(result.x, ndim)
     if before is None:

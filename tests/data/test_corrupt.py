@@ -285,3 +285,23 @@ def test_bools_become_spins_and_integers_floats(corrupt):
 def test_complex_states_are_refused(corrupt):
     with pytest.raises(TypeError, match="must hold real numbers; dtype complex64 came"):
         corrupt(KEY, jnp.ones((6, 6), jnp.complex64))
+
+
+@pytest.mark.parametrize("corruption", ["flip", "flip_exactly"])
+def test_the_space_says_what_a_flipped_unit_is(corruption):
+    """The same units flip in every space; bits and bools of a space stay in it."""
+    spins = jnp.where(jr.bernoulli(jr.key(0), 0.5, (4, 5)), 1.0, -1.0)
+    bits = (spins + 1) / 2
+    level = {"flip": 0.4, "flip_exactly": 7}[corruption]
+    damage = {"flip": corrupt.flip, "flip_exactly": corrupt.flip_exactly}[corruption]
+    expected = (damage(jr.key(1), spins, level) + 1) / 2
+    for x in (bits, bits.astype(int), bits.astype(bool)):
+        np.testing.assert_array_equal(damage(jr.key(1), x, level, space=am.Bits()), expected)
+    with pytest.raises(ValueError, match="must hold only 0 and 1; other values came"):
+        damage(jr.key(1), spins, level, space=am.Bits())
+
+
+def test_hidden_pixels_are_of_the_space():
+    bits = jnp.ones((4, 4))
+    assert set(np.unique(corrupt.mask(bits, space=am.Bits()))) == {0.0, 1.0}
+    assert set(np.unique(corrupt.mask(bits, space=am.Reals()))) == {-1.0, 1.0}
