@@ -45,7 +45,7 @@ def pages() -> Iterator[Page]:
     for room, (title, sentence, _) in ROOMS.items():
         symbols = []
         for name in _names(room):
-            value = _resolve(name)
+            value = resolve(name)
             if id(value) in homes or not (inspect.isclass(value) or callable(value)):
                 continue
             homes[id(value)] = name
@@ -100,7 +100,7 @@ def _members(value: Any) -> list[str]:
     ]
 
 
-def _resolve(name: str) -> Any:
+def resolve(name: str) -> Any:
     value: Any = amlib
     for part in name.split("."):
         value = getattr(value, part)
@@ -132,33 +132,35 @@ def heading(symbol: str) -> str:
 
 
 def anchor(symbol: str) -> str:
-    """The id of a heading, as Pandoc and the Sphinx build make it."""
+    """The id of a heading."""
     return heading(symbol).lower()
+
+
+def level(symbol: str) -> int:
+    """The level of a heading: methods stand below their class."""
+    return 2 + heading(symbol).count(".")
 
 
 def notebook(page: Page, outputs: bool = False) -> dict[str, Any]:
     """A page as a notebook.
 
-    `outputs` (for which nbdev is needed) are what the cells show, so that the page can be read
-    where nothing runs it. They leave out the lines of the source, which move with every change.
+    `outputs` are what the cells show, so that the page can be read where nothing runs it. They
+    leave out the lines of the source, which move with every change.
     """
+    import showdoc  # which imports this module
+
     cells = [_cell("markdown", f"# {page.title}\n\n> {page.sentence}", 0)]
     cells.append(
         _cell("code", "#| hide\nfrom nbdev.showdoc import show_doc\n\nimport amlib as am", 1)
     )
     for symbol in page.symbols:
-        value, level = _resolve(symbol), 3 if heading(symbol).count(".") else 2
-        name = (
-            ""
-            if callable(value) and value.__name__ == heading(symbol)
-            else f", name={heading(symbol)!r}"
-        )
-        source = f"show_doc(am.{symbol}{name}, title_level={level})".replace("'", '"')
+        value = resolve(symbol)
+        same = callable(value) and value.__name__ == heading(symbol)
+        name = "" if same else f", name={heading(symbol)!r}"
+        source = f"show_doc(am.{symbol}{name}, title_level={level(symbol)})".replace("'", '"')
         cells.append(_cell("code", source, len(cells)))
         if outputs:
-            import hooks  # which imports this module, and nbdev
-
-            text = hooks.Renderer(value, name=heading(symbol), title_level=level).text()
+            text = showdoc.Renderer(value, heading(symbol), level(symbol))._repr_markdown_()
             data = {"text/markdown": text.splitlines(keepends=True)}
             cells[-1]["outputs"] = [{"output_type": "display_data", "data": data, "metadata": {}}]
     kernel = {"display_name": "python3", "language": "python", "name": "python3"}
@@ -176,16 +178,12 @@ def _cell(kind: str, source: str, k: int) -> dict[str, Any]:
     return cell | ({"execution_count": None, "outputs": []} if kind == "code" else {})
 
 
-def dump(nb: dict[str, Any]) -> str:
-    """A notebook as `nbdev-clean` writes it."""
-    return json.dumps(nb, sort_keys=True, indent=1, ensure_ascii=False) + "\n"
-
-
 def main() -> None:
     for page in pages():
         path = NBS / "api" / f"{page.name}.ipynb"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(dump(notebook(page, outputs=True)))
+        nb = notebook(page, outputs=True)
+        # As `nbdev-clean` writes it.
+        path.write_text(json.dumps(nb, sort_keys=True, indent=1, ensure_ascii=False) + "\n")
         print(f"nbs/api/{path.name}: {len(page.symbols)} names")
 
 
