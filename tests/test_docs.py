@@ -179,6 +179,22 @@ def test_notebooks_open_in_colab():
             assert f"%pip install -q git+https://github.com/{slug}" in text, name
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "guides/choose",
+        "tutorials/dense_storage",
+        "tutorials/hierarchical",
+        "tutorials/reconstructors",
+    ],
+)
+def test_long_computations_are_kept(name):
+    """These take more than ten seconds; the text says what is kept before the code does it."""
+    cells = [(c["cell_type"], "".join(c["source"])) for c in notebooks()[f"{name}.ipynb"]["cells"]]
+    used = [kind for kind, text in cells if "am.cache.cached" in text]
+    assert used == ["markdown", "code"]
+
+
 # -- the site in a browser --------------------------------------------------------------------
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
