@@ -6,7 +6,9 @@ public method and property that a class defines.
 
 import ast
 import inspect
+import itertools
 import json
+import operator
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,17 +20,17 @@ from amlib import _lazy
 
 NBS = Path(__file__).parents[1]
 
-# Page: title, sentence, and the modules whose names it shows, by the names users write.
+# Pages: titles and sentences.
 ROOMS = {
-    "binary": ("Binary memories", "Memories over spins: write `energy`, get recall.", ""),
-    "continuous": ("Continuous memories", "Memories over real-valued states.", ""),
-    "hierarchical": ("Hierarchical memories", "Layers, synapses, and the energy of both.", ""),
-    "learning": ("Learning", "Storage rules, losses, the training loop, trainable models.", ""),
-    "descent": ("Descent", "The engines and what they return; they lower any scalar.", "descent"),
-    "data": ("Data", "Pictures to store, your own pictures, and ways to spoil them.", "data"),
-    "analysis": ("Analysis", "Measurements on memories and on recalls.", "analysis"),
-    "plots": ("Plots", "Pictures of patterns, recalls and energies, and films.", "plots"),
-    "cache": ("Cache", "Results kept on disk.", "cache"),
+    "binary": ("Binary memories", "Memories over spins: write `energy`, get recall."),
+    "continuous": ("Continuous memories", "Memories over real-valued states."),
+    "hierarchical": ("Hierarchical memories", "Layers, synapses, and the energy of both."),
+    "learning": ("Learning", "Storage rules, losses, the training loop, trainable models."),
+    "descent": ("Descent", "The engines and what they return; they lower any scalar."),
+    "data": ("Data", "Pictures to store, your own pictures, and ways to spoil them."),
+    "analysis": ("Analysis", "Measurements on memories and on recalls."),
+    "plots": ("Plots", "Pictures of patterns, recalls and energies, and films."),
+    "cache": ("Cache", "Results kept on disk."),
 }
 
 
@@ -41,14 +43,14 @@ class Page(NamedTuple):
 
 def pages() -> Iterator[Page]:
     """The pages, each public name on the first page that has it."""
-    homes: dict[int, str] = {}
-    for room, (title, sentence, _) in ROOMS.items():
+    seen: set[int] = set()
+    for room, (title, sentence) in ROOMS.items():
         symbols = []
         for name in _names(room):
             value = resolve(name)
-            if id(value) in homes or not (inspect.isclass(value) or callable(value)):
+            if id(value) in seen or not callable(value):
                 continue
-            homes[id(value)] = name
+            seen.add(id(value))
             symbols += [name, *(f"{name}.{member}" for member in _members(value))]
         if symbols:
             yield Page(room, title, sentence, symbols)
@@ -101,10 +103,8 @@ def _members(value: Any) -> list[str]:
 
 
 def resolve(name: str) -> Any:
-    value: Any = amlib
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value
+    """What a name stands for."""
+    return operator.attrgetter(name)(amlib)
 
 
 def shown(source: str) -> list[str]:
@@ -117,10 +117,9 @@ def anchors() -> dict[str, str]:
     table: dict[str, str] = {}
     for page in pages():
         for symbol in page.symbols:
-            address = f"api/{page.name}.ipynb#{anchor(symbol)}"
-            for short in {symbol, f"am.{symbol}", f"amlib.{symbol}"}:
-                table.setdefault(short, address)
-                table.setdefault(f"{short}()", address)
+            address = f"api/{page.name}.ipynb#{heading(symbol).lower()}"
+            for start, end in itertools.product(("", "am.", "amlib."), ("", "()")):
+                table.setdefault(f"{start}{symbol}{end}", address)
     return table
 
 
@@ -129,11 +128,6 @@ def heading(symbol: str) -> str:
     parts = symbol.split(".")
     start = next((k for k, part in enumerate(parts) if part[0].isupper()), len(parts) - 1)
     return ".".join(parts[start:])
-
-
-def anchor(symbol: str) -> str:
-    """The id of a heading."""
-    return heading(symbol).lower()
 
 
 def level(symbol: str) -> int:
