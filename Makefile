@@ -7,7 +7,7 @@ MINUTES ?= 30
 # One worker for each core; what a file compiles, its other tests use. `make test JOBS=0` runs in one.
 JOBS ?= auto
 PYTEST = $(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
-# nbdev imports what [tool.nbdev] names; progress bars are no part of a notebook's output.
+# nbdev imports the renderer that [tool.nbdev] names; progress bars are no part of a notebook's output.
 NBDEV := PYTHONPATH=nbs/_sphinx TQDM_DISABLE=1
 
 .PHONY: demo test fuzz slow check format bench nbs nbs-save api docs docs-serve clean
@@ -48,12 +48,15 @@ nbs-save: $(VENV)/.docs
 	$(NBDEV) $(VENV)/bin/nbdev-test --n-workers 2 --save
 	$(NBDEV) $(VENV)/bin/nbdev-clean
 	$(VENV)/bin/ruff format nbs
+	$(PY) nbs/_sphinx/api.py # its outputs leave out what moves with every change
 
 api: $(VENV)/.docs
 	$(PY) nbs/_sphinx/api.py
 
 docs: $(VENV)/.docs
-	$(PY) nbs/_sphinx/build.py
+	rm -rf cache/docs _docs
+	$(PY) -m sphinx -qW --keep-going -c nbs/_sphinx -d cache/docs/trees nbs cache/docs/html
+	mv cache/docs/html _docs
 
 docs-serve: docs
 	$(PY) -m http.server --directory _docs --bind 127.0.0.1 8000
@@ -82,4 +85,4 @@ $(VENV)/.docs: pyproject.toml | $(PY)
 	@touch $@ $(VENV)/.dev $(VENV)/.test $(VENV)/.demo
 
 clean:
-	rm -rf $(VENV) build dist amlib-demo _docs _proc
+	rm -rf $(VENV) build dist amlib-demo _docs cache/docs

@@ -139,7 +139,10 @@ def _sync_folder(folder: Path) -> None:
 
 def _sweep(path: Path) -> None:
     """Remove what killed writers of `path` left, but not what another may be writing now."""
-    now = path.stat().st_mtime
+    try:
+        now = path.stat().st_mtime
+    except FileNotFoundError:  # another removed the file that was just written
+        return
     for part in path.parent.iterdir():
         if part.name.startswith(f".{path.name}.") and part.name.endswith(".part"):
             try:

@@ -6,8 +6,11 @@ The browser's tests need what `make docs` makes, Debian's `chromium` (or Chrome)
 import functools
 import http.server
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 import threading
 import tomllib
 from pathlib import Path
@@ -77,19 +80,47 @@ def test_the_rule_of_the_reference_can_fail():
     assert [line.split(":")[0] for line in found] == ["AbstractBinaryAM", "Nothing"]
 
 
-def test_the_rule_of_links_can_fail(tmp_path):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "index.html").write_text(
-        "<a href='a/b.html#here'></a><a href='a/b.html#there'></a><a href='c.html'></a>"
-        "<img src='no.png'><a href='https://example.org/x'></a><a href='#'></a><a href='a/'></a>"
+def test_what_sphinx_checks_can_fail(tmp_path):
+    """Broken links, anchors, pictures, side bars and rules are errors of the build."""
+    v4 = pytest.importorskip("nbformat", reason="needs the extra amlib[docs]").v4
+    links = "[1](a.ipynb#here) [2](a.ipynb#there) [3](c.ipynb) [4](https://example.org/x)"
+    failed = v4.new_code_cell("1 / 0", outputs=[v4.new_output("error")])
+    pages = {
+        "index": [TOP, f"{links} ![5](no.png)\n\n`am.data.mnist` and `no_name`"],
+        "a": [TOP, "## Here\n\n[6](index.ipynb)"],
+        "forgotten": [TOP, failed],
+        "api/data": [TOP, v4.new_code_cell("show_doc(am.data.mnist, title_level=2)")],
+    }
+    for name, cells in pages.items():
+        made = [v4.new_markdown_cell(cell) if isinstance(cell, str) else cell for cell in cells]
+        path = tmp_path / "nbs" / f"{name}.ipynb"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        metadata = {"language_info": {"name": "python"}}
+        path.write_text(json.dumps(v4.new_notebook(cells=made, metadata=metadata)))
+    (tmp_path / "nbs" / "sidebar.yml").write_text(
+        "website: {sidebar: {contents: [index.ipynb, {section: All, contents: "
+        "[a.ipynb, api/data.ipynb, b.ipynb]}]}}"
     )
-    (tmp_path / "a" / "b.html").write_text("<p id='here'><a href='../index.html'></a>")
-    assert check.site(tmp_path) == [
-        "index.html: the link a/ leads to no file",
-        "index.html: the link a/b.html#there leads to no anchor",
-        "index.html: the link c.html leads to no file",
-        "index.html: the link no.png leads to no file",
+    command = [sys.executable, "-m", "sphinx", "-qW", "--keep-going", "-c", NBS / "_sphinx"]
+    done = subprocess.run(
+        [*command, tmp_path / "nbs", tmp_path / "html"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    said = [line for line in done.stderr.splitlines() if "on no page of nbs/api" not in line]
+    expected = [
+        "nbs/forgotten.ipynb: cell 1 has saved an error",
+        "nonexisting document 'b'",
+        "image file not readable: no.png",
+        "forgotten.ipynb: WARNING: document isn't included in any toctree",
+        "local id not found in doc 'a': 'there'",
+        "cross-reference target not found: 'c.ipynb'",
     ]
+    assert done.returncode == 1
+    assert len(said) == len(expected), said
+    assert all(text in line for text, line in zip(expected, said, strict=True)), said
+    assert 'href="api/data.html#mnist"' in (tmp_path / "html" / "index.html").read_text()
 
 
 # -- the rules hold ---------------------------------------------------------------------------
@@ -118,9 +149,7 @@ def test_pages_of_the_reference_are_those_that_are_made():
         assert kept == made, f"{path.name} is old; run `make api`"
 
 
-@pytest.mark.filterwarnings("ignore:.*Unknown section:UserWarning")  # in matplotlib's docstrings
 def test_pages_of_the_reference_can_be_read_where_nothing_runs_them():
-    pytest.importorskip("nbdev", reason="needs the extra amlib[docs]")
     for page in api.pages():
         path = NBS / "api" / f"{page.name}.ipynb"
         kept = json.loads(path.read_text())
@@ -148,6 +177,22 @@ def test_notebooks_open_in_colab():
         if name.startswith("tutorials/"):
             assert f"colab.research.google.com/github/{slug}/blob/main/nbs/{name}" in text, name
             assert f"%pip install -q git+https://github.com/{slug}" in text, name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "guides/choose",
+        "tutorials/dense_storage",
+        "tutorials/hierarchical",
+        "tutorials/reconstructors",
+    ],
+)
+def test_long_computations_are_kept(name):
+    """These take more than ten seconds; the text says what is kept before the code does it."""
+    cells = [(c["cell_type"], "".join(c["source"])) for c in notebooks()[f"{name}.ipynb"]["cells"]]
+    used = [kind for kind, text in cells if "am.cache.cached" in text]
+    assert used == ["markdown", "code"]
 
 
 # -- the site in a browser --------------------------------------------------------------------
@@ -257,8 +302,8 @@ def test_every_page_loads_without_a_network(browser, address):
 @pytest.mark.filterwarnings("ignore")
 def test_pages_lead_on(browser, address):
     """From page to page by "next", through the whole side bar and back by "previous"."""
-    listed = [p.removesuffix(".ipynb") for p in check.sidebar(NBS / "sidebar.yml")]
-    written = [p for p in listed if (NBS / f"{p}.ipynb").exists()]
+    sections = check.sidebar(NBS / "sidebar.yml").values()
+    written = ["index", *(p.removesuffix(".ipynb") for pages in sections for p in pages)]
     visit = Visit(browser, address)
     page = visit.open("index.html")
     for name in written[1:]:

@@ -6,7 +6,9 @@ public method and property that a class defines.
 
 import ast
 import inspect
+import itertools
 import json
+import operator
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,17 +20,19 @@ from amlib import _lazy
 
 NBS = Path(__file__).parents[1]
 
-# Page: title, sentence, and the modules whose names it shows, by the names users write.
+# Pages: titles and sentences.
 ROOMS = {
-    "binary": ("Binary memories", "Memories over spins: write `energy`, get recall.", ""),
-    "continuous": ("Continuous memories", "Memories over real-valued states.", ""),
-    "hierarchical": ("Hierarchical memories", "Layers, synapses, and the energy of both.", ""),
-    "learning": ("Learning", "Storage rules, losses, the training loop, trainable models.", ""),
-    "descent": ("Descent", "The engines and what they return; they lower any scalar.", "descent"),
-    "data": ("Data", "Pictures to store, your own pictures, and ways to corrupt them.", "data"),
-    "analysis": ("Analysis", "Measurements on memories and on recalls.", "analysis"),
-    "plots": ("Plots", "Pictures of patterns, recalls and energies, and films.", "plots"),
-    "cache": ("Cache", "Results kept on disk.", "cache"),
+    "memory": ("One verb", "What all memories share: `recall`, and its result."),
+    "binary": ("Binary memories", "Memories over spins: write `energy`, get recall."),
+    "continuous": ("Continuous memories", "Memories over real-valued states."),
+    "hierarchical": ("Hierarchical memories", "Layers, synapses, and the energy of both."),
+    "learning": ("Learning", "Storage rules, losses, the training loop, trainable models."),
+    "descent": ("Descent", "Methods as objects, and the engines under them; they lower any scalar."),
+    "spaces": ("Spaces", "What a unit of a state may be."),
+    "data": ("Data", "Pictures to store, your own pictures, and ways to corrupt them."),
+    "analysis": ("Analysis", "Measurements on memories and on recalls."),
+    "plots": ("Plots", "Pictures of patterns, recalls and energies, and films."),
+    "cache": ("Cache", "Results kept on disk."),
 }
 
 
@@ -41,14 +45,14 @@ class Page(NamedTuple):
 
 def pages() -> Iterator[Page]:
     """The pages, each public name on the first page that has it."""
-    homes: dict[int, str] = {}
-    for room, (title, sentence, _) in ROOMS.items():
+    seen: set[int] = set()
+    for room, (title, sentence) in ROOMS.items():
         symbols = []
         for name in _names(room):
-            value = _resolve(name)
-            if id(value) in homes or not (inspect.isclass(value) or callable(value)):
+            value = resolve(name)
+            if id(value) in seen or not callable(value):
                 continue
-            homes[id(value)] = name
+            seen.add(id(value))
             symbols += [name, *(f"{name}.{member}" for member in _members(value))]
         if symbols:
             yield Page(room, title, sentence, symbols)
@@ -100,11 +104,9 @@ def _members(value: Any) -> list[str]:
     ]
 
 
-def _resolve(name: str) -> Any:
-    value: Any = amlib
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value
+def resolve(name: str) -> Any:
+    """What a name stands for."""
+    return operator.attrgetter(name)(amlib)
 
 
 def shown(source: str) -> list[str]:
@@ -117,10 +119,9 @@ def anchors() -> dict[str, str]:
     table: dict[str, str] = {}
     for page in pages():
         for symbol in page.symbols:
-            address = f"api/{page.name}.ipynb#{anchor(symbol)}"
-            for short in {symbol, f"am.{symbol}", f"amlib.{symbol}"}:
-                table.setdefault(short, address)
-                table.setdefault(f"{short}()", address)
+            address = f"api/{page.name}.ipynb#{heading(symbol).lower()}"
+            for start, end in itertools.product(("", "am.", "amlib."), ("", "()")):
+                table.setdefault(f"{start}{symbol}{end}", address)
     return table
 
 
@@ -131,34 +132,31 @@ def heading(symbol: str) -> str:
     return ".".join(parts[start:])
 
 
-def anchor(symbol: str) -> str:
-    """The id of a heading, as Pandoc and the Sphinx build make it."""
-    return heading(symbol).lower()
+def level(symbol: str) -> int:
+    """The level of a heading: methods stand below their class."""
+    return 2 + heading(symbol).count(".")
 
 
 def notebook(page: Page, outputs: bool = False) -> dict[str, Any]:
     """A page as a notebook.
 
-    `outputs` (for which nbdev is needed) are what the cells show, so that the page can be read
-    where nothing runs it. They leave out the lines of the source, which move with every change.
+    `outputs` are what the cells show, so that the page can be read where nothing runs it. They
+    leave out the lines of the source, which move with every change.
     """
+    import showdoc  # which imports this module
+
     cells = [_cell("markdown", f"# {page.title}\n\n> {page.sentence}", 0)]
     cells.append(
         _cell("code", "#| hide\nfrom nbdev.showdoc import show_doc\n\nimport amlib as am", 1)
     )
     for symbol in page.symbols:
-        value, level = _resolve(symbol), 3 if heading(symbol).count(".") else 2
-        name = (
-            ""
-            if callable(value) and value.__name__ == heading(symbol)
-            else f", name={heading(symbol)!r}"
-        )
-        source = f"show_doc(am.{symbol}{name}, title_level={level})".replace("'", '"')
+        value = resolve(symbol)
+        same = callable(value) and value.__name__ == heading(symbol)
+        name = "" if same else f", name={heading(symbol)!r}"
+        source = f"show_doc(am.{symbol}{name}, title_level={level(symbol)})".replace("'", '"')
         cells.append(_cell("code", source, len(cells)))
         if outputs:
-            import hooks  # which imports this module, and nbdev
-
-            text = hooks.Renderer(value, name=heading(symbol), title_level=level).text()
+            text = showdoc.Renderer(value, heading(symbol), level(symbol))._repr_markdown_()
             data = {"text/markdown": text.splitlines(keepends=True)}
             cells[-1]["outputs"] = [{"output_type": "display_data", "data": data, "metadata": {}}]
     kernel = {"display_name": "python3", "language": "python", "name": "python3"}
@@ -176,16 +174,12 @@ def _cell(kind: str, source: str, k: int) -> dict[str, Any]:
     return cell | ({"execution_count": None, "outputs": []} if kind == "code" else {})
 
 
-def dump(nb: dict[str, Any]) -> str:
-    """A notebook as `nbdev-clean` writes it."""
-    return json.dumps(nb, sort_keys=True, indent=1, ensure_ascii=False) + "\n"
-
-
 def main() -> None:
     for page in pages():
         path = NBS / "api" / f"{page.name}.ipynb"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(dump(notebook(page, outputs=True)))
+        nb = notebook(page, outputs=True)
+        # As `nbdev-clean` writes it.
+        path.write_text(json.dumps(nb, sort_keys=True, indent=1, ensure_ascii=False) + "\n")
         print(f"nbs/api/{path.name}: {len(page.symbols)} names")
 
 

@@ -1,5 +1,6 @@
-"""Sphinx, for the notebooks that nbdev has processed. Run by `build.py`."""
+"""Sphinx, for the notebooks of `nbs/`: `make docs`."""
 
+import importlib.util
 import sys
 import tomllib
 from pathlib import Path
@@ -12,9 +13,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 project = html_title = "amlib"
 author = copyright = PROJECT["authors"][0]["name"]
 html_baseurl = PROJECT["urls"]["Documentation"]
-extensions = ["myst_nb", "sphinx_copybutton", "sphinx.ext.mathjax", "adapter"]
+extensions = ["myst_nb", "sphinx_copybutton", "sphinx.ext.mathjax", "notebooks"]
 root_doc = "index"
-exclude_patterns = ["_docs", "**/*.yml"]
+exclude_patterns = ["_*", "**/.*"]
 language = "en"
 
 nb_execution_mode = "off"
@@ -23,7 +24,7 @@ nb_merge_streams = True
 nb_mime_priority_overrides = [("html", "text/html", 0)]
 myst_enable_extensions = ["dollarmath", "amsmath", "attrs_inline", "colon_fence", "strikethrough"]
 myst_heading_anchors = 3
-myst_heading_slug_func = "adapter.slug"
+myst_heading_slug_func = "notebooks.slug"
 myst_dmath_double_inline = True
 myst_links_external_new_tab = True
 # The kernel of a notebook is named python3 everywhere; Pygments calls it ipython3.
@@ -44,11 +45,13 @@ html_theme_options = {
     "navbar_persistent": [],  # the search is in the side bar
 }
 html_context = {"default_mode": "auto"}
-html_static_path = [str(HERE / "static"), str(ROOT / "cache" / "docs" / "static")]
+# MathJax as one file, so that pages need no network.
+MATHJAX = Path(importlib.util.find_spec("sphinx-mathjax-offline").origin).parent / "static/mathjax"
+html_static_path = [str(HERE / "static"), str(MATHJAX / "tex-svg-full.js")]
 html_css_files = ["styles.css"]
 html_show_sourcelink = False
 html_copy_source = False
 html_show_sphinx = False
-mathjax_path = "mathjax/tex-svg-full.js"
+mathjax_path = "tex-svg-full.js"
 mathjax3_config = {"svg": {"fontCache": "global"}, "options": {"enableMenu": False}}
 copybutton_selector = "div.cell_input pre, div.highlight-bash pre, div.highlight-python pre"
