@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import io
 import os
+import stat
 import sys
 import warnings
 from collections.abc import Callable
@@ -88,7 +89,7 @@ def cached(folder: str | Path, name: str) -> Callable[[Callable[..., Any]], Call
 def read(path: Path, key: str) -> tuple[Any] | None:
     """The result in a file, in a tuple of one; `None`, with a warning if damaged, where none is."""
     try:
-        if path.exists() and not path.is_file():
+        if not stat.S_ISREG(path.stat().st_mode):  # asked once: another process may remove it
             raise OSError("it is no ordinary file")
         content = _files.read(path, _KIND)
         if content.notes["key"] != key:
