@@ -138,16 +138,19 @@ class AbstractMemory(eqx.Module):
         none, a mask that is not boolean, and unknown keywords, with what they are called here.
         """
         asked = Asked(method, key, clamp, max_steps, tol, save_every)
+        # Through the class: of every method that is taken from a module, Equinox makes another
+        # module, and a handful of those would double the time of a short recall.
+        family = type(self)
         if words or more:
-            asked = self._translate(words, more, asked)
-        chosen = self.default_method() if asked.method is None else asked.method
-        space = self._space_for(chosen) if asked.space is None else asked.space
+            asked = family._translate(self, words, more, asked)
+        chosen = family.default_method(self) if asked.method is None else asked.method
+        space = family._space_for(self, chosen) if asked.space is None else asked.space
         check_method(chosen, space, asked.key)
         if asked.key is not None:
             checks.key(asked.key, f"{self._where}: key")
-        x0 = self._start(x0, self._where, space)
-        held = None if asked.clamp is None else self._held(x0, asked.clamp, space)
-        limits = chosen.check(asked.max_steps), asked.save_every
+        x0 = family._start(self, x0, self._where, space)
+        held = None if asked.clamp is None else family._held(self, x0, asked.clamp, space)
+        limits = type(chosen).check(chosen, asked.max_steps), asked.save_every
         if isinstance(space, AbstractTwoValued):
             if asked.tol is not None:
                 raise TypeError(
@@ -175,7 +178,7 @@ class AbstractMemory(eqx.Module):
         for name in more:
             if name not in self._words:
                 checks.unknown_keyword(self._where, name, (*VERB, *self._words), self._elsewhere)
-        return self._in_the_verb(more, asked)
+        return type(self)._in_the_verb(self, more, asked)
 
     _positional: ClassVar[tuple[str, ...]] = ()
 
@@ -194,21 +197,22 @@ class AbstractMemory(eqx.Module):
     @hook
     def _start(self, x0: Any, where: str, space: AbstractSpace) -> PyTree[Array]:
         """The start as the model's floats; raise unless it is a state of the space."""
-        return self._state(x0, where, space)
+        return type(self)._state(self, x0, where, space)
 
     def _state(
         self, x: Any, where: str, space: AbstractSpace | None = None, *, check: bool = True
     ) -> Array:
         """A state as the model's floats; raise for another shape, and for values out of space."""
         space = self.space if space is None else space
-        x = space.asarray(x, f"{where}: x")
+        kind = type(space)  # through the class, see `recall`
+        x = kind.asarray(space, x, f"{where}: x")
         struct = self.state_struct
         if struct is not None:
             checks.state_shape(x, struct.shape, where)
             x = x.astype(struct.dtype)
         elif x.size == 0:
             raise ValueError(f"{where}: the state must have at least one unit; {x.shape} came.")
-        return space.check(x, where) if check else x
+        return kind.check(space, x, where) if check else x
 
     @hook
     def _held(self, x: Any, clamp: Any, space: AbstractSpace) -> Any:

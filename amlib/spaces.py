@@ -280,8 +280,8 @@ class Projected(AbstractReals):
 
     projection: Callable[[Array], Array]
 
-    def project(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """The nearest state, by the given function."""
+    def project(self, x: Float[Array, "*shape"]) -> Float[Array, "..."]:
+        """The nearest state, by the given function; a problem asks whether its shape is that of `x`."""
         return self.projection(x)
 
 

@@ -35,6 +35,7 @@ _ASYNC_ELSEWHERE = {
     **dict.fromkeys(("order", "beta", "record", "method"), "recall(x, ...) takes it."),
 }
 _ALL_AT_ONCE = {"greedy": Greedy, "synchronous": Synchronous}
+_SWEEPS = Sweeps()
 
 
 class AbstractBinaryAM(AbstractMemory):
@@ -71,7 +72,7 @@ class AbstractBinaryAM(AbstractMemory):
 
     def default_method(self) -> AbstractMethod:
         """`Sweeps()`: descent in a fresh random order per sweep."""
-        return Sweeps()
+        return _SWEEPS
 
     def async_update(
         self, x: Shaped[ArrayLike, "*shape"], idx: Any
@@ -88,7 +89,7 @@ class AbstractBinaryAM(AbstractMemory):
         **Raises:** `ValueError` for a wrong shape, other values than -1/+1, or an index out of
         range. (Values are checked where they are known, that is, outside `jit`.)
         """
-        x = self._state(x, "async_update", check=checks.is_concrete(x))
+        x = type(self)._state(self, x, "async_update", check=checks.is_concrete(x))
         if not jnp.issubdtype(getattr(idx, "dtype", type(idx)), jnp.integer) or jnp.ndim(idx):
             raise TypeError(f"async_update: idx must be one integer; {idx!r} came.")
         idx = jnp.asarray(idx)
@@ -119,7 +120,7 @@ class AbstractBinaryAM(AbstractMemory):
         **Reference:** Krotov and Hopfield 2016, eq. 4.
         """
         nsteps = checks.integer(nsteps, 0, "async_recall: nsteps")
-        x0 = self._state(x0, "async_recall")
+        x0 = type(self)._state(self, x0, "async_recall")
         if key is not None:
             checks.key(key, "async_recall: key")
         key = jax.random.PRNGKey(0) if key is None else key
@@ -152,7 +153,6 @@ class AbstractBinaryAM(AbstractMemory):
                     f"recall: with beta, order must be one of {', '.join(ORDERS)}; {order!r} came. "
                     "It would not sample the Boltzmann law."
                 )
-            beta = checks.not_negative(checks.as_float(beta, "recall: beta"), "recall: beta")
             method = Glauber(beta, order)
         elif order in _ALL_AT_ONCE:
             method = _ALL_AT_ONCE[order](**record)
@@ -169,7 +169,7 @@ class AbstractBinaryAM(AbstractMemory):
 
         **Returns:** one energy per bit of the flattened state.
         """
-        return _flip_energies(_Known(self), self._state(x, "flip_energies"))
+        return _flip_energies(_Known(self), type(self)._state(self, x, "flip_energies"))
 
     def is_fixed_point(
         self,
@@ -177,7 +177,7 @@ class AbstractBinaryAM(AbstractMemory):
         clamp: Shaped[ArrayLike, "*shape"] | None = None,
     ) -> Bool[Array, ""]:
         """Whether no single flip, of bits that `clamp` does not hold, lowers the energy of `x`."""
-        x, free = self._state(x, "is_fixed_point"), None
+        x, free = type(self)._state(self, x, "is_fixed_point"), None
         if clamp is not None:
             mask = checks.mask(clamp, x.shape, "is_fixed_point: clamp")
             free = free_bits(x.size, mask.reshape(-1))
@@ -195,7 +195,7 @@ class AbstractBinaryAM(AbstractMemory):
             if struct is None:
                 raise ValueError("explain: this model does not know its state; pass a state x0.")
             x0 = jnp.ones(struct.shape, struct.dtype)
-        print(_Known(self).problem().plan(self._state(x0, "explain")).describe())
+        print(_Known(self).problem().plan(type(self)._state(self, x0, "explain")).describe())
 
 
 class BinaryAM(AbstractBinaryAM):

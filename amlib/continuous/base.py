@@ -26,6 +26,9 @@ _ELSEWHERE = {
 }
 
 
+_CCCP = CCCP()
+
+
 class AbstractContinuousAM(AbstractMemory):
     r"""A memory over real-valued states: everything but the energy, and no fields.
 
@@ -56,7 +59,7 @@ class AbstractContinuousAM(AbstractMemory):
 
     def default_method(self) -> AbstractMethod:
         """`CCCP()` for models with unit steps, else `GradientDescent(1.0, backtracking=True)`."""
-        return CCCP() if self.unit_step else GradientDescent(1.0, True)
+        return _CCCP if self.unit_step else GradientDescent(1.0, True)
 
     def update(self, x: Shaped[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
         r"""The direction in which the energy falls fastest.
@@ -71,7 +74,7 @@ class AbstractContinuousAM(AbstractMemory):
 
         **Raises:** `ValueError` for a wrong shape.
         """
-        return _update(self, self._state(x, "update", check=False))
+        return _update(self, type(self)._state(self, x, "update", check=False))
 
     def retrieve(self, x: Shaped[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
         r"""One step of the closed-form update of this memory: the unit step.
@@ -95,7 +98,7 @@ class AbstractContinuousAM(AbstractMemory):
                 f"step is an update; {name} does not say so. Use recall(x), or set "
                 f"`unit_step: ClassVar[bool] = True` in {name} if it does."
             )
-        x = self._state(x, "retrieve", check=False)
+        x = type(self)._state(self, x, "retrieve", check=False)
         return x + _update(self, x)
 
     _words: ClassVar[tuple[str, ...]] = ("project",)

@@ -117,7 +117,7 @@ class KernelMemory(ContinuousAM):
 
         **Raises:** `ValueError` for a wrong shape.
         """
-        return _readout(self, self._state(x, "readout", check=False))
+        return _readout(self, type(self)._state(self, x, "readout", check=False))
 
     def _potential(self, s: Array) -> Array:
         if self.separation == "max":

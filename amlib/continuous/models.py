@@ -97,7 +97,7 @@ class ModernHopfield(ContinuousAM):
 
         **Raises:** `ValueError` for a wrong shape.
         """
-        return _readout(self, self._state(x, "readout", check=False))
+        return _readout(self, type(self)._state(self, x, "readout", check=False))
 
 
 @eqx.filter_jit

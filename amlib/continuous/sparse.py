@@ -76,7 +76,7 @@ class SparseHopfield(ContinuousAM):
 
         **Returns:** one weight per pattern.
         """
-        x = self._state(x, "weights", check=False)
+        x = type(self)._state(self, x, "weights", check=False)
         scores = self.beta.astype(x.dtype) * (flat_rows(self.Xi) @ x.reshape(-1))
         return entmax(scores, self.alpha)
 

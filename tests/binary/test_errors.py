@@ -489,7 +489,7 @@ def test_an_unknown_order(order, hint):
 
 @pytest.mark.parametrize("beta", [-1.0, jnp.inf, jnp.nan, [1.0, -1.0], [0.0, jnp.nan]])
 def test_temperatures_that_are_negative(beta):
-    with raises(ValueError, "recall: beta: must be finite and at least 0; another value came."):
+    with raises(ValueError, "beta: must be finite and at least 0; another value came."):
         model.recall(x, key=key, beta=jnp.asarray(beta), max_sweeps=2)
 
 
@@ -502,7 +502,7 @@ def test_temperatures_that_are_not_positive(beta):
 def test_traced_temperatures_that_are_negative():
     draw = jax.vmap(lambda beta: model.recall(x, key=key, beta=beta, max_sweeps=1).x)
     draw(jnp.array([0.5, 0.0]))
-    message = re.escape("recall: beta: must be finite and at least 0; another value came.")
+    message = re.escape("beta: must be finite and at least 0; another value came.")
     with pytest.raises(eqx.EquinoxRuntimeError, match=message):
         jax.block_until_ready(draw(jnp.array([0.5, -0.1])))
 
@@ -513,7 +513,7 @@ def test_temperatures_of_another_shape():
         model.recall(x, key=key, beta=jnp.ones(2), max_sweeps=5)
     with raises(ValueError, "beta: must be a scalar; shape (2,) came."):
         am.ExponentialDenseAM(Xi, jnp.ones(2))
-    with raises(TypeError, "recall: beta: must be an array of numbers; str came."):
+    with raises(TypeError, "beta: must be an array of numbers; str came."):
         model.recall(x, key=key, beta="hot")
 
 
