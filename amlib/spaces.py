@@ -281,7 +281,7 @@ class Projected(AbstractReals):
     projection: Callable[[Array], Array]
 
     def project(self, x: Float[Array, "*shape"]) -> Float[Array, "..."]:
-        """The nearest state, by the given function; a problem asks whether its shape is that of `x`."""
+        """The nearest state, by the given function, whose shape the problem checks."""
         return self.projection(x)
 
 
