@@ -23,14 +23,14 @@ from typing import Any, ClassVar, final
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree, Shaped
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from amlib import _checks as checks, _shards as shards
-from amlib._types import Key, Scalar, hook
+from amlib._types import Key, Scalar, ScalarLike, hook
 from amlib.descent.flip_problem import FlipProblem
-from amlib.descent.methods import AbstractMethod, check_method, solve
+from amlib.descent.methods import AbstractMethod, Problems, check_method, solve
 from amlib.descent.plan import scalar_output
-from amlib.descent.problems import AbstractProblem, Problem
+from amlib.descent.problems import Problem
 from amlib.descent.trajectory import Recall
 from amlib.descent.visits import Free, free_bits
 from amlib.spaces import AbstractSpace, AbstractTwoValued
@@ -44,9 +44,9 @@ class Asked:
 
     method: AbstractMethod | None
     key: Key | None
-    clamp: PyTree[Any]
+    clamp: PyTree
     max_steps: int | None
-    tol: Any
+    tol: ScalarLike | None
     save_every: int | None
     space: AbstractSpace | None = None
 
@@ -87,13 +87,13 @@ class AbstractMemory(eqx.Module):
     @final
     def recall(
         self,
-        x0: PyTree[Any],
+        x0: PyTree,
         *words: Any,
         method: AbstractMethod | None = None,
         key: Key | None = None,
-        clamp: PyTree[Any] = None,
+        clamp: PyTree = None,
         max_steps: int | None = None,
-        tol: Any = None,
+        tol: ScalarLike | None = None,
         save_every: int | None = None,
         **more: Any,
     ) -> Recall:
@@ -195,12 +195,12 @@ class AbstractMemory(eqx.Module):
         return self.space
 
     @hook
-    def _start(self, x0: Any, where: str, space: AbstractSpace) -> PyTree[Array]:
+    def _start(self, x0: PyTree, where: str, space: AbstractSpace) -> PyTree[Array]:
         """The start as the model's floats; raise unless it is a state of the space."""
         return type(self)._state(self, x0, where, space)
 
     def _state(
-        self, x: Any, where: str, space: AbstractSpace | None = None, *, check: bool = True
+        self, x: ArrayLike, where: str, space: AbstractSpace | None = None, *, check: bool = True
     ) -> Array:
         """A state as the model's floats; raise for another shape, and for values out of space."""
         space = self.space if space is None else space
@@ -215,7 +215,7 @@ class AbstractMemory(eqx.Module):
         return kind.check(space, x, where) if check else x
 
     @hook
-    def _held(self, x: Any, clamp: Any, space: AbstractSpace) -> Any:
+    def _held(self, x: PyTree[Array], clamp: PyTree, space: AbstractSpace) -> PyTree:
         """What does not move: free bits of flips, a mask of reals."""
         mask = checks.mask(clamp, x.shape, f"{self._where}: clamp")
         if isinstance(space, AbstractTwoValued):
@@ -224,8 +224,8 @@ class AbstractMemory(eqx.Module):
 
     @hook
     def _problem(
-        self, x: Any, held: Any, space: AbstractSpace, bounded: bool
-    ) -> tuple[AbstractProblem | FlipProblem, Any]:
+        self, x: PyTree[Array], held: PyTree, space: AbstractSpace, bounded: bool
+    ) -> tuple[Problems, PyTree[Array]]:
         """What the method works on, and the start."""
         if isinstance(space, AbstractTwoValued):
             arrays = jax.tree.leaves(self) if bounded else []
@@ -234,7 +234,7 @@ class AbstractMemory(eqx.Module):
         return Problem(self.energy, space, held=None if held is None else (held, x)), x
 
     @hook
-    def _end(self, end: Recall, problem: Any, x0: Any, saved: bool) -> Recall:
+    def _end(self, end: Recall, problem: Problems, x0: PyTree[Array], saved: bool) -> Recall:
         """The result, in the dtypes of the start; `saved` says whether states were asked for."""
         del problem, saved
         cast = jax.tree.map(lambda a, b: a.astype(b.dtype), end.x, x0)
@@ -246,12 +246,12 @@ class AbstractMemory(eqx.Module):
 def _recall(
     memory: AbstractMemory,
     x0: PyTree[Array],
-    held: Free | PyTree[Any] | None,
+    held: Free | PyTree | None,
     space: AbstractSpace,
     method: AbstractMethod,
     key: Key | None,
     limits: tuple[int, int | None],
-    tol: Shaped[Array, ""] | Any,
+    tol: ScalarLike | None,
     bounded: bool,
 ) -> Recall:
     """Compiled once per shape and kind of memory and method."""

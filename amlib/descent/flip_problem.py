@@ -116,7 +116,7 @@ class FlipProblem:
             free = free.all(-1)
         asks = order is not None and type(order).allows is not AbstractOrder.allows
 
-        def decide(e: Array, new: Array, given: Any, spins: tuple[Array, ...]) -> Array:
+        def decide(e: Array, new: Array, given: PyTree[Array], spins: tuple[Array, ...]) -> Array:
             extra, free = given
             made = accept(e, new, extra)
             made = made if free is None else made & free

@@ -30,7 +30,7 @@ from amlib.descent.visits import Free, all_flips, compact_dtype, free_bits, try_
 from amlib.spaces import AbstractSpace, AbstractTwoValued
 
 
-def count(value: Any) -> int | None:
+def count(value: object) -> int | None:
     """A number of sweeps to record, or `None` for all; raise unless it is one."""
     return None if value is None else checks.integer(value, 0, "recall: record")
 
@@ -38,7 +38,7 @@ def count(value: Any) -> int | None:
 class _Loop(NamedTuple):
     at: Sweep
     steps: Array
-    state: Any
+    state: PyTree
     result: RESULTS
     sound: Array
 
@@ -66,14 +66,14 @@ class AbstractFlipMethod(AbstractMethod):
         return 1
 
     @hook
-    def init(self, problem: FlipProblem, at: Sweep) -> PyTree[Any]:
+    def init(self, problem: FlipProblem, at: Sweep) -> PyTree:
         """What the method carries from step to step, at the start; nothing by default."""
         del problem, at
 
     @abc.abstractmethod
     def step(
-        self, problem: FlipProblem, at: Sweep, state: Any, key: Key
-    ) -> tuple[Sweep, PyTree[Any]]:
+        self, problem: FlipProblem, at: Sweep, state: PyTree, key: Key
+    ) -> tuple[Sweep, PyTree]:
         """Take a step.
 
         **Arguments:**
@@ -88,7 +88,7 @@ class AbstractFlipMethod(AbstractMethod):
         """
 
     @hook
-    def terminate(self, problem: FlipProblem, at: Sweep, state: Any) -> RESULTS:
+    def terminate(self, problem: FlipProblem, at: Sweep, state: PyTree) -> RESULTS:
         """How the descent ends here; `RESULTS.step_limit` where it goes on.
 
         By default it ends where no single free flip lowers the energy.
@@ -98,7 +98,7 @@ class AbstractFlipMethod(AbstractMethod):
 
     @hook
     def postprocess(
-        self, problem: FlipProblem, at: Sweep, state: Any, result: RESULTS
+        self, problem: FlipProblem, at: Sweep, state: PyTree, result: RESULTS
     ) -> tuple[Sweep, RESULTS]:
         """What is made of the last sweep, and of how it ended; both as they are by default."""
         del problem, state
@@ -129,7 +129,7 @@ class AbstractFlipMethod(AbstractMethod):
         else:
             stops = kept_steps(max_steps, save_every, x0.nbytes) * per
 
-        def loop(flips: AbstractFlips) -> Any:
+        def loop(flips: AbstractFlips) -> tuple[PyTree, Array]:
             bound = dataclasses.replace(problem, flips=flips)
             return self._descend(bound, start, key, max_steps * per, stops, save_every is None)
 
@@ -241,11 +241,11 @@ def visit(problem: FlipProblem, x0: Array, idx: Integer[Array, " T"]) -> tuple[A
     valid = (np.arange(chunks * length) < T).reshape(chunks, length)
     may = None if valid.all() else jnp.asarray(valid)
 
-    def falls(e: Array, new: Array, may: Array | None, spins: Any) -> Array:
+    def falls(e: Array, new: Array, may: Array | None, spins: tuple[Array, ...]) -> Array:
         del spins
         return new < e if may is None else (new < e) & may
 
-    def loop(flips: AbstractFlips) -> Any:
+    def loop(flips: AbstractFlips) -> tuple[PyTree, Array]:
         chunk = lambda x, bits_and_may: try_moves(flips, x, bits_and_may[0], falls, bits_and_may[1])
         x, record = lax.scan(chunk, lax.stop_gradient(s0), (bits, may))
         return (x, record), jnp.isfinite(record[1]).all()
@@ -275,7 +275,7 @@ def is_fixed_point(problem: FlipProblem, x: Array) -> Bool[Array, ""]:
 def _compare(plan: FlipPlan, x: Array, free: Free | None = None) -> tuple[Array, Array]:
     """The energy of `x`, and that after each single flip."""
 
-    def loop(flips: AbstractFlips) -> Any:
+    def loop(flips: AbstractFlips) -> tuple[tuple[Array, Array], Array]:
         e, energies = all_flips(flips, x, free)
         return (e, energies), jnp.isfinite(e)
 

@@ -18,13 +18,13 @@ hides: for the memories here by less than
 $100\, \epsilon\, (|E| + |E'| + \tfrac12 \|x\|^2 + D)$, with $100\,\epsilon$ = 1.2e-5 in float32.
 """
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from amlib import _checks as checks
 from amlib._types import Key
@@ -183,8 +183,8 @@ class Langevin(AbstractRealMethod):
         return check_schedule(self.beta, max_steps, super().check)
 
     def step(
-        self, problem: AbstractProblem, at: Point, state: Any, key: Key | None
-    ) -> tuple[Point, Any]:
+        self, problem: AbstractProblem, at: Point, state: PyTree, key: Key | None
+    ) -> tuple[Point, PyTree]:
         """See `AbstractRealMethod`."""
         assert key is not None
         beta = self.beta[at.steps] if self.beta.ndim else self.beta
@@ -193,13 +193,13 @@ class Langevin(AbstractRealMethod):
         moved = at.x - self.dt.astype(at.x.dtype) * at.grad + spread * noise
         return problem.at(problem.put(moved), at), state
 
-    def terminate(self, problem: AbstractProblem, at: Point, state: Any) -> RESULTS:
+    def terminate(self, problem: AbstractProblem, at: Point, state: PyTree) -> RESULTS:
         """It goes on to the last step, unless something is not finite."""
         finite = jnp.isfinite(at.energy) & jnp.isfinite(at.x).all()
         return RESULTS.where(finite, RESULTS.step_limit, RESULTS.nonfinite)
 
     def postprocess(
-        self, problem: AbstractProblem, at: Point, state: Any, result: RESULTS
+        self, problem: AbstractProblem, at: Point, state: PyTree, result: RESULTS
     ) -> tuple[Point, RESULTS]:
         """What was to be drawn is drawn."""
         return at, RESULTS.where(result == RESULTS.step_limit, RESULTS.sampled, result)
@@ -230,7 +230,7 @@ class Euler(AbstractMethod):
     def run(
         self,
         problem: AbstractProblem,
-        x0: Any,
+        x0: PyTree[Array],
         key: Key | None,
         max_steps: int,
         save_every: int | None,
@@ -242,10 +242,10 @@ class Euler(AbstractMethod):
         every = save_every or 1
         dt = self.dt.astype(jnp.result_type(*jax.tree.leaves(x0)))
 
-        def step(x: Any) -> Any:
+        def step(x: PyTree[Array]) -> PyTree[Array]:
             return problem.put(jax.tree.map(lambda a, g: a - dt * g, x, problem.grad(x)))
 
-        def measure(x: Any) -> Any:
+        def measure(x: PyTree[Array]) -> PyTree[Array]:
             return problem.measure(x), None if save_every is None else x
 
         x, ((parts, sizes), states) = march(step, problem.put(x0), max_steps, every, measure)

@@ -55,7 +55,7 @@ def implicit(
     # What comes with the state must be float there: `custom_root` has no tangents of integers.
     aux = jax.eval_shape(solve, x0)[1]
 
-    def solve_in_floats(_: Any, x: Array) -> tuple[Array, Any]:
+    def solve_in_floats(_: Callable[[Array], Array], x: Array) -> tuple[Array, Any]:
         x, rest = solve(x)
         return x, jax.tree.map(lambda a: a.astype(x0.dtype), rest)
 

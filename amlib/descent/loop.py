@@ -8,7 +8,7 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import equinox as eqx
 import equinox.internal as eqxi
@@ -19,6 +19,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Integer, PyTree
 
 from amlib.descent.lanes import any_lane
+from amlib.descent.problems import Point
 from amlib.descent.trajectory import RESULTS, StateTrajectory
 
 RECORD_BYTES = 2**20
@@ -35,8 +36,8 @@ class Carry(NamedTuple):
     """What a loop carries: the point (with `x`, `energy` and `steps`), the method's own state, and
     how it ended, which is `RESULTS.step_limit` for as long as it runs."""
 
-    at: Any
-    state: PyTree[Any]
+    at: Point
+    state: PyTree
     result: RESULTS
 
 
@@ -189,41 +190,43 @@ def kept_steps(max_steps: int, save_every: int, nbytes: int) -> np.ndarray:
     return np.minimum(np.asarray(chosen) * save_every, max_steps)
 
 
-def _runs(carry: Any, stop: Array) -> Bool[Array, ""]:
+def _runs(carry: Carry, stop: Array) -> Bool[Array, ""]:
     return (carry.result == RESULTS.step_limit) & (carry.at.steps < stop)
 
 
 @eqx.filter_custom_jvp
-def _advance(step: Any, carry: Any, stop: Integer[Array, ""], longest: int) -> Any:
+def _advance(
+    step: Callable[[Carry], Carry], carry: Carry, stop: Integer[Array, ""], longest: int
+) -> Carry:
     """Repeat `step` until its result is final or `stop` steps are taken: `longest` at most."""
     del longest
     return lax.while_loop(lambda c: _runs(c, stop), lambda c: step(c), carry)
 
 
 @_advance.def_jvp
-def _(primals: Any, tangents: Any) -> Any:
+def _(primals: PyTree, tangents: PyTree) -> PyTree:
     step, carry, stop, longest = primals
     run = lambda step, carry: _in_segments(step, carry, stop, longest)
     return eqx.filter_jvp(run, (step, carry), tuple(tangents[:2]))
 
 
-def _in_segments(step: Any, carry: Any, stop: Array, longest: int) -> Any:
+def _in_segments(step: Callable[[Carry], Carry], carry: Carry, stop: Array, longest: int) -> Carry:
     """The same as loops in loops of known length, which can be transposed.
 
     Each skips what is not needed. Skipped turns still cost a pass over what `step` depends on, so
     there are few of them: the depth grows with `longest`, and not the width.
     """
 
-    def unless_done(many: Callable[[Any], Any]) -> Callable[[Any, None], tuple[Any, None]]:
+    def unless_done(many: Callable[[Carry], Carry]) -> Callable[[Carry, None], tuple[Carry, None]]:
         # Asked of all lanes of a `vmap` together: a condition of each would compute both sides.
         @jax.checkpoint
-        def body(carry: Any) -> Any:
+        def body(carry: Carry) -> Carry:
             some = eqxi.unvmap_any(_runs(carry, stop))
             return lax.cond(some, many, lambda c: c, carry)
 
         return lambda carry, _: (body(carry), None)
 
-    def one(carry: Any) -> Any:
+    def one(carry: Carry) -> Carry:
         runs = _runs(carry, stop)
         return jax.tree.map(lambda new, old: jnp.where(runs, new, old), step(carry), carry)
 
@@ -235,5 +238,5 @@ def _in_segments(step: Any, carry: Any, stop: Array, longest: int) -> Any:
     return run(carry)
 
 
-def _repeat(body: Callable[[Any, None], Any], times: int, carry: Any) -> Any:
+def _repeat(body: Callable[[Carry, None], tuple[Carry, None]], times: int, carry: Carry) -> Carry:
     return lax.scan(body, carry, None, length=times)[0]

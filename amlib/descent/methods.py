@@ -16,7 +16,7 @@ Nothing here knows a model.
 import abc
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeAlias
 
 import equinox as eqx
 import jax
@@ -25,7 +25,7 @@ import jax.random as jr
 from jaxtyping import Array, Float, PyTree
 
 from amlib import _checks as checks
-from amlib._types import EnergyFn, Key, hook
+from amlib._types import EnergyFn, Key, ScalarLike, hook
 from amlib.descent.flip_problem import FlipProblem
 from amlib.descent.loop import Carry, iterate
 from amlib.descent.plan import scalar_output
@@ -33,7 +33,7 @@ from amlib.descent.problems import AbstractProblem, Field, Point, Problem
 from amlib.descent.trajectory import RESULTS, Recall
 from amlib.spaces import AbstractReals, AbstractSpace, AbstractTwoValued, Spins, as_reals
 
-State = TypeVar("State")
+Problems: TypeAlias = AbstractProblem | FlipProblem
 
 
 class AbstractMethod(eqx.Module):
@@ -57,7 +57,12 @@ class AbstractMethod(eqx.Module):
 
     @abc.abstractmethod
     def run(
-        self, problem: Any, x0: Any, key: Key | None, max_steps: int, save_every: int | None
+        self,
+        problem: Any,  # of the kind that belongs to `space`
+        x0: PyTree[Array],
+        key: Key | None,
+        max_steps: int,
+        save_every: int | None,
     ) -> Recall:
         """Run the method from `x0`.
 
@@ -107,14 +112,14 @@ class AbstractRealMethod(AbstractMethod):
     space: ClassVar[type[AbstractSpace]] = AbstractReals
 
     @hook
-    def init(self, problem: AbstractProblem, at: Point) -> PyTree[Any]:
+    def init(self, problem: AbstractProblem, at: Point) -> PyTree:
         """What the method carries from step to step, at the start; nothing by default."""
         del problem, at
 
     @abc.abstractmethod
     def step(
-        self, problem: AbstractProblem, at: Point, state: Any, key: Key | None
-    ) -> tuple[Point, PyTree[Any]]:
+        self, problem: AbstractProblem, at: Point, state: PyTree, key: Key | None
+    ) -> tuple[Point, PyTree]:
         """Take a step.
 
         **Arguments:**
@@ -129,7 +134,7 @@ class AbstractRealMethod(AbstractMethod):
         """
 
     @hook
-    def terminate(self, problem: AbstractProblem, at: Point, state: Any) -> RESULTS:
+    def terminate(self, problem: AbstractProblem, at: Point, state: PyTree) -> RESULTS:
         """How the descent ends here; `RESULTS.step_limit` where it goes on.
 
         By default it ends at rest, that is, where the projected unit step moves no unit by more
@@ -140,7 +145,7 @@ class AbstractRealMethod(AbstractMethod):
 
     @hook
     def postprocess(
-        self, problem: AbstractProblem, at: Point, state: Any, result: RESULTS
+        self, problem: AbstractProblem, at: Point, state: PyTree, result: RESULTS
     ) -> tuple[Point, RESULTS]:
         """What is made of the last point, and of how it ended; both as they are by default."""
         del problem, state
@@ -182,7 +187,7 @@ def descend(
     space: AbstractSpace | Callable[[Array], Array] | None = None,
     key: Key | None = None,
     max_steps: int | None = None,
-    tol: Any = None,
+    tol: ScalarLike | None = None,
     save_every: int | None = None,
     field: Field | None = None,
 ) -> Recall:
@@ -265,12 +270,12 @@ def check_method(method: object, space: AbstractSpace, key: object) -> None:
 
 
 def solve(
-    problem: Any,
-    x0: Any,
+    problem: Problems,
+    x0: PyTree[Array],
     method: AbstractMethod,
     key: Key | None = None,
     max_steps: int | None = None,
-    tol: Any = None,
+    tol: ScalarLike | None = None,
     save_every: int | None = None,
 ) -> Recall:
     """Run a method on a problem, see `descend`: what `recall` calls, of every family."""
@@ -281,10 +286,9 @@ def solve(
     if not isinstance(problem, AbstractProblem):
         return method.run(problem, x0, key, max_steps, save_every)
     dtype = jnp.result_type(*jax.tree.leaves(x0))
-    if tol is None:
-        tol = float(jnp.finfo(dtype).eps) ** 0.5
-    tol = checks.as_float(tol, "recall: tol").astype(dtype)
-    problem = dataclasses.replace(problem, tol=tol)
+    given = float(jnp.finfo(dtype).eps) ** 0.5 if tol is None else tol
+    rest = checks.as_float(given, "recall: tol").astype(dtype)
+    problem = dataclasses.replace(problem, tol=rest)
     if method.trees:
         return method.run(problem, x0, key, max_steps, save_every)
     problem, flat, apart = problem.raveled(x0)

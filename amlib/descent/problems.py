@@ -15,7 +15,7 @@ takes the gradient's place. Units that are clamped never move.
 
 import abc
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import equinox as eqx
 import jax
@@ -27,7 +27,7 @@ from amlib._types import Scalar, hook
 from amlib.descent.trajectory import RESULTS, StateTrajectory
 from amlib.spaces import AbstractReals, AbstractSpace, Reals
 
-Field: TypeAlias = Callable[[Any], tuple[Array, Any]]
+Field: TypeAlias = Callable[[PyTree], tuple[Array, PyTree]]
 """From a state to its energy and the direction to move against, of the shape of the state."""
 
 
@@ -58,11 +58,11 @@ class AbstractProblem(eqx.Module):
     - `falls`: whether the energy must fall along the direction.
     """
 
-    energy: Callable[[Any], Array]
+    energy: Callable[[PyTree], Array]
     space: AbstractSpace = _REALS
     field: Field | None = None
     held: tuple[PyTree[Array], PyTree[Array]] | None = None
-    tol: Any = 0.0
+    tol: Array | float = 0.0
     falls: bool = True
 
     @property
@@ -128,20 +128,24 @@ class AbstractProblem(eqx.Module):
     # -- energies in parts -------------------------------------------------------------------------
 
     @abc.abstractmethod
-    def measure(self, x: Any) -> tuple[Any, Array]:
+    def measure(self, x: PyTree[Array]) -> tuple[PyTree[Array], Array]:
         """The energy in parts, and the size of what they sum, which its rounding goes by."""
 
     @abc.abstractmethod
-    def total(self, parts: Any) -> Array:
+    def total(self, parts: PyTree[Array]) -> Array:
         """The energies whose parts these are."""
 
     @abc.abstractmethod
-    def record(self, states: Any, energy: Array, time: Array, parts: Any) -> StateTrajectory | None:
+    def record(
+        self, states: PyTree[Array] | None, energy: Array, time: Array, parts: PyTree[Array]
+    ) -> StateTrajectory | None:
         """The record of steps whose energies are known, and their states if they were kept."""
 
     # -- states of several arrays ------------------------------------------------------------------
 
-    def raveled(self, x: Any) -> tuple["AbstractProblem", Array, Callable[[Array], Any]]:
+    def raveled(
+        self, x: PyTree[Array]
+    ) -> tuple["AbstractProblem", Array, Callable[[Array], PyTree[Array]]]:
         """The same problem over one array, the state as such, and the way back."""
         if isinstance(x, jax.Array):
             return self, x, lambda v: v
@@ -172,7 +176,9 @@ class Problem(AbstractProblem):
         """The energies."""
         return parts
 
-    def record(self, states: Any, energy: Array, time: Array, parts: Any) -> StateTrajectory | None:
+    def record(
+        self, states: PyTree[Array] | None, energy: Array, time: Array, parts: PyTree[Array]
+    ) -> StateTrajectory | None:
         """None unless states were kept."""
         del parts
         return None if states is None else StateTrajectory(states, energy, time)

@@ -1,7 +1,7 @@
 """Methods with an implicit derivative: gradient flow (Diffrax), fixed points (Optimistix)."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import diffrax
 import equinox as eqx
@@ -20,6 +20,8 @@ from amlib.descent.methods import AbstractMethod, AbstractRealMethod
 from amlib.descent.problems import AbstractProblem, Point
 from amlib.descent.trajectory import RESULTS, Recall, StateTrajectory
 from amlib.spaces import AbstractReals, AbstractSpace
+
+Solver: TypeAlias = optx.AbstractFixedPointSolver | optx.AbstractRootFinder
 
 
 class Flow(AbstractMethod):
@@ -50,9 +52,9 @@ class Flow(AbstractMethod):
     """
 
     tau: Float[Array, ""] = eqx.field(converter=checks.positive_field("tau"), default=1.0)
-    solver: Any = None
-    controller: Any = None
-    linear_solver: Any = None
+    solver: diffrax.AbstractSolver | None = None
+    controller: diffrax.AbstractStepSizeController | None = None
+    linear_solver: lx.AbstractLinearSolver | None = None
 
     space: ClassVar[type[AbstractSpace]] = AbstractReals
 
@@ -159,11 +161,11 @@ class FixedPoint(AbstractRealMethod):
     **Reference:** Bai, Kolter and Koltun 2019 (arXiv 1909.01377), for the derivative.
     """
 
-    solver: Any = None
+    solver: Solver | None = None
     step_size: Float[Array, ""] = eqx.field(
         converter=checks.positive_field("step_size"), default=1.0
     )
-    linear_solver: Any = None
+    linear_solver: lx.AbstractLinearSolver | None = None
 
     def __check_init__(self):
         kinds = (optx.AbstractFixedPointSolver, optx.AbstractRootFinder)
@@ -177,8 +179,8 @@ class FixedPoint(AbstractRealMethod):
     # differentiates what they solve alone. In this loop the solver's iterates are recorded as
     # those of every method are, and `implicit` gives the derivative, of every order.
 
-    def _solver(self, problem: AbstractProblem) -> Any:
-        default = optx.FixedPointIteration(rtol=0.0, atol=problem.tol)
+    def _solver(self, problem: AbstractProblem) -> Solver:
+        default = optx.FixedPointIteration(rtol=0.0, atol=problem.tol)  # pyright: ignore[reportArgumentType]
         return default if self.solver is None else self.solver
 
     def _function(self, problem: AbstractProblem) -> Callable[[Array, None], tuple[Array, None]]:
@@ -255,7 +257,7 @@ class FixedPoint(AbstractRealMethod):
 class _Rest:
     """What of a solver's state is no array. It stays the same all along."""
 
-    def __init__(self, value: PyTree[Any]):
+    def __init__(self, value: PyTree):
         self.value = value
 
 
@@ -265,7 +267,7 @@ class _State(NamedTuple):
     arrays: PyTree[Array]
     rest: _Rest
 
-    def whole(self) -> PyTree[Any]:
+    def whole(self) -> PyTree:
         return eqx.combine(self.arrays, self.rest.value)
 
 
@@ -286,6 +288,6 @@ def _if_finite(problem: AbstractProblem, x: Array, energy: Array, result: RESULT
     return RESULTS.where(finite, result, RESULTS.nonfinite)
 
 
-def _kind(value: Any, kinds: Any, where: str, example: str) -> None:
+def _kind(value: object, kinds: type | tuple[type, ...], where: str, example: str) -> None:
     if value is not None and not isinstance(value, kinds):
         raise TypeError(f"{where}: must be such as {example}; {value!r} came.")

@@ -8,14 +8,14 @@ r"""The methods that flip: sweeps, the steepest flip, all flips at once, Glauber
 | `Glauber(beta, order)` | with probability $1 / (1 + e^{\beta \Delta E})$ | after all its sweeps |
 """
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from amlib import _checks as checks
 from amlib._types import Key
@@ -45,13 +45,15 @@ class Sweeps(AbstractFlipMethod):
 
     order: AbstractOrder = eqx.field(converter=as_order, default="permutation")
 
-    def step(self, problem: FlipProblem, at: Sweep, state: Any, key: Key) -> tuple[Sweep, Any]:
+    def step(
+        self, problem: FlipProblem, at: Sweep, state: PyTree, key: Key
+    ) -> tuple[Sweep, PyTree]:
         """See `AbstractFlipMethod`."""
         moves = self.order.moves(key, problem.bits)
         falls = lambda before, after, _: after < before
         return problem.try_moves(at, moves, falls, order=self.order), state
 
-    def terminate(self, problem: FlipProblem, at: Sweep, state: Any) -> RESULTS:
+    def terminate(self, problem: FlipProblem, at: Sweep, state: PyTree) -> RESULTS:
         """See `AbstractFlipMethod`."""
         assert at.visits is not None
         if at.visits.bits.ndim == 1:
@@ -93,7 +95,9 @@ class Glauber(AbstractFlipMethod):
         """The number of sweeps: that of a schedule where `max_steps` is not given."""
         return check_schedule(self.beta, max_steps, super().check)
 
-    def step(self, problem: FlipProblem, at: Sweep, state: Any, key: Key) -> tuple[Sweep, Any]:
+    def step(
+        self, problem: FlipProblem, at: Sweep, state: PyTree, key: Key
+    ) -> tuple[Sweep, PyTree]:
         """See `AbstractFlipMethod`."""
         visits, draws = jr.split(key)
         moves = self.order.moves(visits, problem.bits)
@@ -103,13 +107,13 @@ class Glauber(AbstractFlipMethod):
         accept = lambda before, after, u: u < jax.nn.sigmoid(beta * (before - after))
         return problem.try_moves(at, moves, accept, u, self.order), state
 
-    def terminate(self, problem: FlipProblem, at: Sweep, state: Any) -> RESULTS:
+    def terminate(self, problem: FlipProblem, at: Sweep, state: PyTree) -> RESULTS:
         """It goes on to the last sweep."""
         del problem, at, state
         return RESULTS.step_limit
 
     def postprocess(
-        self, problem: FlipProblem, at: Sweep, state: Any, result: RESULTS
+        self, problem: FlipProblem, at: Sweep, state: PyTree, result: RESULTS
     ) -> tuple[Sweep, RESULTS]:
         """What was to be drawn is drawn."""
         del problem, state
@@ -161,7 +165,7 @@ class Greedy(AbstractFlipMethod):
         return RESULTS.where(jnp.isnan(state.energy), RESULTS.nonfinite, result)
 
     def postprocess(
-        self, problem: FlipProblem, at: Sweep, state: Any, result: RESULTS
+        self, problem: FlipProblem, at: Sweep, state: PyTree, result: RESULTS
     ) -> tuple[Sweep, RESULTS]:
         """Flips become sweeps, the last one begun included."""
         per = self.per_sweep(problem)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Integer
+from jaxtyping import Array, Bool, Float, Integer, PyTree
 
 from amlib._checks import is_concrete
 from amlib.descent.evaluators import AbstractFlips
@@ -34,14 +34,14 @@ class Free(NamedTuple):
         return energies if self.open is None else jnp.where(self.open, energies, jnp.inf)
 
 
-def free_bits(D: int, clamp: Any = None) -> Free:
+def free_bits(D: int, clamp: Array | np.ndarray | None = None) -> Free:
     """The bits that a mask of shape `(D,)` does not hold; all without one."""
     if clamp is None:
         return Free(jnp.arange(D))
     if is_concrete(clamp):
         bits = np.flatnonzero(~np.asarray(clamp))
         return Free(jnp.asarray(bits)) if bits.size else Free(jnp.arange(1), jnp.zeros(1, bool))
-    return Free(jnp.arange(D), ~clamp)
+    return Free(jnp.arange(D), ~jnp.asarray(clamp))
 
 
 def try_moves(
@@ -49,7 +49,7 @@ def try_moves(
     x: Array,
     moves: Integer[Array, "T *m"],
     accept: Callable[[Array, Array, Any, tuple[Array, ...]], Array],
-    extra: Any = None,
+    extra: PyTree[Array] = None,
 ) -> tuple[Array, tuple[Array, Array]]:
     """Try moves one after the other, from carried values evaluated afresh.
 
@@ -71,7 +71,7 @@ def try_moves(
     together = range(moves[0].size)
     bits = tuple(moves.reshape(-1, len(together))[:, j] for j in together)
 
-    def step(loop: Any, move: Any) -> Any:
+    def step(loop: PyTree[Array], move: PyTree[Array]) -> tuple[PyTree[Array], tuple[Array, Array]]:
         # The spins `s` were fetched by the step before: if the state were read and updated in one
         # step, XLA would copy all of it in every step.
         flat, carry, e, s = loop
@@ -150,10 +150,10 @@ def fixed_or_not(flips: AbstractFlips, x: Array, done: Array, free: Free) -> RES
     return RESULTS.where(lost, RESULTS.nonfinite, result)
 
 
-def compact_dtype(D: int) -> Any:
+def compact_dtype(D: int) -> type[np.generic]:
     """The smallest dtype in which a trajectory keeps an index of a bit."""
-    return jnp.uint16 if D <= 2**16 else jnp.int32
+    return np.uint16 if D <= 2**16 else np.int32
 
 
-def _is_none(a: Any) -> bool:
+def _is_none(a: object) -> bool:
     return a is None

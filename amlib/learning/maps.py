@@ -5,13 +5,13 @@ its soft map one of real states (`Flow`, `FixedPoint`, `GradientDescent(1.0)`, .
 where it has one, is lowered by flips (`Sweeps` and so on).
 """
 
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 from jax import lax
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from amlib import _checks as checks
 from amlib._types import Key
@@ -153,8 +153,8 @@ class _InTurn(AbstractRealMethod):
     open: Array | None
 
     def step(
-        self, problem: AbstractProblem, at: Point, state: Any, key: Key | None
-    ) -> tuple[Point, Any]:
+        self, problem: AbstractProblem, at: Point, state: PyTree, key: Key | None
+    ) -> tuple[Point, PyTree]:
         assert key is not None
         model, start = lax.stop_gradient((eqx.filter(self.model, eqx.is_array), at.x))
         model = eqx.combine(model, self.model)

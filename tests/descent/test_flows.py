@@ -383,7 +383,7 @@ def test_users_can_add_a_method():
     assert end.steps == 1
 
 
-def test_bad_arguments():
+def test_bad_arguments(unchecked):
     x0 = jnp.zeros(3)
     with pytest.raises(TypeError, match=r"method must be an object such as .*'cccp' came"):
         users.am.ModernHopfield(jnp.eye(3)).recall(x0, method="cccp")
@@ -404,9 +404,9 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match="tau: must be finite and greater than 0"):
         am.Flow(-1.0)
     with pytest.raises(TypeError, match=r"Flow: solver: must be such as diffrax.Tsit5\(\)"):
-        am.Flow(solver=optx.Newton(1e-3, 1e-3))
+        am.Flow(solver=optx.Newton(1e-3, 1e-3))  # pyright: ignore[reportArgumentType]
     with pytest.raises(TypeError, match=r"FixedPoint: solver: must be such as optimistix.Newton"):
-        am.FixedPoint(optx.BFGS(1e-3, 1e-3))
+        am.FixedPoint(optx.BFGS(1e-3, 1e-3))  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="Box: low must be below high"):
         am.Box(1.0, -1.0)
     with pytest.raises(ValueError, match="Sphere: radius: must be finite and greater than 0"):
