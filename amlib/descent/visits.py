@@ -78,8 +78,9 @@ def try_moves(
         at, following, extra = move
         after, flipped, moved, e_new, turned = flat, x, carry, e, []
         for j in together:
-            twice = [at[i] == at[j] for i in range(j)]  # a bit named twice flips back
-            spin = s[j] if not twice else s[j] * jnp.prod(1 - 2 * jnp.stack(twice)).astype(x.dtype)
+            spin = s[j]
+            for i in range(j):  # a bit named twice flips back
+                spin = jnp.where(at[i] == at[j], -spin, spin)
             if flips.uses_state:
                 after = lax.dynamic_update_index_in_dim(after, -spin, at[j], 0)
                 flipped = after.reshape(x.shape)
