@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
 from amlib._types import EnergyFn, Scalar
 from amlib.descent.trajectory import RESULTS, StateTrajectory
@@ -60,7 +60,7 @@ class Problem:
     energy: EnergyFn
     space: AbstractSpace = _REALS
     field: Field | None = None
-    held: tuple[Bool[Array, "*shape"], Float[Array, "*shape"]] | None = None
+    held: tuple[PyTree[Bool[Array, "..."]], PyTree[Float[Array, "..."]]] | None = None
     tol: Any = 0.0
     falls: bool = True
 
