@@ -159,6 +159,14 @@ def test_flips_of_bits_stay_incremental(name, capsys):
     assert capsys.readouterr().out.count("path      incremental") == 2
 
 
+def test_a_memory_that_knows_its_states_explains_itself_without_one(capsys):
+    Memory = type("Memory", (am.BinaryAM,), {
+        "space": Occupied(), "energy": lambda self, x: -jnp.sum((self.Xi @ x) ** 2),
+    })  # fmt: skip
+    Memory(jnp.asarray(reals(2, 3, D), jnp.float32)).explain()
+    assert "path      incremental" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("dtype", [bool, np.int32, np.uint8, np.float64, jnp.bfloat16])
 def test_states_of_bits_as_users_have_them(dtype):
     memory = MODELS["exponential"]
