@@ -113,7 +113,7 @@ class VectorizedHAM(eqx.Module):
         xs = self._batch(xs, "recall")
         if key is None:
             return jax.vmap(lambda x: self._ham.recall(x, *words, **keywords))(xs)
-        checks.key(key, f"{self._ham.where}: key")
+        checks.key(key, "HAM.recall: key")
         keys = jax.random.split(key, jax.tree.leaves(xs)[0].shape[0])
         recall = lambda x, k: self._ham.recall(x, *words, key=k, **keywords)
         return jax.vmap(recall)(xs, keys)
