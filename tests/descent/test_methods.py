@@ -29,11 +29,12 @@ X0 = jnp.asarray(reals(3, D), jnp.float32)
 def samples(energy, beta, dt, steps, n=40_000):
     """Units that do not see one another are as many chains, started at -1 and at 1."""
     start = jnp.where(jnp.arange(n) % 2 == 0, 1.0, -1.0)
-    draw = jax.jit(
-        lambda beta, dt: descend(
-            lambda x: jnp.sum(energy(x)), start, am.Langevin(beta, dt), key=jr.key(0), max_steps=steps
-        )
-    )  # fmt: skip
+    total = lambda x: jnp.sum(energy(x))
+
+    @jax.jit
+    def draw(beta, dt):
+        return descend(total, start, am.Langevin(beta, dt), key=jr.key(0), max_steps=steps)
+
     end = draw(beta, dt)
     assert end.result == am.RESULTS.sampled
     assert end.steps == steps
