@@ -19,13 +19,13 @@ D = 9
 class Occupied(am.spaces.AbstractTwoValued):
     """A space of a user's."""
 
-    low, high = 0.0, 2.0
+    low, high = 0.0, 2.0  # pyright: ignore
 
 
 class Lopsided(am.spaces.AbstractTwoValued):
     """Values whose middle is not 0, and of which neither is."""
 
-    low, high = -1.0, 3.0
+    low, high = -1.0, 3.0  # pyright: ignore
 
 
 # Three kinds of energies of 0/1 units, each with numbers of which no two sums tie.
@@ -63,7 +63,7 @@ class Elsewhere(am.AbstractBinaryAM):
     on: am.spaces.AbstractTwoValued = am.Spins()
 
     @property
-    def space(self):
+    def space(self):  # pyright: ignore
         return self.on
 
     def energy(self, x):
@@ -225,7 +225,7 @@ class Bounded(am.ContinuousAM):
     on: am.spaces.AbstractReals
 
     @property
-    def space(self):
+    def space(self):  # pyright: ignore
         return self.on
 
     def energy(self, x):

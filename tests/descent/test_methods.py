@@ -311,14 +311,14 @@ class Every(am.AbstractOrder):
 
 # -- solvers of Optimistix -------------------------------------------------------------------------
 
-TOL = {"rtol": 1e-9, "atol": 1e-9}
+TOL = 1e-9
 SOLVERS = {
-    "iteration": optx.FixedPointIteration(**TOL),
-    "damped": optx.FixedPointIteration(**TOL, damp=0.2),
-    "newton": optx.Newton(**TOL),
-    "chord": optx.Chord(**TOL),
-    "best iteration": optx.BestSoFarFixedPoint(optx.FixedPointIteration(**TOL)),
-    "best newton": optx.BestSoFarRootFinder(optx.Newton(**TOL)),
+    "iteration": optx.FixedPointIteration(TOL, TOL),
+    "damped": optx.FixedPointIteration(TOL, TOL, damp=0.2),
+    "newton": optx.Newton(TOL, TOL),
+    "chord": optx.Chord(TOL, TOL),
+    "best iteration": optx.BestSoFarFixedPoint(optx.FixedPointIteration(TOL, TOL)),
+    "best newton": optx.BestSoFarRootFinder(optx.Newton(TOL, TOL)),
 }
 
 
