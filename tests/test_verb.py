@@ -233,6 +233,47 @@ def rests(family, name, memory, end, mask):
             assert np.abs(np.asarray(p)[f]).max(initial=0) <= 2e-3
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_held_may_be_traced(family):
+    """Then it is not known how much is held, and the end is the same."""
+    make, state, mask, _ = FAMILIES[family]
+    memory, x0 = make(jnp.float32), state(1, jnp.float32)
+    known = memory.recall(x0, clamp=mask).x
+    traced = jax.jit(lambda m: memory.recall(x0, clamp=m).x)(jax.tree.map(jnp.asarray, mask))
+    for m, a, b, start in zip(
+        *map(jax.tree.leaves, (held(mask, x0), traced, known, x0)), strict=True
+    ):
+        assert_array_equal(a[m], start[m])
+        if family not in ("spins", "bits"):  # these draw another order of all bits
+            assert_allclose(a, b, atol=1e-6)
+
+
+class Momentum(am.AbstractRealMethod):
+    """A method of a user's."""
+
+    def init(self, problem, at):
+        return jnp.zeros_like(at.x)
+
+    def step(self, problem, at, state, key):
+        state = 0.7 * state - 0.1 * at.grad
+        return problem.at(problem.put(at.x + state)), state
+
+
+@pytest.mark.parametrize("family", ["reals", "layers", "reconstructor"])
+def test_a_method_of_a_users_moves_every_family_of_reals(family):
+    make, state, mask, _ = FAMILIES[family]
+    memory, x0 = make(jnp.float32), state(1, jnp.float32)
+    end = memory.recall(x0, method=Momentum(), clamp=mask, save_every=1)
+    other = memory.recall(end.x, method=am.GradientDescent(0.1), clamp=mask)
+    for m, a, b, start in zip(
+        *map(jax.tree.leaves, (held(mask, x0), end.x, other.x, x0)), strict=True
+    ):
+        assert_array_equal(a[m], start[m])
+        assert_allclose(a, b, atol=1e-2)  # it ended where the library's method rests
+    assert end.converged
+    assert end.trajectory.time[-1] == end.steps
+
+
 # -- derivatives in what is known ------------------------------------------------------------------
 
 SMOOTH = [

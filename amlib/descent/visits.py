@@ -66,6 +66,7 @@ def try_moves(
 
     **Returns:** the state, and per move whether it was made and the energy.
     """
+    _check_moves(moves)
     e, carry = flips.start(x)
     flat = x.reshape(-1)
     together = range(moves[0].size)
@@ -100,6 +101,20 @@ def try_moves(
     following = tuple(jnp.roll(b, -1) for b in bits)
     (flat, *_), record = lax.scan(step, start, (bits, following, extra))
     return flat.reshape(x.shape), record
+
+
+def _check_moves(moves: Array) -> None:
+    """Raise unless these are what an order may return."""
+    if not jnp.issubdtype(moves.dtype, jnp.integer):
+        raise TypeError(
+            f"order: moves must be integers, indices of bits; {moves.dtype} came. Return entries "
+            "of `bits`."
+        )
+    if moves.ndim not in (1, 2) or moves.size == 0:
+        raise ValueError(
+            "order: moves must have the shape (T,), a bit for each move, or (T, m), m bits that "
+            f"flip together, with T and m at least 1; {moves.shape} came."
+        )
 
 
 def all_flips(

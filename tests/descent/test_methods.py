@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -15,6 +16,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import amlib as am
 from amlib.descent import Exchange, FlipProblem, descend
 from amlib.descent.methods import solve
+from tests import users
 from tests.zoo import reals, spins
 
 D = 10
@@ -454,3 +456,37 @@ def test_a_method_of_a_users_for_flips_is_one_of_the_librarys():
     clamped = memory.recall(starts[0], method=Reluctant(), key=keys[0], clamp=held)
     assert_array_equal(clamped.x[held], starts[0][held])
     assert memory.is_fixed_point(clamped.x, clamp=held)
+
+
+# -- what a user may get wrong ---------------------------------------------------------------------
+
+
+class Given(users.am.AbstractOrder):
+    """An order that returns what its function makes of the bits."""
+
+    function: Callable[[jax.Array], jax.Array] = eqx.field(static=True)
+
+    def moves(self, key, bits):
+        return self.function(bits)
+
+
+@pytest.mark.parametrize(
+    ("function", "error", "message"),
+    [
+        (lambda b: b.astype(jnp.float32), TypeError, "be integers, .*; float32 came"),
+        (lambda b: b[:0], ValueError, r"T and m at least 1; \(0,\) came"),
+        (lambda b: b.reshape(-1, 1, 2), ValueError, r"or \(T, m\), .*; \(5, 1, 2\) came"),
+    ],
+)
+def test_moves_that_are_none(function, error, message):
+    with pytest.raises(error, match=f"^order: moves must .*{message}"):
+        users.am.BipolarIsing(jnp.eye(D)).recall(S0, method=users.am.Sweeps(Given(function)))
+
+
+def test_a_step_that_does_not_say_what_it_tried():
+    class Silent(users.am.AbstractFlipMethod):
+        def step(self, problem, at, state, key):
+            return at._replace(x=-at.x), state
+
+    with pytest.raises(TypeError, match=r"Silent.step: must say what it tried; .*problem.try_move"):
+        users.am.BipolarIsing(jnp.eye(D)).recall(S0, method=Silent())
