@@ -60,7 +60,7 @@ class Problem:
     energy: EnergyFn
     space: AbstractSpace = _REALS
     field: Field | None = None
-    held: tuple[PyTree[Bool[Array, "..."]], PyTree[Float[Array, "..."]]] | None = None
+    held: tuple[PyTree[Array], PyTree[Array]] | None = None
     tol: Any = 0.0
     falls: bool = True
 
