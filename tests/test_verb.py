@@ -141,11 +141,13 @@ DOWN = {
 REALS = DOWN | {"langevin": am.Langevin(5.0, 0.05)}
 FITS = {
     "spins": FLIPS,
-    "bits": {k: FLIPS[k] for k in ("sweeps", "glauber")},  # the others: tests/test_spaces.py
+    "bits": {"sweeps": am.Sweeps()},  # the others: tests/test_spaces.py
     "reals": REALS,
     "unit step": {"cccp": am.CCCP()},
     "layers": REALS,
-    "reconstructor": FLIPS | RELAX | {"flow": am.Flow(), "fixed point": am.FixedPoint()},
+    "reconstructor": {k: FLIPS[k] for k in ("sweeps", "greedy", "glauber")}
+    | RELAX
+    | {"flow": am.Flow(), "fixed point": am.FixedPoint()},
     "reconstructor of bits": RELAX | {"greedy": am.Greedy(), "fixed point": am.FixedPoint()},
     "map": RELAX | {"flow": am.Flow(), "descent": am.GradientDescent(1.0)},
 }
