@@ -194,7 +194,7 @@ class AbstractBinaryAM(AbstractMemory):
             struct = self.state_struct
             if struct is None:
                 raise ValueError("explain: this model does not know its state; pass a state x0.")
-            x0 = jnp.ones(struct.shape, struct.dtype)
+            x0 = jnp.full(struct.shape, self.space.high, struct.dtype)
         print(_Known(self).problem().plan(type(self)._state(self, x0, "explain")).describe())
 
 

@@ -111,9 +111,7 @@ class FlipProblem:
         """
         assert self.flips is not None
         assert self.free is not None
-        free = None if self.free.open is None else self.free.open[moves]
-        if free is not None and free.ndim > 1:
-            free = free.all(-1)
+        free = self._may_move(moves, at.x.size)
         asks = order is not None and type(order).allows is not AbstractOrder.allows
 
         def decide(e: Array, new: Array, given: PyTree[Array], spins: tuple[Array, ...]) -> Array:
@@ -124,6 +122,15 @@ class FlipProblem:
 
         x, record = try_moves(self.flips, at.x, moves, decide, (extra, free))
         return at.moved(x, Visits(moves, *record))
+
+    def _may_move(self, moves: Array, D: int) -> Array | None:
+        """Which moves flip free bits only, whatever an order returns; `None` where all bits are."""
+        assert self.free is not None
+        bits, may = self.free
+        if may is None and bits.shape[0] == D:
+            return None
+        may = jnp.zeros(D, bool).at[bits].set(True if may is None else may)[moves]
+        return may if moves.ndim == 1 else may.all(-1)
 
     def all_flips(self, x: Array) -> tuple[Scalar, Float[Array, " F"]]:
         """The energy of spins, and that after each single flip that is free.

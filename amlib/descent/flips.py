@@ -182,7 +182,11 @@ class AbstractFlipMethod(AbstractMethod):
                 lambda new, old: jnp.where(done, old, new), (at.x, state), (c.at.x, c.state)
             )
             made = at.visits
-            assert made is not None
+            if made is None:
+                raise TypeError(
+                    f"{type(self).__name__}.step: must say what it tried; a Sweep without visits "
+                    "came. Return problem.try_moves(at, ...), or at.moved(x, Visits(...))."
+                )
             made = Visits(
                 made.bits.astype(compact_dtype(x.size)),
                 made.accepted & ~done,

@@ -212,7 +212,8 @@ class Euler(AbstractMethod):
 
     A hierarchical memory moves by its forces over its time constants. A step may raise the energy:
     if one did so by more than rounding (1.2e-5 of its summands in float32), and the steps end
-    short of rest, the result is `RESULTS.ascent`.
+    short of rest, the result is `RESULTS.ascent`. A record holds the start and every
+    `save_every`-th state, by their times: the number of steps times `dt`.
 
     **Arguments:**
 

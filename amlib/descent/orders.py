@@ -25,6 +25,10 @@ class AbstractOrder(eqx.Module):
     ```
     """
 
+    complete: ClassVar[bool] = False
+    """Whether one sweep tries every move there is, so that one that makes none is a proof of rest.
+    Of single bits it does not matter: all their flips are compared at once."""
+
     @abc.abstractmethod
     def moves(self, key: Key, bits: Integer[Array, " F"]) -> Integer[Array, "T *m"]:
         """The moves of one sweep.

@@ -30,7 +30,8 @@ class Sweeps(AbstractFlipMethod):
     """Sweep over the bits, and keep each flip that lowers the energy, until none does.
 
     After each sweep all flips are compared at once: cheaper than a sweep that changes nothing, and
-    a proof in every order. (Moves of several bits end once a sweep has made none.)
+    a proof in every order. Moves of several bits end where a sweep made none, if its order is
+    `complete`; otherwise at the step limit.
 
     **Arguments:**
 
@@ -58,7 +59,8 @@ class Sweeps(AbstractFlipMethod):
         assert at.visits is not None
         if at.visits.bits.ndim == 1:
             return problem.fixed(at)
-        return RESULTS.where(at.visits.accepted.any(), RESULTS.step_limit, RESULTS.converged)
+        quiet = ~at.visits.accepted.any() & self.order.complete
+        return RESULTS.where(quiet, RESULTS.converged, RESULTS.step_limit)
 
 
 class Glauber(AbstractFlipMethod):

@@ -75,8 +75,8 @@ class StateTrajectory(eqx.Module):
     - `x`: the states, beginning with the start; of a hierarchical memory a list or a dict with the
       states of each layer, or `None` where they were not asked for.
     - `energy`: their energies.
-    - `time`: when: the number of steps taken (sweeps, where units flip; times `dt` of a
-      hierarchical memory), or for a flow the time, in the unit of `tau`.
+    - `time`: when: the number of steps taken (sweeps, where units flip; of `Euler` times `dt`), or
+      for a flow the time, in the unit of `tau`.
     - `parts`: of a hierarchical memory the parts of the energies, as `HAM.energy_tree` gives them.
     """
 

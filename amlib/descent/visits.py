@@ -66,6 +66,7 @@ def try_moves(
 
     **Returns:** the state, and per move whether it was made and the energy.
     """
+    _check_moves(moves)
     e, carry = flips.start(x)
     flat = x.reshape(-1)
     together = range(moves[0].size)
@@ -78,8 +79,9 @@ def try_moves(
         at, following, extra = move
         after, flipped, moved, e_new, turned = flat, x, carry, e, []
         for j in together:
-            twice = [at[i] == at[j] for i in range(j)]  # a bit named twice flips back
-            spin = s[j] if not twice else s[j] * jnp.prod(1 - 2 * jnp.stack(twice)).astype(x.dtype)
+            spin = s[j]
+            for i in range(j):  # a bit named twice flips back
+                spin = jnp.where(at[i] == at[j], -spin, spin)
             if flips.uses_state:
                 after = lax.dynamic_update_index_in_dim(after, -spin, at[j], 0)
                 flipped = after.reshape(x.shape)
@@ -99,6 +101,20 @@ def try_moves(
     following = tuple(jnp.roll(b, -1) for b in bits)
     (flat, *_), record = lax.scan(step, start, (bits, following, extra))
     return flat.reshape(x.shape), record
+
+
+def _check_moves(moves: Array) -> None:
+    """Raise unless these are what an order may return."""
+    if not jnp.issubdtype(moves.dtype, jnp.integer):
+        raise TypeError(
+            f"order: moves must be integers, indices of bits; {moves.dtype} came. Return entries "
+            "of `bits`."
+        )
+    if moves.ndim not in (1, 2) or moves.size == 0:
+        raise ValueError(
+            "order: moves must have the shape (T,), a bit for each move, or (T, m), m bits that "
+            f"flip together, with T and m at least 1; {moves.shape} came."
+        )
 
 
 def all_flips(

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PyTree
 
+from amlib import _checks as checks
 from amlib._types import Key
 from amlib.descent.trajectory import Recall
 from amlib.hierarchical import graph
@@ -102,10 +103,20 @@ class VectorizedHAM(eqx.Module):
         """See `HAM.step`."""
         return self._ham.step(xs, updates, dt, masks)
 
-    def recall(self, xs: PyTree[Any], steps: int = 100, dt: Any = 0.1, **kwargs: Any) -> Recall:
-        """See `HAM.recall`; every field of the `Recall` has the batch axis."""
+    def recall(
+        self, xs: PyTree[Any], *words: Any, key: Key | None = None, **keywords: Any
+    ) -> Recall:
+        """See `HAM.recall`; every field of the `Recall` has the batch axis.
+
+        What is drawn at random with `key` is drawn for each example anew.
+        """
         xs = self._batch(xs, "recall")
-        return jax.vmap(lambda x: self._ham.recall(x, steps, dt, **kwargs))(xs)
+        if key is None:
+            return jax.vmap(lambda x: self._ham.recall(x, *words, **keywords))(xs)
+        checks.key(key, "HAM.recall: key")
+        keys = jax.random.split(key, jax.tree.leaves(xs)[0].shape[0])
+        recall = lambda x, k: self._ham.recall(x, *words, key=k, **keywords)
+        return jax.vmap(recall)(xs, keys)
 
     def vectorize(self) -> "VectorizedHAM":
         """This memory: it takes batches."""
