@@ -27,7 +27,7 @@ ROOMS = {
     "continuous": ("Continuous memories", "Memories over real-valued states."),
     "hierarchical": ("Hierarchical memories", "Layers, synapses, and the energy of both."),
     "learning": ("Learning", "Storage rules, losses, the training loop, trainable models."),
-    "descent": ("Descent", "Methods as objects, and the engines under them; they lower any scalar."),
+    "descent": ("Descent", "Methods as objects and the engines under them, for any scalar."),
     "spaces": ("Spaces", "What a unit of a state may be."),
     "data": ("Data", "Pictures to store, your own pictures, and ways to corrupt them."),
     "analysis": ("Analysis", "Measurements on memories and on recalls."),
