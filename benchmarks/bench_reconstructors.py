@@ -288,7 +288,7 @@ def pruning() -> list[dict]:
     for kind in ("dense", "rbm", "modern"):
         model, X = trained(kind)
         pick = {
-            "dense": lambda m: m.kernel, "rbm": lambda m: m.W, "modern": lambda m: m.memory,
+            "dense": lambda m: m.kernel, "rbm": lambda m: m.W, "modern": lambda m: m.Xi,
         }[kind]  # fmt: skip
         w = model.J if kind == "dense" else pick(model)
         for share in (0.0, 0.3, 0.5, 0.683, 0.9):
@@ -335,16 +335,16 @@ def random_memory() -> list[dict]:
         ("T from 100 to 4, noise 0.3", 200, 100.0, 4.0, 0.3, 1e-2),
         ("T from 100 to 4, noise 0.3", 400, 100.0, 4.0, 0.3, 1e-2),
     ):
-        model = am.ModernDenseReconstructor(count=count, size=SIDE**2, T=T0, key=jr.key(0))
+        model = am.ModernDenseReconstructor(K=count, size=SIDE**2, temperature=T0, key=jr.key(0))
         start = glorot * jr.uniform(jr.key(0), (count, SIDE**2), minval=-1.0)
-        model = eqx.tree_at(lambda m: m.memory, model, start)
+        model = eqx.tree_at(lambda m: m.Xi, model, start)
         stages = 1 if T0 == T1 else 20
         for k in range(stages):
             T = jnp.asarray(T0 * (T1 / T0) ** (k / max(1, stages - 1)), jnp.float32)
-            model = eqx.tree_at(lambda m: m.T, model, T)
+            model = eqx.tree_at(lambda m: m.temperature, model, T)
             last = rate if stages == 1 else 2 * rate
             model = train(model, X, ReconstructionLoss(noise), last, 1500 // stages)[0]
-        winners = len(np.unique(np.asarray(jnp.argmax(X @ model.memory.T, axis=1))))
+        winners = len(np.unique(np.asarray(jnp.argmax(X @ model.Xi.T, axis=1))))
         for p in (0.0, 0.2, 0.3):
             case_ = f"{count} memories, {case}"
             rows.append({"case": case_, "winners": winners, **measure(model, X, p)})

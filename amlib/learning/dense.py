@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from amlib import _checks as checks
-from amlib._types import Key, Scalar
+from amlib._types import Key, Scalar, ScalarLike
 from amlib.learning._epochs import parameters
 from amlib.learning.reconstructors import SPACES, AbstractOverlapReconstructor, squash
 
@@ -121,89 +121,91 @@ class ModernDenseReconstructor(AbstractOverlapReconstructor):
 
     **Arguments:**
 
-    - `memory`: the patterns to begin with, one per row, `(K, D)`. Or give `count` and `size`:
-      so many random memories, to be learned.
-    - `T`: temperature in units of an overlap, > 0. It is not trained. With given patterns a small
+    - `Xi`: the patterns to begin with, one per row, `(K, D)`. Or give `K` and `size`: so many
+      random memories, to be learned.
+    - `temperature`: $T$, in units of an overlap, > 0. It is not trained. With given patterns a small
       one serves; learning wants one large enough that several memories answer at first.
     - `states`: `"spins"` (-1/+1) or `"bits"` (0/1).
     - `key`: for random memories.
 
-    **Raises:** `ValueError` unless there is either a memory or its size, and a key for the latter;
-    for `T` not above 0; for a memory that is no matrix or not finite. Warns of a memory of 0 and
-    1 alone where states are spins.
+    **Raises:** `ValueError` unless there are either patterns or their numbers, and a key for the
+    latter; for a temperature not above 0; for patterns that are no matrix or not finite. Warns of
+    patterns of 0 and 1 alone where states are spins.
 
     **Reference:** Ramsauer et al. 2021, eq. 3, on binary states.
     """
 
-    memory: Float[Array, "K D"]
-    T: Scalar = eqx.field(metadata={"trained": False})
+    Xi: Float[Array, "K D"]
+    temperature: Scalar = eqx.field(metadata={"trained": False})
     shape: tuple[int, ...] = eqx.field(static=True)
     states: str = eqx.field(static=True)
 
     def __init__(
         self,
-        memory: Any = None,
+        Xi: ArrayLike | None = None,
         *,
-        count: Any = None,
-        size: Any = None,
-        T: Any = 0.1,
+        K: int | None = None,
+        size: int | None = None,
+        temperature: ScalarLike = 0.1,
         states: str = "spins",
         key: Key | None = None,
     ):
         where = "ModernDenseReconstructor"
         checks.choice(states, SPACES, f"{where}: states")
-        if memory is None:
-            if count is None or size is None or key is None:
+        if Xi is None:
+            if K is None or size is None or key is None:
                 raise ValueError(
-                    f"{where}: needs a memory, or count, size and key for one to be learned; "
-                    "some are missing. Pass patterns, or count=100, size=784, key=jr.key(0)."
+                    f"{where}: needs patterns Xi, or K, size and key for memories to be learned; "
+                    "some are missing. Pass patterns, or K=100, size=784, key=jr.key(0)."
                 )
-            K, D = (
-                checks.integer(count, 1, f"{where}: count"),
+            shape = (
+                checks.integer(K, 1, f"{where}: K"),
                 checks.integer(size, 1, f"{where}: size"),
             )
-            self.memory = 0.1 * jr.normal(key, (K, D), jnp.result_type(float))
+            self.Xi = 0.1 * jr.normal(key, shape, jnp.result_type(float))
             if states == "bits":
-                self.memory = self.memory + 0.5
+                self.Xi = self.Xi + 0.5
         else:
-            if count is not None or size is not None:
-                raise ValueError(f"{where}: a memory came with count or size; drop one of the two.")
-            self.memory = checks.as_float(memory, f"{where}: memory")
+            if K is not None or size is not None:
+                raise ValueError(f"{where}: patterns Xi came with K or size; drop one of the two.")
+            self.Xi = checks.as_float(Xi, f"{where}: Xi")
             if states == "spins":
-                checks.warn_of_bits(self.memory, f"{where}: memory")
-        self.T = checks.as_float(T, f"{where}: T").astype(self.memory.dtype)
-        self.shape, self.states = self.memory.shape[1:], states
+                checks.warn_of_bits(self.Xi, f"{where}: Xi")
+        self.temperature = checks.as_float(temperature, f"{where}: temperature").astype(
+            self.Xi.dtype
+        )
+        self.shape, self.states = self.Xi.shape[1:], states
 
     def __check_init__(self):
-        if self.memory.ndim != 2:
+        if self.Xi.ndim != 2:
             raise ValueError(
-                f"memory: must have shape (K, D); {self.memory.shape} came. "
-                "Pictures are flattened by memory.reshape(K, -1), one pattern is memory[None]."
+                f"Xi: must have shape (K, D); {self.Xi.shape} came. "
+                "Pictures are flattened by Xi.reshape(K, -1), one pattern is Xi[None]."
             )
-        checks.pattern_matrix(self.memory)
-        if self.T.ndim:
-            raise ValueError(f"T: must be a scalar; shape {self.T.shape} came.")
-        if checks.is_concrete(self.T):
-            checks.positive(self.T, "T")
+        checks.pattern_matrix(self.Xi)
+        if self.temperature.ndim:
+            raise ValueError(f"temperature: must be a scalar; shape {self.temperature.shape} came.")
+        if checks.is_concrete(self.temperature):
+            checks.positive(self.temperature, "temperature")
 
     def _scores(self, overlaps: Array) -> Array:
         """How well each memory fits, over the temperature."""
         if self.states == "bits":
-            overlaps = overlaps - 0.5 * jnp.sum(self.memory**2, axis=1)
-        return overlaps / lax.stop_gradient(self.T)
+            overlaps = overlaps - 0.5 * jnp.sum(self.Xi**2, axis=1)
+        return overlaps / lax.stop_gradient(self.temperature)
 
     def field(self, x: Float[Array, " D"]) -> Float[Array, " D"]:
         """The average of the memories, weighted by how well they fit."""
-        h = jax.nn.softmax(self._scores(self.memory @ x)) @ self.memory
+        h = jax.nn.softmax(self._scores(self.Xi @ x)) @ self.Xi
         return h if self.states == "spins" else h - 0.5
 
     def weights(self) -> Float[Array, "K D"]:
         """The memories."""
-        return self.memory
+        return self.Xi
 
     def read(self, overlaps: Float[Array, " K"], i: Any) -> Scalar:
         """The field of one unit."""
-        h = jnp.dot(jax.nn.softmax(self._scores(overlaps)), self.memory[:, i])
+        h = jnp.dot(jax.nn.softmax(self._scores(overlaps)), self.Xi[:, i])
         return h if self.states == "spins" else h - 0.5
 
     def soft(self, x: Float[Array, " D"]) -> Float[Array, " D"]:
@@ -213,5 +215,5 @@ class ModernDenseReconstructor(AbstractOverlapReconstructor):
 
     def energy(self, x: Float[Array, " D"]) -> Scalar:
         """The energy whose gradient is minus the field."""
-        E = -lax.stop_gradient(self.T) * jax.nn.logsumexp(self._scores(self.memory @ x))
+        E = -lax.stop_gradient(self.temperature) * jax.nn.logsumexp(self._scores(self.Xi @ x))
         return E if self.states == "spins" else E + 0.5 * jnp.sum(x)

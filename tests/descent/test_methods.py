@@ -493,7 +493,7 @@ def test_a_step_that_does_not_say_what_it_tried():
 
 
 def test_an_order_that_tries_every_move_proves_rest():
-    """All pairs in turn: a sweep that makes none ends the descent, and no pair lowers the energy."""
+    """All pairs in turn: a sweep that makes none ends it, and then no pair lowers the energy."""
     pairs = np.stack(np.triu_indices(D, 1), axis=1)
 
     class EveryPair(am.AbstractOrder):

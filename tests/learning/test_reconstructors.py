@@ -39,7 +39,7 @@ def make(name, states="spins", seed=0, dtype=None):
         "dense": lambda: am.DenseReconstructor(D, states=states),
         "no-bias": lambda: am.DenseReconstructor(D, states=states, bias=False),
         "modern": lambda: am.ModernDenseReconstructor(
-            count=K, size=D, T=2.0, states=states, key=key
+            K=K, size=D, temperature=2.0, states=states, key=key
         ),
         "rbm": lambda: am.RBMReconstructor(D, K, states=states, key=key),
         "hebbian": lambda: am.HebbianRBMReconstructor(D, K, states=states, key=key),
@@ -154,7 +154,7 @@ def test_energies_are_those_of_the_formulas():
     )
     want = {
         "dense": -0.5 * x @ np.asarray(make("dense").J) @ x - dense.bias @ x,
-        "modern": -2 * np.log(np.exp(modern.memory @ x / 2).sum()),
+        "modern": -2 * np.log(np.exp(modern.Xi @ x / 2).sum()),
         "rbm": -rbm.bias @ x - np.abs(rbm.W @ x + rbm.hidden_bias).sum(),
     }
     for name, energy in want.items():
@@ -377,8 +377,8 @@ def test_bits_and_spins_are_one_memory_in_two_units():
     new = (2 * dense.J, dense.bias - dense.J @ jnp.ones(D))
     bits = eqx.tree_at(lambda m: (m.kernel, m.bias), bits, new)
     patterns = jnp.asarray(spins(2, K, D))
-    modern = am.ModernDenseReconstructor(patterns, T=4.0)
-    modern_bits = am.ModernDenseReconstructor((patterns + 1) / 2, T=1.0, states="bits")
+    modern = am.ModernDenseReconstructor(patterns, temperature=4.0)
+    modern_bits = am.ModernDenseReconstructor((patterns + 1) / 2, temperature=1.0, states="bits")
     for a, b in ((dense, bits), (modern, modern_bits)):
         end, same = settle(a, x), settle(b, (x + 1) / 2)
         np.testing.assert_array_equal(end.x, 2 * same.x - 1)
@@ -495,7 +495,9 @@ def learned(model, loss, X, rate, epochs=6):
 LEARNERS = {
     "dense": (lambda s: am.DenseReconstructor(64, states=s), ReconstructionLoss(), 1e-2),
     "modern": (
-        lambda s: am.ModernDenseReconstructor(count=32, size=64, T=8.0, states=s, key=jr.key(0)),
+        lambda s: am.ModernDenseReconstructor(
+            K=32, size=64, temperature=8.0, states=s, key=jr.key(0)
+        ),
         ReconstructionLoss(noise=0.1),
         3e-2,
     ),
@@ -611,12 +613,12 @@ def test_the_number_of_parameters():
 
 
 def test_the_temperature_is_not_trained_nor_decayed():
-    model = am.ModernDenseReconstructor(count=3, size=7, T=0.5, key=jr.key(0))
+    model = am.ModernDenseReconstructor(K=3, size=7, temperature=0.5, key=jr.key(0))
     optimizer = optax.adamw(0.05, weight_decay=0.5)
     loss = ReconstructionLoss()
     end = am.fit(model, spins(0, 9, 7), loss, optimizer, 20, 3, jr.key(1), progress=False).model
-    assert end.T == 0.5
-    assert (end.memory != model.memory).all()
+    assert end.temperature == 0.5
+    assert (end.Xi != model.Xi).all()
 
 
 def test_a_saved_model_comes_back(tmp_path):
@@ -631,7 +633,7 @@ def bits(seed, *shape):
 
 
 def test_a_memory_of_bits_for_spins_is_told():
-    with pytest.warns(UserWarning, match=r"memory: patterns of -1 and \+1.*2 \* Xi - 1") as caught:
+    with pytest.warns(UserWarning, match=r"Xi: patterns of -1 and \+1.*2 \* Xi - 1") as caught:
         am.ModernDenseReconstructor(bits(0, 3, 7))
     assert len(caught) == 1
     assert caught[0].filename == __file__
@@ -708,18 +710,18 @@ loss = lambda **how: plain.learning.ReconstructionLoss(**how)
          lambda: plain.DenseReconstructor(True)),
         (ValueError, "DenseReconstructor: states: must be one of 'spins', 'bits'; 'spin' came. Did "
          "you mean 'spins'?", lambda: plain.DenseReconstructor(3, states="spin")),
-        (ValueError, "needs a memory, or count, size and key",
-         lambda: plain.ModernDenseReconstructor(count=3, size=4)),
-        (ValueError, "a memory came with count or size",
-         lambda: plain.ModernDenseReconstructor(X6[None], count=3)),
-        (ValueError, "memory: must have shape (K, D); (6,) came",
+        (ValueError, "needs patterns Xi, or K, size and key",
+         lambda: plain.ModernDenseReconstructor(K=3, size=4)),
+        (ValueError, "patterns Xi came with K or size",
+         lambda: plain.ModernDenseReconstructor(X6[None], K=3)),
+        (ValueError, "Xi: must have shape (K, D); (6,) came",
          lambda: plain.ModernDenseReconstructor(X6)),
         (ValueError, "every value must be finite",
          lambda: plain.ModernDenseReconstructor([[1.0, float("nan")]])),
-        (ValueError, "T: must be finite and greater than 0",
-         lambda: plain.ModernDenseReconstructor(X6[None], T=0)),
-        (ValueError, "T: must be a scalar; shape (2,) came",
-         lambda: plain.ModernDenseReconstructor(X6[None], T=[1.0, 2.0])),
+        (ValueError, "temperature: must be finite and greater than 0",
+         lambda: plain.ModernDenseReconstructor(X6[None], temperature=0)),
+        (ValueError, "temperature: must be a scalar; shape (2,) came",
+         lambda: plain.ModernDenseReconstructor(X6[None], temperature=[1.0, 2.0])),
         (ValueError, "RBMReconstructor: hidden: must be at least 1; 0 came",
          lambda: plain.RBMReconstructor(6, 0, key=KEY)),
         (ValueError, "HebbianRBMReconstructor: width must be greater than 0; 0 came",
