@@ -123,8 +123,8 @@ class ModernDenseReconstructor(AbstractOverlapReconstructor):
 
     - `Xi`: the patterns to begin with, one per row, `(K, D)`. Or give `K` and `size`: so many
       random memories, to be learned.
-    - `temperature`: $T$, in units of an overlap, > 0. It is not trained. With given patterns a small
-      one serves; learning wants one large enough that several memories answer at first.
+    - `temperature`: $T$, in units of an overlap, > 0. It is not trained. With given patterns a
+      small one serves; learning wants one large enough that several memories answer at first.
     - `states`: `"spins"` (-1/+1) or `"bits"` (0/1).
     - `key`: for random memories.
 
