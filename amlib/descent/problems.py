@@ -84,18 +84,18 @@ class AbstractProblem(eqx.Module):
         return energy, self._released(grad)
 
     @hook
-    def grad(self, x: Array) -> Array:
+    def grad(self, x: PyTree[Array]) -> PyTree[Array]:
         """The gradient, or the direction that takes its place; zero where a unit is clamped."""
         return self._released(jax.grad(self.energy)(x) if self.field is None else self.field(x)[1])
 
     @hook
-    def _released(self, grad: Array) -> Array:
+    def _released(self, grad: PyTree[Array]) -> PyTree[Array]:
         return grad if self.held is None else jnp.where(self.held[0], jnp.zeros_like(grad), grad)
 
     # -- moves -------------------------------------------------------------------------------------
 
     @hook
-    def put(self, x: Array) -> Array:
+    def put(self, x: PyTree[Array]) -> PyTree[Array]:
         """The state, moved into the space; clamped units at their values."""
         if self.bounded:
             assert isinstance(self.space, AbstractReals)

@@ -2,14 +2,16 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from amlib import _checks as checks
+from amlib._types import ScalarLike, States, StatesLike
 from amlib.descent.problems import AbstractProblem
 from amlib.descent.trajectory import Recall, StateTrajectory
 from amlib.hierarchical import energies, graph
@@ -19,7 +21,9 @@ if TYPE_CHECKING:
     from amlib.hierarchical.ham import HAM
 
 
-def euler_step(ham: "HAM", xs: Any, updates: Any, dt: Any, masks: Any) -> Any:
+def euler_step(
+    ham: "HAM", xs: StatesLike, updates: StatesLike, dt: ScalarLike, masks: PyTree | None
+) -> States:
     """One step of Euler's method, see `HAM.step`."""
     names = [name for name, _ in graph.items(ham.neurons)]
     for tree, where in ((xs, "xs"), (updates, "updates"), (masks, "masks")):
@@ -42,6 +46,9 @@ def euler_step(ham: "HAM", xs: Any, updates: Any, dt: Any, masks: Any) -> Any:
 Moving: TypeAlias = dict[Name, Array]
 """The states of the free layers."""
 
+Parts: TypeAlias = dict[str, PyTree[Array]]
+"""An energy in parts, as `HAM.energy_tree` gives it."""
+
 Masks: TypeAlias = dict[Name, Array]
 """Of layers that move in part, which units are held."""
 
@@ -53,7 +60,7 @@ class Held(NamedTuple):
     masks: Masks
 
 
-def held(ham: "HAM", xs: Any, clamp: Any, where: str) -> Held:
+def held(ham: "HAM", xs: States, clamp: PyTree, where: str) -> Held:
     """What is clamped: names of layers, or masks by the names of layers; raise for others."""
     masks: Masks = {}
     if isinstance(clamp, Mapping):
@@ -76,70 +83,10 @@ def held(ham: "HAM", xs: Any, clamp: Any, where: str) -> Held:
     return Held(layers, masks)
 
 
-class HAMProblem(AbstractProblem):
-    """A hierarchical memory with some of its layers held: its state is that of the others."""
-
-    way: Any = None
-
-    @classmethod
-    def of(cls, ham: "HAM", xs: Any, held: Held | None) -> tuple["HAMProblem", Moving]:
-        """The problem, and the start."""
-        way = _Way(ham, xs, Held((), {}) if held is None else held)
-        falls = not any(c.no_feedback for c in ham.connections)  # with feedback, it should fall
-        mask = None
-        if way.held.masks:
-            whole = {
-                n: way.held.masks.get(n, jnp.zeros(x.shape, bool)) for n, x in way.start.items()
-            }
-            mask = whole, way.start
-        return cls(way.energy, field=way.field, held=mask, falls=falls, way=way), way.start
-
-    def put(self, x: Any) -> Any:
-        """Units that are held at their values."""
-        return x if self.held is None else jax.tree.map(jnp.where, *self.held, x)
-
-    def _released(self, grad: Any) -> Any:
-        if self.held is None:
-            return grad
-        return jax.tree.map(lambda m, g: jnp.where(m, 0, g), self.held[0], grad)
-
-    def grad(self, x: Any) -> Any:
-        """What the free states move against."""
-        return self._released(self.way.direction(x))
-
-    def measure(self, x: Any) -> tuple[Any, Array]:
-        """See `Problem`."""
-        return self.way.measure(x)
-
-    def total(self, parts: Any) -> Array:
-        """See `Problem`."""
-        leaves = jax.tree.leaves(parts)
-        return sum(leaves, jnp.zeros_like(leaves[0]))
-
-    def record(self, states: Any, energy: Array, time: Array, parts: Any) -> StateTrajectory:
-        """Energies in parts, and where they were asked for the states of every layer."""
-        states = None if states is None else jax.vmap(self.way.states)(states)
-        return StateTrajectory(states, energy, time, parts)
-
-    def finish(self, end: Recall, saved: bool) -> Recall:
-        """The result with a state for every layer, and with energies in parts."""
-        record = end.trajectory
-        if record is None or record.parts is None:
-            if record is None:
-                frames = jax.tree.map(lambda a, b: jnp.stack([a, b]), self.way.start, end.x)
-                at = end.steps.astype(end.energy.dtype) if end.time is None else end.time
-                times = jnp.stack([jnp.zeros_like(at), at])
-            else:
-                frames, times = record.frames, record.time
-            parts, _ = lax.map(self.way.measure, frames)
-            record = self.record(frames if saved else None, self.total(parts), times, parts)
-        return dataclasses.replace(end, x=self.way.states(end.x), trajectory=record)
-
-
 class _Way:
     """The free states, and what moves them."""
 
-    def __init__(self, ham: "HAM", xs: Any, held: Held):
+    def __init__(self, ham: "HAM", xs: States, held: Held):
         self.ham, self.held = ham, held
         xs = dict(graph.items(xs))
         self.free = tuple(name for name in xs if name not in held.layers)
@@ -150,12 +97,12 @@ class _Way:
         self.start = {name: self.xs[name] for name in self.free}
         self.rate = {n: (1 / layers[n].tau).astype(self.dtype) for n in self.free}
 
-    def states(self, v: Moving) -> Any:
+    def states(self, v: Moving) -> States:
         """The state of every layer, clamped ones too, in the user's container."""
         xs = self.xs | v
         return graph.rebuild(self.ham.neurons, [xs[n] for n, _ in graph.items(self.ham.neurons)])
 
-    def at(self, v: Moving) -> tuple[Any, Any]:
+    def at(self, v: Moving) -> tuple[States, States]:
         """Activations and states of every layer."""
         xs = self.states(v)
         layers = graph.items(self.ham.neurons)
@@ -166,7 +113,7 @@ class _Way:
         """The energy."""
         return energies.energy(self.ham, *self.at(v))
 
-    def measure(self, v: Moving) -> tuple[Any, Array]:
+    def measure(self, v: Moving) -> tuple[Parts, Array]:
         """The energy in parts, and the size of what they sum, which its rounding goes by."""
         xhats, xs = self.at(v)
         parts = energies.energy_tree(self.ham, xhats, xs)
@@ -185,3 +132,65 @@ class _Way:
     def field(self, v: Moving) -> tuple[Array, Moving]:
         """The energy, and the direction."""
         return self.energy(v), self.direction(v)
+
+
+class HAMProblem(AbstractProblem):
+    """A hierarchical memory with some of its layers held: its state is that of the others."""
+
+    way: _Way = eqx.field(kw_only=True)
+
+    @classmethod
+    def of(cls, ham: "HAM", xs: States, held: Held | None) -> tuple["HAMProblem", Moving]:
+        """The problem, and the start."""
+        way = _Way(ham, xs, Held((), {}) if held is None else held)
+        falls = not any(c.no_feedback for c in ham.connections)  # with feedback, it should fall
+        mask = None
+        if way.held.masks:
+            whole = {
+                n: way.held.masks.get(n, jnp.zeros(x.shape, bool)) for n, x in way.start.items()
+            }
+            mask = whole, way.start
+        return cls(way.energy, field=way.field, held=mask, falls=falls, way=way), way.start
+
+    def put(self, x: Moving) -> Moving:
+        """Units that are held at their values."""
+        return x if self.held is None else jax.tree.map(jnp.where, *self.held, x)
+
+    def _released(self, grad: Moving) -> Moving:
+        if self.held is None:
+            return grad
+        return jax.tree.map(lambda m, g: jnp.where(m, 0, g), self.held[0], grad)
+
+    def grad(self, x: Moving) -> Moving:
+        """What the free states move against."""
+        return self._released(self.way.direction(x))
+
+    def measure(self, x: Moving) -> tuple[Parts, Array]:
+        """See `Problem`."""
+        return self.way.measure(x)
+
+    def total(self, parts: Parts) -> Array:
+        """See `Problem`."""
+        leaves = jax.tree.leaves(parts)
+        return sum(leaves, jnp.zeros_like(leaves[0]))
+
+    def record(
+        self, states: Moving | None, energy: Array, time: Array, parts: Parts
+    ) -> StateTrajectory:
+        """Energies in parts, and where they were asked for the states of every layer."""
+        states = None if states is None else jax.vmap(self.way.states)(states)
+        return StateTrajectory(states, energy, time, parts)
+
+    def finish(self, end: Recall, saved: bool) -> Recall:
+        """The result with a state for every layer, and with energies in parts."""
+        record = end.trajectory
+        if record is None or record.parts is None:
+            if record is None:
+                frames = jax.tree.map(lambda a, b: jnp.stack([a, b]), self.way.start, end.x)
+                at = end.steps.astype(end.energy.dtype) if end.time is None else end.time
+                times = jnp.stack([jnp.zeros_like(at), at])
+            else:
+                frames, times = record.frames, record.time
+            parts, _ = lax.map(self.way.measure, frames)
+            record = self.record(frames if saved else None, self.total(parts), times, parts)
+        return dataclasses.replace(end, x=self.way.states(end.x), trajectory=record)

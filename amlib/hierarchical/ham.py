@@ -19,7 +19,7 @@ import jax
 from jaxtyping import Array, Float, PyTree
 
 from amlib import _checks as checks
-from amlib._types import Key, Scalar
+from amlib._types import Key, Scalar, ScalarLike, States, StatesLike
 from amlib.descent.gradients import Euler
 from amlib.descent.methods import AbstractMethod
 from amlib.descent.problems import AbstractProblem
@@ -31,10 +31,6 @@ from amlib.hierarchical.layers import NeuronLayer
 from amlib.hierarchical.vectorized import VectorizedHAM
 from amlib.memory import AbstractMemory, Asked
 from amlib.spaces import AbstractSpace, Reals
-
-States = PyTree[Float[Array, "..."]]
-Given = PyTree[Any]
-"""States as users have them: arrays of floats, integers or bools, in a list or a dict."""
 
 # Keywords of the other families of memories, and what is said here.
 _ELSEWHERE = {
@@ -79,6 +75,7 @@ class HAM(AbstractMemory):
     2008.06996).
     """
 
+    # A list or a dict, as it came: a type checker cannot know by what it is indexed.
     neurons: Any
     hypersynapses: Any
     connections: tuple[Connection, ...] = eqx.field(converter=graph.as_connections, static=True)
@@ -174,7 +171,7 @@ class HAM(AbstractMemory):
         ham = eqx.tree_at(lambda h: h.hypersynapses, self, synapses)
         return ham.init_states(bs, state_key), ham
 
-    def activations(self, xs: Given) -> States:
+    def activations(self, xs: StatesLike) -> States:
         """The activation of every layer: the gradient of its Lagrangian in its state.
 
         **Arguments:**
@@ -190,17 +187,17 @@ class HAM(AbstractMemory):
 
     # -- the energy ------------------------------------------------------------------------------
 
-    def neuron_energies(self, xhats: Given, xs: Given) -> PyTree[Scalar]:
+    def neuron_energies(self, xhats: StatesLike, xs: StatesLike) -> PyTree[Scalar]:
         r"""The energy of every layer, $x \cdot \hat x - L(x)$, in a container like the layers."""
         xhats, xs = _both(self, xhats, xs, "HAM.neuron_energies")
         return _energy_tree(self, xhats, xs)["neurons"]
 
-    def connection_energies(self, xhats: Given) -> list[Scalar]:
+    def connection_energies(self, xhats: StatesLike) -> list[Scalar]:
         """The energy of every connection, in their order."""
         xhats = _checked(self, xhats, "HAM.connection_energies: xhats")
         return _connection_energies(self, xhats)
 
-    def energy_tree(self, xhats: Given, xs: Given) -> dict[str, PyTree[Scalar]]:
+    def energy_tree(self, xhats: StatesLike, xs: StatesLike) -> dict[str, PyTree[Scalar]]:
         """The energy in parts.
 
         **Arguments:**
@@ -216,7 +213,7 @@ class HAM(AbstractMemory):
         xhats, xs = _both(self, xhats, xs, "HAM.energy_tree")
         return _energy_tree(self, xhats, xs)
 
-    def energy(self, xhats: Given, xs: Given | None = None) -> Scalar:
+    def energy(self, xhats: StatesLike, xs: StatesLike | None = None) -> Scalar:
         """The energy of the whole memory: the sum of `energy_tree`.
 
         **Arguments:**
@@ -235,7 +232,7 @@ class HAM(AbstractMemory):
         xhats, xs = _both(self, xhats, xs, "HAM.energy")
         return _energy(self, xhats, xs)
 
-    def dEdact(self, xhats: Given, xs: Given, return_energy: bool = False) -> Any:
+    def dEdact(self, xhats: StatesLike, xs: StatesLike, return_energy: bool = False) -> Any:
         r"""The gradient of the energy in every activation.
 
         $$\frac{\partial E}{\partial \hat x} = x + \frac{\partial E_{\text{syn}}}{\partial \hat x}$$
@@ -256,17 +253,19 @@ class HAM(AbstractMemory):
         gradient = _forces(self, xhats, xs)
         return (_energy(self, xhats, xs), gradient) if return_energy else gradient
 
-    def dEdg(self, xs: Given) -> States:
+    def dEdg(self, xs: StatesLike) -> States:
         """The gradient of the energy in every activation, at given states; see `dEdact`."""
         return self.dEdact(self.activations(xs), xs)
 
-    def updates(self, xs: Given) -> States:
+    def updates(self, xs: StatesLike) -> States:
         """The direction in which every state moves: minus `dEdg`."""
         return jax.tree.map(lambda g: -g, self.dEdg(xs))
 
     # -- dynamics --------------------------------------------------------------------------------
 
-    def step(self, xs: Given, updates: Given, dt: Any = 0.1, masks: PyTree | None = None) -> States:
+    def step(
+        self, xs: StatesLike, updates: StatesLike, dt: ScalarLike = 0.1, masks: PyTree | None = None
+    ) -> States:
         r"""One step of Euler's method.
 
         $$x \leftarrow x + \frac{\Delta t}{\tau} \, m \, u$$
@@ -305,7 +304,7 @@ class HAM(AbstractMemory):
             asked = dataclasses.replace(asked, method=Euler(words["dt"]))
         return asked
 
-    def _start(self, x0: Any, where: str, space: AbstractSpace) -> Any:
+    def _start(self, x0: StatesLike, where: str, space: AbstractSpace) -> States:
         """A state per layer."""
         xs = _checked(self, x0, f"{where}: xs")
         for name, x in graph.items(xs):
@@ -313,19 +312,19 @@ class HAM(AbstractMemory):
                 checks.finite(x, f"{where}: layer {name!r}")
         return xs
 
-    def _held(self, x: Any, clamp: Any, space: AbstractSpace) -> dynamics.Held | None:
+    def _held(self, x: States, clamp: PyTree, space: AbstractSpace) -> dynamics.Held | None:
         """Names of layers, or masks by names."""
         del space
         return dynamics.held(self, x, clamp, f"{self._where}: clamp")
 
     def _problem(
-        self, x: Any, held: Any, space: AbstractSpace, bounded: bool
-    ) -> tuple[AbstractProblem, Any]:
+        self, x: States, held: dynamics.Held | None, space: AbstractSpace, bounded: bool
+    ) -> tuple[AbstractProblem, States]:
         """The layers that are free."""
         del space, bounded
         return dynamics.HAMProblem.of(self, x, held)
 
-    def _end(self, end: Recall, problem: Any, x0: Any, saved: bool) -> Recall:
+    def _end(self, end: Recall, problem: Any, x0: States, saved: bool) -> Recall:
         """A state for every layer."""
         return super()._end(problem.finish(end, saved), problem, x0, saved)
 
@@ -339,30 +338,30 @@ class HAM(AbstractMemory):
         """This memory: it takes one example."""
         return self
 
-    def vactivations(self, xs: Given) -> States:
+    def vactivations(self, xs: StatesLike) -> States:
         """`activations` of a batch (the first published interface)."""
         return self.vectorize().activations(xs)
 
-    def venergy(self, xs: Given) -> Float[Array, " batch"]:
+    def venergy(self, xs: StatesLike) -> Float[Array, " batch"]:
         """`energy` of a batch of states (the first published interface)."""
         return jax.vmap(lambda x: self.energy(x))(xs)
 
-    def vdEdg(self, xs: Given) -> States:
+    def vdEdg(self, xs: StatesLike) -> States:
         """`dEdg` of a batch (the first published interface)."""
         return jax.vmap(self.dEdg)(xs)
 
-    def vupdates(self, xs: Given) -> States:
+    def vupdates(self, xs: StatesLike) -> States:
         """`updates` of a batch (the first published interface)."""
         return jax.vmap(self.updates)(xs)
 
 
-def _checked(ham: HAM, values: Any, where: str) -> Any:
+def _checked(ham: HAM, values: StatesLike, where: str) -> States:
     """An array per layer, of its shape."""
     shapes = [layer.shape for _, layer in graph.items(ham.neurons)]
     return graph.check_states(ham.neurons, values, shapes, where)
 
 
-def _both(ham: HAM, xhats: Any, xs: Any, where: str) -> tuple[Any, Any]:
+def _both(ham: HAM, xhats: StatesLike, xs: StatesLike, where: str) -> tuple[States, States]:
     """Activations and states, both checked."""
     return _checked(ham, xhats, f"{where}: xhats"), _checked(ham, xs, f"{where}: xs")
 
@@ -376,7 +375,7 @@ _energy = eqx.filter_jit(energies.energy)
 
 
 @eqx.filter_jit
-def _forces(ham: HAM, xhats: Any, xs: Any) -> Any:
+def _forces(ham: HAM, xhats: States, xs: States) -> States:
     """The gradient in every activation."""
     names = tuple(name for name, _ in graph.items(ham.neurons))
     made = energies.forces(ham, xhats, xs, names)

@@ -1,17 +1,19 @@
 """A hierarchical memory over batches."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PyTree
 
 from amlib import _checks as checks
-from amlib._types import Key
+from amlib._types import Key, ScalarLike, States, StatesLike
 from amlib.descent.trajectory import Recall
 from amlib.hierarchical import graph
+from amlib.hierarchical.graph import Connection
 
-States = PyTree[Float[Array, "..."]]
+if TYPE_CHECKING:
+    from amlib.hierarchical.ham import HAM
 
 
 class VectorizedHAM(eqx.Module):
@@ -20,7 +22,7 @@ class VectorizedHAM(eqx.Module):
     Made by `HAM.vectorize`; `unvectorize` gives the memory back.
     """
 
-    _ham: Any
+    _ham: "HAM"
 
     @property
     def neurons(self) -> Any:
@@ -33,7 +35,7 @@ class VectorizedHAM(eqx.Module):
         return self._ham.hypersynapses
 
     @property
-    def connections(self) -> Any:
+    def connections(self) -> tuple[Connection, ...]:
         """The connections."""
         return self._ham.connections
 
@@ -63,48 +65,48 @@ class VectorizedHAM(eqx.Module):
             )
         return self._ham.init_states(bs, key)
 
-    def activations(self, xs: PyTree[Any]) -> States:
+    def activations(self, xs: StatesLike) -> States:
         """See `HAM.activations`."""
         return jax.vmap(self._ham.activations)(self._batch(xs, "activations"))
 
-    def neuron_energies(
-        self, xhats: PyTree[Any], xs: PyTree[Any]
-    ) -> PyTree[Float[Array, " batch"]]:
+    def neuron_energies(self, xhats: StatesLike, xs: StatesLike) -> PyTree[Float[Array, " batch"]]:
         """See `HAM.neuron_energies`."""
         return jax.vmap(self._ham.neuron_energies)(xhats, self._batch(xs, "neuron_energies"))
 
-    def connection_energies(self, xhats: PyTree[Any]) -> list[Float[Array, " batch"]]:
+    def connection_energies(self, xhats: StatesLike) -> list[Float[Array, " batch"]]:
         """See `HAM.connection_energies`."""
         return jax.vmap(self._ham.connection_energies)(self._batch(xhats, "connection_energies"))
 
-    def energy_tree(self, xhats: PyTree[Any], xs: PyTree[Any]) -> dict[str, Any]:
+    def energy_tree(
+        self, xhats: StatesLike, xs: StatesLike
+    ) -> dict[str, PyTree[Float[Array, " batch"]]]:
         """See `HAM.energy_tree`."""
         return jax.vmap(self._ham.energy_tree)(xhats, self._batch(xs, "energy_tree"))
 
-    def energy(self, xhats: PyTree[Any], xs: PyTree[Any] | None = None) -> Float[Array, " batch"]:
+    def energy(self, xhats: StatesLike, xs: StatesLike | None = None) -> Float[Array, " batch"]:
         """See `HAM.energy`."""
         xhats = self._batch(xhats, "energy")
         if xs is None:
             return jax.vmap(lambda x: self._ham.energy(x))(xhats)
         return jax.vmap(self._ham.energy)(xhats, xs)
 
-    def dEdact(self, xhats: PyTree[Any], xs: PyTree[Any], return_energy: bool = False) -> Any:
+    def dEdact(self, xhats: StatesLike, xs: StatesLike, return_energy: bool = False) -> Any:
         """See `HAM.dEdact`."""
         gradient = lambda g, x: self._ham.dEdact(g, x, return_energy)
         return jax.vmap(gradient)(xhats, self._batch(xs, "dEdact"))
 
-    def updates(self, xs: PyTree[Any]) -> States:
+    def updates(self, xs: StatesLike) -> States:
         """See `HAM.updates`."""
         return jax.vmap(self._ham.updates)(self._batch(xs, "updates"))
 
     def step(
-        self, xs: PyTree[Any], updates: States, dt: Any = 0.1, masks: PyTree | None = None
+        self, xs: StatesLike, updates: States, dt: ScalarLike = 0.1, masks: PyTree | None = None
     ) -> States:
         """See `HAM.step`."""
         return self._ham.step(xs, updates, dt, masks)
 
     def recall(
-        self, xs: PyTree[Any], *words: Any, key: Key | None = None, **keywords: Any
+        self, xs: StatesLike, *words: Any, key: Key | None = None, **keywords: Any
     ) -> Recall:
         """See `HAM.recall`; every field of the `Recall` has the batch axis.
 
@@ -122,11 +124,11 @@ class VectorizedHAM(eqx.Module):
         """This memory: it takes batches."""
         return self
 
-    def unvectorize(self) -> Any:
+    def unvectorize(self) -> "HAM":
         """The same memory for one example."""
         return self._ham
 
-    def _batch(self, xs: Any, where: str) -> Any:
+    def _batch(self, xs: StatesLike, where: str) -> StatesLike:
         """The states; raise unless all have a leading axis of one length."""
         sizes = {}
         for name, x in graph.items(xs) if hasattr(xs, "__len__") else ():
