@@ -22,7 +22,7 @@ NBS = Path(__file__).parents[1]
 
 # Pages: titles and sentences.
 ROOMS = {
-    "memory": ("One verb", "What all memories share: `recall`, and its result."),
+    "memory": ("All memories", "What every family shares: `recall`, and what a family says of itself."),
     "binary": ("Binary memories", "Memories over spins: write `energy`, get recall."),
     "continuous": ("Continuous memories", "Memories over real-valued states."),
     "hierarchical": ("Hierarchical memories", "Layers, synapses, and the energy of both."),
