@@ -24,6 +24,7 @@ from jaxtyping import Array, ArrayLike
 from amlib import _shards as shards
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
+_Given = TypeVar("_Given")
 
 
 def is_concrete(x: object) -> bool:
@@ -116,7 +117,7 @@ def are_bits(x: object) -> bool:
     return bool((value == 0).any() and ((value == 0) | (value == 1)).all())
 
 
-def not_bits(x: Array, where: str) -> Array:
+def not_bits(x: _Given, where: str) -> _Given:
     """Return `x`; raise where it is known to be 0/1 and not -1/+1."""
     if are_bits(x):
         raise ValueError(

@@ -13,14 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, ArrayLike, Float, Integer, Shaped
+from jaxtyping import Array, ArrayLike, Float, Integer, PyTree, Shaped
 from tqdm.auto import tqdm
 
 from amlib import _checks as checks
-from amlib._types import Key
+from amlib._types import Key, ScalarLike
+from amlib.descent.trajectory import Recall
+from amlib.memory import AbstractMemory
 
 
-def _rows(Xi: Any, where: str = "Xi") -> Array:
+def _rows(Xi: ArrayLike, where: str = "Xi") -> Array:
     Xi = checks.as_float(Xi, where)
     if Xi.ndim < 2 or Xi.size == 0:
         raise ValueError(f"{where}: must have shape (K, D) with K, D at least 1; {Xi.shape} came.")
@@ -52,7 +54,7 @@ def separation(Xi: Shaped[ArrayLike, "K *shape"]) -> Float[Array, " K"]:
 
 
 def retrieval_bound(
-    Xi: Shaped[ArrayLike, "K *shape"], beta: Any, distance: Any = 0.0
+    Xi: Shaped[ArrayLike, "K *shape"], beta: ScalarLike, distance: ArrayLike = 0.0
 ) -> Float[Array, " K"]:
     r"""The published bound on the error of one retrieval step of a modern Hopfield network.
 
@@ -80,7 +82,7 @@ def retrieval_bound(
 def metastable_size(
     Xi: Shaped[ArrayLike, "K *shape"],
     x: Shaped[ArrayLike, "*shape"],
-    beta: Any,
+    beta: ScalarLike,
     mass: float | int = 0.9,
 ) -> Integer[Array, ""]:
     r"""How many patterns a state of a modern Hopfield network averages over.
@@ -246,7 +248,7 @@ def retrieval_curve(
 
 @eqx.filter_jit
 def _measure(
-    model: Any, chosen: Array, level: Array, key: Array, rules: tuple[Callable[..., Any], ...]
+    model: PyTree, chosen: Array, level: Array, key: Array, rules: tuple[Callable[..., Any], ...]
 ) -> tuple[Array, ...]:
     """One row of the table, query by query; compiled once for each kind of model and rules."""
     corruption, recall, success = rules
@@ -279,7 +281,7 @@ def _measure(
         return jax.vmap(one)(chosen, jax.random.split(key, chosen.shape[0]))
 
 
-def _levels(levels: Any) -> np.ndarray:
+def _levels(levels: Sequence[float | int] | np.ndarray | Array) -> np.ndarray:
     """The noise levels, integers as integers."""
     a = np.asarray(levels)
     if a.ndim != 1 or a.size == 0 or a.dtype.kind not in "iuf":
@@ -293,5 +295,5 @@ def _close(x: Array, xi: Array) -> Array:
     return cosine(x, xi) > 0.9
 
 
-def _default_recall(model: Any, x: Array, key: Array) -> Any:
+def _default_recall(model: AbstractMemory, x: Array, key: Array) -> Recall:
     return model.recall(x, key=key)

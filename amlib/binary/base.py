@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Shaped
 
 from amlib import _checks as checks, _shards as shards
-from amlib._types import Key, Scalar
+from amlib._types import Key, Scalar, ScalarLike
 from amlib.descent import flips
 from amlib.descent.flip_problem import FlipProblem
 from amlib.descent.frames import Frames
@@ -75,7 +75,7 @@ class AbstractBinaryAM(AbstractMemory):
         return _SWEEPS
 
     def async_update(
-        self, x: Shaped[ArrayLike, "*shape"], idx: Any
+        self, x: Shaped[ArrayLike, "*shape"], idx: ScalarLike
     ) -> tuple[Float[Array, "*shape"], Scalar]:
         """Flip one bit if that lowers the energy strictly.
 

@@ -1,6 +1,6 @@
 """Universal Hopfield networks: name a similarity and a separation, get the memory."""
 
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 import equinox as eqx
 import jax
@@ -131,7 +131,7 @@ class KernelMemory(ContinuousAM):
 
 
 @eqx.filter_jit
-def _readout(model: Any, x: Array) -> Array:
+def _readout(model: "KernelMemory", x: Array) -> Array:
     values = model.Xi if model.values is None else model.values
     wide, state, rows = checks.widen((model, x, flat_rows(values)))
     separated = jax.grad(wide._potential)(wide.similarities(state))

@@ -1,6 +1,6 @@
 """The continuous memories of the literature. Each is an energy; recall comes with the base."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from amlib import _checks as checks
-from amlib._types import Scalar
+from amlib._types import RealLike, Scalar, ScalarLike
 from amlib.continuous.base import ContinuousAM
 from amlib.descent.streaming import flat_rows, logsumexp, row_norms
 
 
-def values_field(values: Any) -> Array | None:
+def values_field(values: ArrayLike | None) -> Array | None:
     """The converter of the optional values of a heteroassociative memory."""
     return None if values is None else checks.as_float(values, "values")
 
@@ -117,7 +117,7 @@ def attention(
     queries: Shaped[ArrayLike, "..."],
     keys: Shaped[ArrayLike, "..."],
     values: Shaped[ArrayLike, "..."],
-    beta: Any = None,
+    beta: ScalarLike | None = None,
 ) -> Float[Array, "..."]:
     r"""Attention: one update of a modern Hopfield network that stores the keys.
 
@@ -217,7 +217,7 @@ class EpanechnikovMemory(ContinuousAM):
             checks.at_least(float(self.eps), 0.0, "eps")
 
     @staticmethod
-    def for_radius(Xi: Shaped[ArrayLike, "K *shape"], radius: Any) -> "EpanechnikovMemory":
+    def for_radius(Xi: Shaped[ArrayLike, "K *shape"], radius: RealLike) -> "EpanechnikovMemory":
         r"""The memory that retrieves exactly from within `radius` of any pattern.
 
         $$\beta = \frac{2}{(r - \Delta)^2}, \qquad r = \min_{\mu \ne \nu} \|\xi_\mu - \xi_\nu\|$$

@@ -1,6 +1,6 @@
 """Sparse Hopfield networks: Fenchel-Young energies, from softmax to sparsemax."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -9,12 +9,12 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from amlib import _checks as checks
-from amlib._types import Scalar
+from amlib._types import Scalar, ScalarLike
 from amlib.continuous.base import ContinuousAM
 from amlib.descent.streaming import flat_rows, row_norms
 
 
-def _alpha_field(alpha: Any) -> Array:
+def _alpha_field(alpha: ScalarLike) -> Array:
     alpha = checks.as_float(alpha, "alpha")
     if alpha.ndim:
         raise ValueError(f"alpha: must be a scalar; shape {alpha.shape} came.")
@@ -147,7 +147,7 @@ def _threshold(z: Array, alpha: Array) -> Array:
     width = _largest_score(z.size, fixed_e + 1)
     steps = jnp.finfo(z.dtype).nmant + 2
 
-    def halve(_: Any, low_high: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: Array, low_high: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = low_high
         middle = 0.5 * (low + high)
         above = jnp.sum(_powered(fixed_z - middle, fixed_e)) > 1

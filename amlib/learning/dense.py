@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jax import lax
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from amlib import _checks as checks
 from amlib._types import Key, Scalar, ScalarLike
@@ -95,7 +95,7 @@ class DenseReconstructor(AbstractOverlapReconstructor):
         """The couplings."""
         return self.J
 
-    def read(self, overlaps: Float[Array, " D"], i: Any) -> Scalar:
+    def read(self, overlaps: Float[Array, " D"], i: Int[Array, ""] | int) -> Scalar:
         """The field of one unit."""
         return overlaps[i] if self.bias is None else overlaps[i] + self.bias[i]
 
@@ -203,7 +203,7 @@ class ModernDenseReconstructor(AbstractOverlapReconstructor):
         """The memories."""
         return self.Xi
 
-    def read(self, overlaps: Float[Array, " K"], i: Any) -> Scalar:
+    def read(self, overlaps: Float[Array, " K"], i: Int[Array, ""] | int) -> Scalar:
         """The field of one unit."""
         h = jnp.dot(jax.nn.softmax(self._scores(overlaps)), self.Xi[:, i])
         return h if self.states == "spins" else h - 0.5

@@ -9,19 +9,17 @@ Where the field is minus the gradient of an energy, the reconstructor has that e
 
 import abc
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, ArrayLike, Float, Shaped
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree, Shaped
 
 from amlib import _checks as checks
 from amlib._types import Scalar, hook
-from amlib.descent.flip_problem import FlipProblem
-from amlib.descent.methods import AbstractMethod
-from amlib.descent.problems import AbstractProblem
+from amlib.descent.methods import AbstractMethod, Problems
 from amlib.descent.trajectory import Recall, StateTrajectory
 from amlib.learning.maps import Relax, cut, soft_problem
 from amlib.memory import AbstractMemory
@@ -151,13 +149,13 @@ class AbstractReconstructor(AbstractMemory):
         return self.space
 
     def _problem(
-        self, x: Any, held: Any, space: AbstractSpace, bounded: bool
-    ) -> tuple[AbstractProblem | FlipProblem, Any]:
+        self, x: Array, held: PyTree, space: AbstractSpace, bounded: bool
+    ) -> tuple[Problems, Array]:
         if isinstance(space, AbstractReals):
             return soft_problem(self, None if held is None else (held, x)), x
         return super()._problem(x, held, space, bounded)
 
-    def _end(self, end: Recall, problem: Any, x0: Any, saved: bool) -> Recall:
+    def _end(self, end: Recall, problem: Problems, x0: Array, saved: bool) -> Recall:
         """The result; a relaxation knows no energy on its way."""
         end = dataclasses.replace(end, energy=self.energy(end.x))
         if isinstance(end.trajectory, StateTrajectory):
@@ -189,7 +187,7 @@ class AbstractOverlapReconstructor(AbstractEnergyReconstructor):
         """What the state is compared with: the overlaps are `weights() @ x`."""
 
     @abc.abstractmethod
-    def read(self, overlaps: Float[Array, " N"], i: Any) -> Scalar:
+    def read(self, overlaps: Float[Array, " N"], i: Int[Array, ""] | int) -> Scalar:
         """The field of unit `i`, from the overlaps.
 
         **Arguments:**
@@ -204,7 +202,9 @@ class AbstractOverlapReconstructor(AbstractEnergyReconstructor):
         """The same, with the overlaps carried along: a visit costs one row."""
         rows = self.weights().T
 
-        def visit(carry: tuple[Array, Array], i_and_may: Any) -> tuple[tuple[Array, Array], None]:
+        def visit(
+            carry: tuple[Array, Array], i_and_may: tuple[Array, Array | None]
+        ) -> tuple[tuple[Array, Array], None]:
             (x, overlaps), (i, may) = carry, i_and_may
             new = cut(self.read(overlaps, i), x[i], self.space)
             new = new if may is None else jnp.where(may, new, x[i])
@@ -218,12 +218,12 @@ def squash(h: Array, states: str) -> Array:
     return jnp.tanh(h) if states == "spins" else 0.5 * (1 + jnp.tanh(h))
 
 
-def as_state(model: AbstractReconstructor, x: Any, where: str) -> Array:
+def as_state(model: AbstractReconstructor, x: ArrayLike, where: str) -> Array:
     """A state in the shape and dtype of the model; raise unless it has that shape."""
     return model._state(x, where, check=False)
 
 
-def check_states(x: Any, states: str, where: str) -> None:
+def check_states(x: ArrayLike, states: str, where: str) -> None:
     """Raise where states are known to be bits and spins are meant, or spins and bits are meant."""
     if states == "spins":
         checks.not_bits(x, where)

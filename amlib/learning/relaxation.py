@@ -11,14 +11,12 @@ end.x, end.steps, end.converged
 together with a method and its limits.
 """
 
-from typing import Any
-
 import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, ArrayLike, Shaped
+from jaxtyping import Array, ArrayLike, PyTree, Shaped
 
 from amlib import _checks as checks
 from amlib._types import Key, Scalar
@@ -212,7 +210,7 @@ class ReconstructionLoss(AbstractLoss):
             y = jax.vmap(model)(y)
         return jnp.mean(jnp.abs(x - jax.vmap(model.soft)(y)))
 
-    def check(self, model: Any, data: Any) -> None:
+    def check(self, model: PyTree, data: PyTree[Array]) -> None:
         """Raise where data are known to be bits and the model's states spins, or the reverse."""
         if isinstance(model, AbstractReconstructor):
             check_states(data, model.states, "ReconstructionLoss: data")
@@ -225,7 +223,7 @@ def flip(key: Key, x: Array, p: float, states: str) -> Array:
     return jnp.where(jr.uniform(key, x.shape, jnp.float32) < p, SPACES[states].other(x), x)
 
 
-def batch_of(model: AbstractReconstructor, batch: Any, where: str) -> Array:
+def batch_of(model: AbstractReconstructor, batch: ArrayLike, where: str) -> Array:
     """A batch of states in the dtype of the model; raise unless it has that shape."""
     batch = jnp.asarray(batch)
     if batch.ndim != len(model.shape) + 1 or batch.shape[1:] != model.shape or not batch.size:
@@ -236,7 +234,7 @@ def batch_of(model: AbstractReconstructor, batch: Any, where: str) -> Array:
     return jax.vmap(lambda x: as_state(model, x, where))(batch)
 
 
-def check_noise(p: Any, where: str) -> None:
+def check_noise(p: float, where: str) -> None:
     """Raise unless `p` is a probability."""
     checks.at_least(p, 0, where)
     if p > 1:

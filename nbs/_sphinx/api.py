@@ -22,7 +22,7 @@ NBS = Path(__file__).parents[1]
 
 # Pages: titles and sentences.
 ROOMS = {
-    "memory": ("All memories", "What every family shares: `recall`, and what a family says of itself."),
+    "memory": ("All memories", "What every family shares: `recall`, and what it says of itself."),
     "binary": ("Binary memories", "Memories over spins: write `energy`, get recall."),
     "continuous": ("Continuous memories", "Memories over real-valued states."),
     "hierarchical": ("Hierarchical memories", "Layers, synapses, and the energy of both."),
