@@ -1,5 +1,7 @@
 """Recall under JAX's transforms that change what values are: `shard_map`, and leak checks."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -82,6 +84,10 @@ def hierarchical(x):
 def test_two_devices_recall_what_one_does(recall, check_vma):
     expected = jax.jit(jax.vmap(recall))(STARTS)
     shared = on_two_devices(recall, check_vma)(STARTS)
+    # Of a flow, rounding decides which of its last steps ends it, and so its time.
+    is_recall = lambda r: isinstance(r, am.Recall)
+    untimed = lambda r: dataclasses.replace(r, time=None) if is_recall(r) else r
+    shared, expected = (jax.tree.map(untimed, r, is_leaf=is_recall) for r in (shared, expected))
     for a, b in zip(jax.tree.leaves(shared), jax.tree.leaves(expected), strict=True):
         if jnp.issubdtype(b.dtype, jnp.floating) and recall is not binary:
             assert_allclose(a, b, rtol=1e-5, atol=1e-6)
