@@ -33,7 +33,7 @@ from amlib.descent.plan import scalar_output
 from amlib.descent.problems import Problem
 from amlib.descent.trajectory import Recall
 from amlib.descent.visits import Free, free_bits
-from amlib.spaces import AbstractSpace, AbstractTwoValued
+from amlib.spaces import AbstractSpace, AbstractTwoValued, as_reals
 
 VERB = ("method", "key", "clamp", "max_steps", "tol", "save_every")
 
@@ -149,8 +149,10 @@ class AbstractMemory(eqx.Module):
         if asked.key is not None:
             checks.key(asked.key, f"{self._where}: key")
         x0 = family._start(self, x0, self._where, space)
-        held = None if asked.clamp is None else family._held(self, x0, asked.clamp, space)
-        limits = type(chosen).check(chosen, asked.max_steps), asked.save_every
+        held, where = None, f"{self._where}: clamp"
+        if asked.clamp is not None:
+            held = family._held(self, x0, asked.clamp, space, where)
+        limits, bounded = (type(chosen).check(chosen, asked.max_steps), asked.save_every), False
         if isinstance(space, AbstractTwoValued):
             if asked.tol is not None:
                 raise TypeError(
@@ -158,12 +160,13 @@ class AbstractMemory(eqx.Module):
                     "energy. Drop it."
                 )
             checks.at_most(limits[0], checks.COUNTABLE // x0.size, f"{self._where}: max_steps")
-        bounded = isinstance(space, AbstractTwoValued) and checks.bounded(self)
+            bounded = checks.bounded(self)
         return _recall(self, x0, held, space, chosen, asked.key, limits, asked.tol, bounded)
 
     # -- what a family says differently ----------------------------------------------------------
 
     _words: ClassVar[tuple[str, ...]] = ()
+    _positional: ClassVar[tuple[str, ...]] = ()
     _elsewhere: ClassVar[dict[str, str]] = {}
 
     def _translate(self, words: tuple[Any, ...], more: dict[str, Any], asked: Asked) -> Asked:
@@ -179,8 +182,6 @@ class AbstractMemory(eqx.Module):
             if name not in self._words:
                 checks.unknown_keyword(self._where, name, (*VERB, *self._words), self._elsewhere)
         return type(self)._in_the_verb(self, more, asked)
-
-    _positional: ClassVar[tuple[str, ...]] = ()
 
     @hook
     def _in_the_verb(self, words: dict[str, Any], asked: Asked) -> Asked:
@@ -215,12 +216,17 @@ class AbstractMemory(eqx.Module):
         return kind.check(space, x, where) if check else x
 
     @hook
-    def _held(self, x: PyTree[Array], clamp: PyTree, space: AbstractSpace) -> PyTree:
+    def _held(self, x: PyTree[Array], clamp: PyTree, space: AbstractSpace, where: str) -> PyTree:
         """What does not move: free bits of flips, a mask of reals."""
-        mask = checks.mask(clamp, x.shape, f"{self._where}: clamp")
+        mask = checks.mask(clamp, x.shape, where)
         if isinstance(space, AbstractTwoValued):
             return free_bits(x.size, mask.reshape(-1))
         return jnp.asarray(mask)
+
+    def _flips(self, space: AbstractTwoValued, free: Free | None, bounded: bool) -> FlipProblem:
+        """Its flips; arrays whose numbers are known to be finite and not huge need less care."""
+        arrays = jax.tree.leaves(self) if bounded else []
+        return FlipProblem(self.energy, space, free, bounded=arrays, memory=self)
 
     @hook
     def _problem(
@@ -228,10 +234,10 @@ class AbstractMemory(eqx.Module):
     ) -> tuple[Problems, PyTree[Array]]:
         """What the method works on, and the start."""
         if isinstance(space, AbstractTwoValued):
-            arrays = jax.tree.leaves(self) if bounded else []
-            return FlipProblem(self.energy, space, held, bounded=arrays, memory=self), x
+            return self._flips(space, held, bounded), x
         scalar_output(self.energy, x)
-        return Problem(self.energy, space, held=None if held is None else (held, x)), x
+        reals = as_reals(space)
+        return Problem(self.energy, reals, held=None if held is None else (held, x)), x
 
     @hook
     def _end(self, end: Recall, problem: Problems, x0: PyTree[Array], saved: bool) -> Recall:

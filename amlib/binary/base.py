@@ -18,7 +18,7 @@ from amlib.descent.methods import AbstractMethod
 from amlib.descent.orders import ORDERS
 from amlib.descent.plan import scalar_output
 from amlib.descent.sweeps import Glauber, Greedy, Sweeps, Synchronous
-from amlib.descent.visits import Free, free_bits
+from amlib.descent.visits import Free
 from amlib.memory import AbstractMemory, Asked
 from amlib.spaces import AbstractTwoValued, Spins
 
@@ -179,8 +179,7 @@ class AbstractBinaryAM(AbstractMemory):
         """Whether no single flip, of bits that `clamp` does not hold, lowers the energy of `x`."""
         x, free = type(self)._state(self, x, "is_fixed_point"), None
         if clamp is not None:
-            mask = checks.mask(clamp, x.shape, "is_fixed_point: clamp")
-            free = free_bits(x.size, mask.reshape(-1))
+            free = type(self)._held(self, x, clamp, self.space, "is_fixed_point: clamp")
         return _is_fixed_point(_Known(self), x, free)
 
     def explain(self, x0: Shaped[ArrayLike, "*shape"] | None = None) -> None:
@@ -255,9 +254,8 @@ class _Known(eqx.Module):
         self.model, self.bounded = model, checks.bounded(model)
 
     def problem(self, free: Free | None = None) -> FlipProblem:
-        """Its flips; arrays whose numbers are known to be finite and not huge need less care."""
-        arrays = jax.tree.leaves(self.model) if self.bounded else []
-        return FlipProblem(self.model.energy, self.model.space, free, bounded=arrays)
+        """Its flips."""
+        return self.model._flips(self.model.space, free, self.bounded)
 
 
 @eqx.filter_jit

@@ -78,8 +78,7 @@ class FlipProblem:
 
     def plan(self, s: Array) -> FlipPlan:
         """How flips are evaluated, made in the trace that uses it."""
-        plain = isinstance(self.space, Spins)
-        return FlipPlan(self.energy if plain else self.of_spins, s, self.path, self.bounded)
+        return FlipPlan(self.of_spins, s, self.path, self.bounded)
 
     @property
     def bits(self) -> Integer[Array, " F"]:
@@ -126,10 +125,9 @@ class FlipProblem:
     def _may_move(self, moves: Array, D: int) -> Array | None:
         """Which moves flip free bits only, whatever an order returns; `None` where all bits are."""
         assert self.free is not None
-        bits, may = self.free
-        if may is None and bits.shape[0] == D:
+        if self.free.open is None and self.bits.shape[0] == D:
             return None
-        may = jnp.zeros(D, bool).at[bits].set(True if may is None else may)[moves]
+        may = self.free.mask(D)[moves]
         return may if moves.ndim == 1 else may.all(-1)
 
     def all_flips(self, x: Array) -> tuple[Scalar, Float[Array, " F"]]:

@@ -77,7 +77,7 @@ class GradientDescent(AbstractRealMethod):
         self, problem: AbstractProblem, at: Point, state: _Search, key: Key | None
     ) -> tuple[Point, _Search]:
         """See `AbstractRealMethod`."""
-        new = problem.at(problem.move(at.x, at.grad, state.step_size), at)
+        new = problem.at(problem.move(at.x, at.grad, state.step_size))
         if not self.backtracking:
             # Summands of any energy: say one a unit, such as the log 2 of log cosh.
             rose = rises(at.energy, new.energy, half_square(new.x) + new.x.size)
@@ -141,7 +141,7 @@ class CCCP(AbstractRealMethod):
         self, problem: AbstractProblem, at: Point, state: Array, key: Key | None
     ) -> tuple[Point, Array]:
         """See `AbstractRealMethod`."""
-        new = problem.at(problem.move(at.x, at.grad), at)
+        new = problem.at(problem.move(at.x, at.grad))
         rose = rises(at.energy, new.energy, half_square(new.x))
         return jax.tree.map(lambda a, b: jnp.where(rose, b, a), new, at), rose
 
@@ -191,7 +191,7 @@ class Langevin(AbstractRealMethod):
         noise = jr.normal(key, at.x.shape, at.x.dtype)
         spread = jnp.sqrt(2 * self.dt / beta).astype(at.x.dtype)
         moved = at.x - self.dt.astype(at.x.dtype) * at.grad + spread * noise
-        return problem.at(problem.put(moved), at), state
+        return problem.at(problem.put(moved)), state
 
     def terminate(self, problem: AbstractProblem, at: Point, state: PyTree) -> RESULTS:
         """It goes on to the last step, unless something is not finite."""

@@ -99,8 +99,7 @@ class AbstractRealMethod(AbstractMethod):
         step_size: float = 0.1
         mass: float = 0.9
 
-        @hook
-    def init(self, problem, at):
+        def init(self, problem, at):
             return jnp.zeros_like(at.x)
 
         def step(self, problem, at, state, key):

@@ -100,12 +100,10 @@ class Exchange(AbstractOrder):
     **Reference:** Kawasaki 1966, Phys. Rev. 145, 224.
     """
 
-    pair: ClassVar[int] = 2
-
     def moves(self, key: Key, bits: Integer[Array, " F"]) -> Integer[Array, "F 2"]:
         """See `AbstractOrder`."""
         F = bits.shape[0]
-        return bits[jr.randint(key, (F, self.pair), 0, F)]
+        return bits[jr.randint(key, (F, 2), 0, F)]
 
     def allows(self, spins: Float[Array, " 2"]) -> Bool[Array, ""]:
         """Only unlike bits trade."""

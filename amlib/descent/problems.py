@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from amlib._types import Scalar, hook
 from amlib.descent.trajectory import RESULTS, StateTrajectory
-from amlib.spaces import AbstractReals, AbstractSpace, Reals
+from amlib.spaces import AbstractReals, Reals
 
 Field: TypeAlias = Callable[[PyTree], tuple[Array, PyTree]]
 """From a state to its energy and the direction to move against, of the shape of the state."""
@@ -37,7 +37,7 @@ _REALS = Reals()
 class Point(NamedTuple):
     """Where a descent is: a state, its energy, and the gradient there (or what takes its place).
 
-    `steps` is how many steps led there.
+    `steps` is how many steps led there: the loop counts them.
     """
 
     x: Float[Array, "*shape"]
@@ -59,7 +59,7 @@ class AbstractProblem(eqx.Module):
     """
 
     energy: Callable[[PyTree], Array]
-    space: AbstractSpace = _REALS
+    space: AbstractReals = _REALS
     field: Field | None = None
     held: tuple[PyTree[Array], PyTree[Array]] | None = None
     tol: Array | float = 0.0
@@ -68,15 +68,13 @@ class AbstractProblem(eqx.Module):
     @property
     def bounded(self) -> bool:
         """Whether there is a projection."""
-        return not (isinstance(self.space, Reals) and self.space.free)
+        return not self.space.free
 
     # -- points ------------------------------------------------------------------------------------
 
-    def at(self, x: Array, before: Point | None = None) -> Point:
-        """The point at `x`, a step after another."""
-        energy, grad = self.value_and_grad(x)
-        steps = jnp.zeros((), jnp.int32) if before is None else before.steps + 1
-        return Point(x, energy, grad, steps)
+    def at(self, x: Array) -> Point:
+        """The point at `x`."""
+        return Point(x, *self.value_and_grad(x), jnp.zeros((), jnp.int32))
 
     def value_and_grad(self, x: Array) -> tuple[Array, Array]:
         """The energy, and its gradient or the direction that takes its place."""
@@ -88,22 +86,21 @@ class AbstractProblem(eqx.Module):
         """The gradient, or the direction that takes its place; zero where a unit is clamped."""
         return self._released(jax.grad(self.energy)(x) if self.field is None else self.field(x)[1])
 
-    @hook
     def _released(self, grad: PyTree[Array]) -> PyTree[Array]:
-        return grad if self.held is None else jnp.where(self.held[0], jnp.zeros_like(grad), grad)
+        if self.held is None:
+            return grad
+        return jax.tree.map(lambda held, g: jnp.where(held, 0, g), self.held[0], grad)
 
     # -- moves -------------------------------------------------------------------------------------
 
-    @hook
     def put(self, x: PyTree[Array]) -> PyTree[Array]:
         """The state, moved into the space; clamped units at their values."""
         if self.bounded:
-            assert isinstance(self.space, AbstractReals)
             y = self.space.project(x)
             if y.shape != x.shape:
                 raise ValueError(f"project: must keep the shape {x.shape}; {y.shape} came.")
             x = y.astype(x.dtype)
-        return x if self.held is None else jnp.where(*self.held, x)
+        return x if self.held is None else jax.tree.map(jnp.where, *self.held, x)
 
     def move(self, x: Array, g: Array, step: Array | float = 1.0) -> Array:
         """The projected step against `g`."""

@@ -29,6 +29,11 @@ class Free(NamedTuple):
     bits: Integer[Array, " F"]
     open: Bool[Array, " F"] | None = None
 
+    def mask(self, D: int) -> Bool[Array, " D"]:
+        """Which of `D` bits may move."""
+        may = True if self.open is None else self.open
+        return jnp.zeros(D, bool).at[self.bits].set(may)
+
     def hold(self, energies: Array) -> Array:
         """Energies after flips, infinite where a bit is held."""
         return energies if self.open is None else jnp.where(self.open, energies, jnp.inf)

@@ -152,15 +152,6 @@ class HAMProblem(AbstractProblem):
             mask = whole, way.start
         return cls(way.energy, field=way.field, held=mask, falls=falls, way=way), way.start
 
-    def put(self, x: Moving) -> Moving:
-        """Units that are held at their values."""
-        return x if self.held is None else jax.tree.map(jnp.where, *self.held, x)
-
-    def _released(self, grad: Moving) -> Moving:
-        if self.held is None:
-            return grad
-        return jax.tree.map(lambda m, g: jnp.where(m, 0, g), self.held[0], grad)
-
     def grad(self, x: Moving) -> Moving:
         """What the free states move against."""
         return self._released(self.way.direction(x))

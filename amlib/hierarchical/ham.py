@@ -312,10 +312,10 @@ class HAM(AbstractMemory):
                 checks.finite(x, f"{where}: layer {name!r}")
         return xs
 
-    def _held(self, x: States, clamp: PyTree, space: AbstractSpace) -> dynamics.Held | None:
+    def _held(self, x: States, clamp: PyTree, space: AbstractSpace, where: str) -> dynamics.Held:
         """Names of layers, or masks by names."""
         del space
-        return dynamics.held(self, x, clamp, f"{self._where}: clamp")
+        return dynamics.held(self, x, clamp, where)
 
     def _problem(
         self, x: States, held: dynamics.Held | None, space: AbstractSpace, bounded: bool

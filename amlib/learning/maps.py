@@ -19,7 +19,7 @@ from amlib.descent.flip_problem import FlipProblem
 from amlib.descent.methods import AbstractMethod, AbstractRealMethod
 from amlib.descent.problems import AbstractProblem, Point, Problem
 from amlib.descent.trajectory import RESULTS, Recall
-from amlib.descent.visits import Free, free_bits
+from amlib.descent.visits import free_bits
 from amlib.spaces import AbstractSpace, AbstractTwoValued
 
 UPDATES = ("synchronous", "asynchronous")
@@ -109,22 +109,14 @@ class Relax(AbstractMethod):
                 "recall: Relax repeats the map of a reconstructor; this memory has none. Choose "
                 "Sweeps(...), Greedy(), Synchronous() or Glauber(...)."
             )
-        held = _as_mask(problem.free, x0)
         key = jr.PRNGKey(0) if key is None else key
-        free = free_bits(x0.size) if problem.free is None else problem.free
+        free, held = free_bits(x0.size), None
+        if problem.free is not None:
+            free = problem.free
+            held = ~free.mask(x0.size).reshape(x0.shape), x0
         together = self.update == "synchronous"
         method = _Together() if together else _InTurn(model, free.bits, free.open)
         return method.run(hard_problem(model, held), x0, key, max_steps, save_every)
-
-
-def _as_mask(free: Free | None, x: Array) -> tuple[Array, Array] | None:
-    """The units that are held, and their values."""
-    if free is None:
-        return None
-    held = jnp.ones(x.size, bool).at[free.bits].set(False)
-    if free.open is not None:
-        held = held.at[free.bits].set(~free.open)
-    return held.reshape(x.shape), x
 
 
 class _Together(AbstractRealMethod):
@@ -136,7 +128,7 @@ class _Together(AbstractRealMethod):
     def step(
         self, problem: AbstractProblem, at: Point, state: Array, key: Key | None
     ) -> tuple[Point, Array]:
-        return problem.at(problem.move(at.x, at.grad), at), at.x
+        return problem.at(problem.move(at.x, at.grad)), at.x
 
     def terminate(self, problem: AbstractProblem, at: Point, state: Array) -> RESULTS:
         back = (problem.move(at.x, at.grad) == state).all()
@@ -160,4 +152,4 @@ class _InTurn(AbstractRealMethod):
         model = eqx.combine(model, self.model)
         order = jr.permutation(key, self.bits.shape[0])
         may = None if self.open is None else self.open[order]
-        return problem.at(problem.put(model.sweep(start, self.bits[order], may)), at), state
+        return problem.at(problem.put(model.sweep(start, self.bits[order], may))), state

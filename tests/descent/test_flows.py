@@ -375,7 +375,7 @@ def test_a_start_at_rest_takes_no_step():
 def test_users_can_add_a_method():
     class Jump(am.AbstractRealMethod):
         def step(self, problem, at, state, key):
-            return problem.at(jnp.ones_like(at.x), at), state
+            return problem.at(jnp.ones_like(at.x)), state
 
     end = descend(quartic, jnp.full(2, 0.1), Jump())
     assert_allclose(end.energy, 0.0)
