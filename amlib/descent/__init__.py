@@ -17,6 +17,7 @@ from amlib.descent.methods import (
 )
 from amlib.descent.orders import (
     AbstractOrder as AbstractOrder,
+    Colours as Colours,
     Exchange as Exchange,
     Permutation as Permutation,
     Random as Random,

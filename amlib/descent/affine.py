@@ -35,7 +35,7 @@ from amlib._checks import is_concrete
 from amlib.descent.integers import Ranges
 from amlib.descent.jaxprs import HALF, Equation, Params, Program, Value, fold
 
-_ELEMENTWISE = frozenset(
+ELEMENTWISE = frozenset(
     """add add_any sub mul div rem max min neg abs sign floor ceil round exp exp2 log log1p expm1
     tanh logistic sin cos tan asin acos atan sinh cosh asinh acosh atanh atan2 integer_pow pow sqrt
     rsqrt cbrt square eq ne lt le gt ge and or not xor select_n convert_element_type is_finite erf
@@ -51,10 +51,12 @@ DATA |= dict.fromkeys(("scatter", "scatter-add", "scatter_add"), (0, 2))
 DATA |= dict.fromkeys(("scatter-mul", "scatter_mul"), (0,))
 """Operands that an operation with indices moves; the others say where to, and are constants."""
 
-_KEEP_BALANCE = MOVES | frozenset(
+KEEP_BALANCE = MOVES | frozenset(
     """mul div neg abs sign integer_pow square tanh sin tan asin atan sinh asinh atanh erf cbrt cos
     cosh stop_gradient reduce_precision convert_element_type select_n""".split()
 )  # products, and functions that are odd or even
+
+_KEEP_ODD = frozenset({"mul", "div", "neg", "stop_gradient", "copy", "copy_p"})
 
 SUMS = frozenset({"add", "sub", "add_any"})
 BILINEAR = frozenset({"mul", "dot_general", "conv_general_dilated"})
@@ -65,13 +67,15 @@ _LINEAR |= {"real", "imag", "fft"}
 class Bitwise(NamedTuple):
     """A value whose every element depends on at most one bit; `source` is -1 for none.
 
-    `balanced` is whether each element is known to have the same size at both values of its bit.
+    `balanced` is whether each element is known to have the same size at both values of its bit,
+    `odd` whether each that depends on one is known to have the other sign too.
     """
 
     source: np.ndarray
     plus: Value
     minus: Value
     balanced: bool = True
+    odd: bool = False
 
     def delta(self, dtype: np.dtype) -> Value:
         """The value at +1 less that at -1, taken in `dtype`: a narrower one might not hold it.
@@ -90,7 +94,7 @@ class Affine:
         self.D = math.prod(x.shape)
         ones = np.ones(x.shape, x.dtype)
         bits = np.arange(self.D, dtype=np.int32).reshape(x.shape)
-        self.bitwise = {program.x: Bitwise(bits, ones, -ones)}
+        self.bitwise = {program.x: Bitwise(bits, ones, -ones, odd=True)}
         self.affine: set[int] = set()
         self.summands: dict[int, tuple[Bitwise, tuple[int, ...]]] = {}
         self.obstacles: dict[int, str] = {}
@@ -102,8 +106,8 @@ class Affine:
     def _classify(self, e: Equation) -> None:
         deps = self.program.depends(e)
         bitwise = all(i in self.bitwise for i in deps)
-        if len(e.outs) == 1 and bitwise and e.name in _ELEMENTWISE | MOVES:
-            value = self._elementwise(e) if e.name in _ELEMENTWISE else self._move(e)
+        if len(e.outs) == 1 and bitwise and e.name in ELEMENTWISE | MOVES:
+            value = self._elementwise(e) if e.name in ELEMENTWISE else self._move(e)
             if value is not None:
                 self.bitwise[e.outs[0]] = value
                 return
@@ -121,7 +125,7 @@ class Affine:
         what = f"{e.name} -> {aval.dtype}{list(aval.shape)}"
         if e.name in BILINEAR and len(self.program.depends(e)) == 2:
             return f"products of two bits ({what}): what one flip changes depends on other bits"
-        if e.name in _ELEMENTWISE:
+        if e.name in ELEMENTWISE:
             return f"{what} combines two bits in one element, which is not affine in either"
         if e.name in _LINEAR | SUMS | BILINEAR and any(map(self._infinite, e.ins)):
             return f"{what} adds up infinite or NaN values, which cannot be subtracted again"
@@ -134,7 +138,7 @@ class Affine:
     def _is_affine(self, e: Equation, deps: list[int]) -> bool:
         aval, first = self.program.aval, e.ins[0]
         out = aval[e.outs[0]].dtype
-        if not _adds_up(out) or any(_is_bool(aval[i].dtype) for i in deps):
+        if not adds_up(out) or any(_is_bool(aval[i].dtype) for i in deps):
             return False
         if any(map(self._infinite, deps)) or self._is_penalty(e):
             return False
@@ -151,16 +155,16 @@ class Affine:
         if e.name == "select_n":
             return first not in deps
         if e.name == "convert_element_type":
-            return self._widens(first, out)
+            return self.widens(first, out)
         return False
 
     def _keeps(self, e: Equation, dep: int, out: np.dtype) -> bool:
         """Whether a product may be read as one of operands converted to its own type."""
         if e.name == "mul" or dep in self.bitwise:  # bitwise values are converted one by one
             return True
-        return self._widens(dep, out)
+        return self.widens(dep, out)
 
-    def _widens(self, v: int, new: np.dtype) -> bool:
+    def widens(self, v: int, new: np.dtype) -> bool:
         """Whether converting the affine value `v` to `new` is itself affine."""
         old = self.program.aval[v].dtype
         if not jnp.issubdtype(old, jnp.integer):
@@ -186,7 +190,7 @@ class Affine:
     def _inner_product(self, e: Equation) -> bool:
         """`x @ x` and the like: products of values of the same bits, summed."""
         out = self.program.aval[e.outs[0]].dtype
-        if not _adds_up(out):
+        if not adds_up(out):
             return False
         contract, batch = e.params["dimension_numbers"]
         parts = []
@@ -225,8 +229,17 @@ class Affine:
             return None
         plus = _apply(e, e.params, [o.plus for o in operands])
         minus = _apply(e, e.params, [o.minus for o in operands])
-        kept = e.name in _KEEP_BALANCE and all(o.balanced for o in operands)
-        return Bitwise(source, plus, minus, kept or _same_size(plus, minus))
+        kept = e.name in KEEP_BALANCE and all(o.balanced for o in operands)
+        odd = e.name in _KEEP_ODD and len(sources) == 1 and self._is_odd(e)
+        return Bitwise(source, plus, minus, kept or _same_size(plus, minus), odd)
+
+    def _is_odd(self, e: Equation) -> bool:
+        """Whether the operand that depends on bits is odd, and not divided by."""
+        return all(
+            self.bitwise[i].odd and not (e.name == "div" and k)
+            for k, i in enumerate(e.ins)
+            if i in self.bitwise
+        )
 
     def _move(self, e: Equation) -> Bitwise | None:
         operands = [self._operand(i) for i in e.ins]
@@ -237,7 +250,7 @@ class Affine:
             at = [i for i in known if i is not None and is_concrete(i)]
             if len(at) < len(places):
                 return None
-            if e.name == "scatter" and not _lands_once(e, operands, at[0]):
+            if e.name == "scatter" and not lands_once(e, operands, at[0]):
                 return None
             for k, i in zip(places, at, strict=True):
                 operands[k] = Bitwise(np.asarray(i), i, i)
@@ -246,7 +259,8 @@ class Affine:
         source = np.asarray(_apply(e, params[0], [o.source for o in operands]))
         plus = _apply(e, params[1], [o.plus for o in operands])
         minus = _apply(e, params[2], [o.minus for o in operands])
-        return Bitwise(source, plus, minus, all(o.balanced for o in operands))
+        odd = all(self.bitwise[i].odd for i in e.ins if i in self.bitwise)
+        return Bitwise(source, plus, minus, all(o.balanced for o in operands), odd)
 
 
 def _same_size(plus: Value, minus: Value) -> bool:
@@ -259,12 +273,12 @@ def _is_bool(dtype: np.dtype) -> bool:
     return bool(jnp.issubdtype(dtype, jnp.bool_))
 
 
-def _adds_up(dtype: np.dtype) -> bool:
+def adds_up(dtype: np.dtype) -> bool:
     """Whether sums of many numbers of this type can be carried: neither bools nor halves."""
     return not _is_bool(dtype) and dtype not in HALF
 
 
-def _lands_once(e: Equation, operands: list[Bitwise], indices: Value) -> bool:
+def lands_once(e: Equation, operands: list[Bitwise], indices: Value) -> bool:
     """Whether no element is written twice: which write stays is undefined on some devices."""
     if e.params["unique_indices"]:
         return True

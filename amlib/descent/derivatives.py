@@ -5,23 +5,40 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.extend import core as jcore
 from jaxtyping import Array
 
+from amlib._checks import is_concrete
 from amlib._types import EnergyFn
+
+_SMALL = 256  # elements, such as those of the kernel of a small convolution
 
 
 def freeze(energy: EnergyFn, x: Any) -> tuple[Any, list[Any]]:
     """The jaxpr of an energy with no derivative in what it closes over, and what that is.
 
-    Loops of unknown length have no reverse-mode derivative; a frozen energy asks for none. The
+    Loops of unknown length have no reverse-mode derivative; a frozen energy asks for none. A
     barrier keeps XLA from folding a pattern matrix that a user's `jit` has closed over: it would
-    transpose and check it at compile time, for seconds.
+    transpose and check it at compile time, for seconds. Indices and small arrays stay known, since
+    they say what the energy is made of.
     """
     closed = jax.make_jaxpr(energy)(jax.ShapeDtypeStruct(x.shape, x.dtype))
-    constants = [lax.optimization_barrier(lax.stop_gradient(c)) for c in closed.consts]
+    constants = [c if _is_structure(c) else _frozen(c) for c in closed.consts]
     return jcore.ClosedJaxpr(closed.jaxpr, constants), closed.consts
+
+
+def _frozen(c: Any) -> Array:
+    return lax.optimization_barrier(lax.stop_gradient(c))
+
+
+def _is_structure(c: Any) -> bool:
+    """Whether a constant is known now, and indices, a mask, or small."""
+    if not is_concrete(c) or not isinstance(c.dtype, np.dtype):
+        return False
+    indices = c.dtype == bool or (c.dtype.kind in "iu" and c.dtype.itemsize >= 4)
+    return indices or np.size(c) <= _SMALL
 
 
 def with_derivative(

@@ -15,24 +15,30 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from amlib._types import EnergyFn
-from amlib.descent.jaxprs import Equation, Program
+from amlib.descent.carried import AbstractRows, Carried, Dense
+from amlib.descent.jaxprs import Equation, Program, Value
+from amlib.descent.neighbours import Summands
 from amlib.descent.stabilizers import Factor, Stabilizer, monotone_head
 
 _LARGEST_PRODUCT_STEP = 3.0  # cosh and sinh of more lose too many digits to each other
 _MARGIN = 1e-3  # relative: a hundred times the rounding of the product form
 
-BitRows: TypeAlias = tuple[tuple[Array, Array], ...]
-"""Per carried value `(raw, scale)`; rows of all bits have a leading axis of `D` or 1."""
+BitRows: TypeAlias = tuple[AbstractRows, ...]
+"""For each carried value the rows of all bits, or the row of one."""
+
+Seen: TypeAlias = tuple[tuple[Value, ...], ...]
+"""For each carried value the bits that its row reads: their indices, or what they are."""
 
 
 class Carry(NamedTuple):
-    """What a recall carries from visit to visit: affine values, and centres of exponentials."""
+    """What a recall carries from visit to visit: values, and centres of exponentials."""
 
-    values: tuple[Array, ...]
+    values: tuple[Carried, ...]
     centres: tuple[Array, ...]
 
 
@@ -60,16 +66,57 @@ class AbstractFlips(abc.ABC):
         """The energy at `x`, and the carried values, evaluated afresh."""
 
     @abc.abstractmethod
-    def flip(self, x: Array, carry: Carry, row: BitRows, s: Array) -> tuple[Array, Carry]:
+    def flip(
+        self, x: Array, carry: Carry, row: BitRows, s: Array, seen: Seen
+    ) -> tuple[Array, Carry]:
         """The energy and the carried values after the bit of `row` goes from `s` to `-s`.
 
-        `x` is the state after the flip; it is read only if `uses_state`.
+        `x` is the state after the flip; it is read only if `uses_state`. `seen` are the values of
+        the bits that the row `reads`, before it.
         """
+
+    def reads(self, row: BitRows) -> Seen:
+        """The indices of the bits that a row reads."""
+        return tuple(r.reads() for r in row)
+
+    def change(self, row: BitRows, seen: Seen, s: Array) -> Array | None:
+        """What a flip adds to the energy, where that is known better than as a difference of two.
+
+        **Returns:** `None` in forms that know the energies alone.
+        """
+        del row, seen, s
+
+    def colours(self) -> Sequence[np.ndarray] | None:
+        """All bits in groups that share no term; `None` where there is little to try at once."""
+        return None
+
+    def try_groups(
+        self,
+        x: Array,
+        groups: Sequence[np.ndarray],
+        accept: Callable[[Array, Array, Any], Array],
+        extra: PyTree[Array],
+    ) -> tuple[Array, tuple[Array, Array], Array]:
+        """Try the bits of each group at once, group after group, where there are `colours`.
+
+        **Arguments:**
+
+        - `x`: the state.
+        - `groups`: bits in groups that share no term.
+        - `accept`: whether moves are made, from zeros, the changes, and their entries of `extra`.
+        - `extra`: arrays with an entry for each bit, group after group.
+
+        **Returns:** the state; for each bit whether it turned, and the energy then; and the energy
+        at the end, which costs less than those of all bits.
+        """
+        del x, groups, accept, extra
+        raise NotImplementedError(f"{type(self).__name__} has no colours")
 
     def row(self, i: Array) -> BitRows:
         """The rows of bit `i`: contiguous reads."""
 
-        def pick(a: Array) -> Array:
+        def pick(a: Value) -> Array:
+            a = jnp.asarray(a)
             return lax.dynamic_index_in_dim(a, i, keepdims=False) if a.shape[0] > 1 else a[0]
 
         return jax.tree.map(pick, self.rows)
@@ -95,8 +142,10 @@ class Generic(AbstractFlips):
     def start(self, x: Array) -> tuple[Array, Carry]:
         return self._as_out(self._energy(x)), Carry((), ())
 
-    def flip(self, x: Array, carry: Carry, row: BitRows, s: Array) -> tuple[Array, Carry]:
-        del row, s
+    def flip(
+        self, x: Array, carry: Carry, row: BitRows, s: Array, seen: Seen
+    ) -> tuple[Array, Carry]:
+        del row, s, seen
         return self._as_out(self._energy(x)), carry
 
     def proves_fixed(self, x: Array, bits: Array) -> None:
@@ -110,6 +159,7 @@ class AbstractCarried(AbstractFlips):
 
     - `program`, `carried`, `head`: the energy, cut where affine values feed the rest.
     - `rows`: the rows of the carried values.
+    - `summands`: the terms of those that are carried in twice the precision.
     """
 
     def __init__(
@@ -121,23 +171,31 @@ class AbstractCarried(AbstractFlips):
         D: int,
         out: Any,
         uses_state: bool,
+        summands: Mapping[int, Summands],
     ):
         super().__init__(D, out, uses_state)
+        self._summands = summands
         self.rows = rows
         self._program, self._carried, self._head = program, tuple(carried), list(head)
 
-    def _moved(self, carry: Carry, row: BitRows, s: Array) -> tuple[Array, ...]:
+    def _begun(self, values: Sequence[Array], x: Array) -> tuple[Carried, ...]:
+        """What is carried from a state on."""
+        sums = self._summands
         return tuple(
-            _add_row(value, raw.astype(value.dtype), scale.astype(value.dtype), s)
-            for value, (raw, scale) in zip(carry.values, row, strict=True)
+            sums[v].total(x) if v in sums else value
+            for v, value in zip(self._carried, values, strict=True)
         )
 
-
-def _add_row(value: Array, raw: Array, scale: Array, s: Array) -> Array:
-    """`value - s * scale * raw`, in integers modulo 2^n: an unsigned `s` could not be -1."""
-    if jnp.issubdtype(value.dtype, jnp.integer):
-        return jnp.where(s > 0, value - scale * raw, value + scale * raw)
-    return value - s.astype(value.dtype) * scale * raw
+    def _flipped(
+        self, carry: Carry, row: BitRows, s: Array, seen: Seen
+    ) -> tuple[tuple[Carried, ...], dict[int, Array]]:
+        """What is carried after a flip, and the values by number."""
+        moved = tuple(
+            r.flipped(value, other, s)
+            for r, value, other in zip(row, carry.values, seen, strict=True)
+        )
+        values = (r.value(m) for r, m in zip(row, moved, strict=True))
+        return moved, dict(zip(self._carried, values, strict=True))
 
 
 class Incremental(AbstractCarried):
@@ -147,13 +205,15 @@ class Incremental(AbstractCarried):
         program = self._program
         wanted = [program.out, *self._carried]
         e, *values = program.evaluate(program.equations, {program.x: x}, wanted)
-        return self._as_out(e), Carry(tuple(values), ())
+        return self._as_out(e), Carry(self._begun(values, x), ())
 
-    def flip(self, x: Array, carry: Carry, row: BitRows, s: Array) -> tuple[Array, Carry]:
-        program, values = self._program, self._moved(carry, row, s)
-        known = {program.x: x} | dict(zip(self._carried, values, strict=True))
-        (e,) = program.evaluate(self._head, known, [program.out])
-        return self._as_out(e), Carry(values, ())
+    def flip(
+        self, x: Array, carry: Carry, row: BitRows, s: Array, seen: Seen
+    ) -> tuple[Array, Carry]:
+        program = self._program
+        moved, values = self._flipped(carry, row, s, seen)
+        (e,) = program.evaluate(self._head, {program.x: x} | values, [program.out])
+        return self._as_out(e), Carry(moved, ())
 
     def proves_fixed(self, x: Array, bits: Array) -> None:
         del x, bits
@@ -176,15 +236,18 @@ class Compact(AbstractCarried):
         e, *rest = program.evaluate(program.equations, {program.x: x}, wanted)
         n, m = len(self._carried), len(ts)
         totals, maxima = rest[n : n + m], rest[n + m :]
-        return self._as_out(e), Carry(tuple(rest[:n]), _next_centres(maxima, totals))
+        return self._as_out(e), Carry(self._begun(rest[:n], x), _next_centres(maxima, totals))
 
-    def flip(self, x: Array, carry: Carry, row: BitRows, s: Array) -> tuple[Array, Carry]:
-        program, values = self._program, self._moved(carry, row, s)
-        known = {program.x: x} | dict(zip(self._carried, values, strict=True))
+    def flip(
+        self, x: Array, carry: Carry, row: BitRows, s: Array, seen: Seen
+    ) -> tuple[Array, Carry]:
+        program = self._program
+        moved, values = self._flipped(carry, row, s, seen)
+        known = {program.x: x} | values
         known |= {t.c: c for t, c in zip(self._stabilizers, carry.centres, strict=True)}
         wanted = [program.out, *(t.total for t in self._stabilizers)]
         e, *totals = program.evaluate(self._after_centres, known, wanted)
-        return self._as_out(e), Carry(values, _next_centres(carry.centres, totals))
+        return self._as_out(e), Carry(moved, _next_centres(carry.centres, totals))
 
     def proves_fixed(self, x: Array, bits: Array) -> Array | None:
         r"""Whether it is certain, without an exponential per flip, that no flip lowers the energy.
@@ -202,10 +265,11 @@ class Compact(AbstractCarried):
         if len(self._stabilizers) != 1 or len(self._carried) != 1 or self.uses_state:
             return None
         ((t, factor),) = self._stabilizers.items()
-        program, (raw, scale) = self._program, self.rows[0]
+        program, dense = self._program, self.rows[0]
         head = monotone_head(program, self._head, t)
-        if head is None or raw.ndim != 2:
+        if head is None or not isinstance(dense, Dense) or dense.raw.ndim != 2:
             return None
+        raw, scale = dense.raw, dense.scale
         e, carry = self.start(x)
         (centre,) = carry.centres
         values = dict(zip(self._carried, carry.values, strict=True))

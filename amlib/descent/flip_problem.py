@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Integer, PyTree
 
-from amlib._types import EnergyFn, Scalar
+from amlib._types import EnergyFn, Key, Scalar
 from amlib.descent.evaluators import AbstractFlips
 from amlib.descent.orders import AbstractOrder
 from amlib.descent.plan import FlipPlan, Path
@@ -45,9 +46,29 @@ class Sweep(NamedTuple):
     done: Bool[Array, ""]
     visits: Visits | None = None
 
-    def moved(self, x: Array, visits: Visits) -> "Sweep":
-        """The next one: another state, and the visits that led there."""
-        return self._replace(x=x, energy=visits.energy[-1], visits=visits)
+    def moved(self, x: Array, visits: Visits, energy: Scalar | None = None) -> "Sweep":
+        """The next one: another state, the visits that led there, and its energy (of the last)."""
+        energy = visits.energy[-1] if energy is None else energy
+        return self._replace(x=x, energy=energy, visits=visits)
+
+
+@dataclasses.dataclass(frozen=True)
+class OfChange:
+    """A rule of acceptance that reads no more than the difference of the two energies.
+
+    Where the change is known better than the two large energies around it, the rule is given zero
+    and the change. Moves that do not see one another are tried at once only under such a rule.
+
+    **Arguments:**
+
+    - `rule`: `rule(before, after, extra)`, whether a move between these energies is made.
+    """
+
+    rule: Callable[[Array, Array, Any], Array]
+
+    def __call__(self, before: Array, after: Array, extra: PyTree[Array]) -> Array:
+        """Whether the move is made."""
+        return self.rule(before, after, extra)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +123,8 @@ class FlipProblem:
 
         - `at`: where the descent is.
         - `moves`: a bit each, or several that flip together.
-        - `accept`: `accept(before, after, extra)`, whether a move between these energies is made.
+        - `accept`: `accept(before, after, extra)`, whether a move between these energies is made;
+          an `OfChange` if it reads their difference alone.
         - `extra`: arrays with an entry per move, such as random numbers.
         - `order`: whose `allows` is asked about the values of the bits.
 
@@ -119,8 +141,45 @@ class FlipProblem:
             made = made if free is None else made & free
             return made & order.allows(jnp.stack(spins)) if asks and order else made
 
-        x, record = try_moves(self.flips, at.x, moves, decide, (extra, free))
+        by_change = isinstance(accept, OfChange)
+        x, record = try_moves(self.flips, at.x, moves, decide, (extra, free), by_change)
         return at.moved(x, Visits(moves, *record))
+
+    def sweep(
+        self,
+        at: Sweep,
+        order: AbstractOrder,
+        key: Key,
+        accept: Callable[[Array, Array, Any], Array],
+        draw: Callable[[int], PyTree[Array]] | None = None,
+    ) -> Sweep:
+        """Try the moves of an order: in turn, or in its groups at once where that is the same.
+
+        **Arguments:**
+
+        - `at`, `accept`: see `try_moves`.
+        - `order`: whose moves are tried.
+        - `key`: for the moves.
+        - `draw`: from a number of moves to arrays with an entry for each.
+
+        **Returns:** where it is then.
+        """
+        assert self.flips is not None
+        groups = order.groups(self.flips)
+        moves = order.moves(key, self.bits) if groups is None else np.concatenate(groups)
+        moves = jnp.asarray(moves)
+        extra = None if draw is None else draw(moves.shape[0])
+        if groups is None or not isinstance(accept, OfChange):
+            return self.try_moves(at, moves, accept, extra, order)
+        free = self._may_move(moves, at.x.size)
+
+        def decide(e: Array, new: Array, given: PyTree[Array]) -> Array:
+            extra, free = given
+            made = accept(e, new, extra)
+            return made if free is None else made & free
+
+        x, record, energy = self.flips.try_groups(at.x, groups, decide, (extra, free))
+        return at.moved(x, Visits(moves, *record), energy)
 
     def _may_move(self, moves: Array, D: int) -> Array | None:
         """Which moves flip free bits only, whatever an order returns; `None` where all bits are."""

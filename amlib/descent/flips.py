@@ -167,7 +167,7 @@ class AbstractFlipMethod(AbstractMethod):
     ) -> tuple[tuple[_Loop, Array, Any], Array]:
         """The loop in one form of evaluation, and whether that form was sound."""
         assert problem.flips is not None
-        x0 = lax.stop_gradient(x0)
+        x0, exact = lax.stop_gradient(x0), problem.flips.exact
         zero, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
         e = problem.flips.start(x0)[0]
         at = Sweep(x0, e, zero, no)
@@ -178,8 +178,10 @@ class AbstractFlipMethod(AbstractMethod):
             done = c.result != RESULTS.step_limit
             before = c.at._replace(steps=k, done=done)
             at, state = self.step(problem, before, c.state, jr.fold_in(key, k))
-            x, state = jax.tree.map(
-                lambda new, old: jnp.where(done, old, new), (at.x, state), (c.at.x, c.state)
+            x, state, last = jax.tree.map(
+                lambda new, old: jnp.where(done, old, new),
+                (at.x, state, at.energy),
+                (c.at.x, c.state, c.at.energy),
             )
             made = at.visits
             if made is None:
@@ -192,14 +194,15 @@ class AbstractFlipMethod(AbstractMethod):
                 made.accepted & ~done,
                 jnp.where(done, c.at.energy, made.energy),
             )
-            last = made.energy[-1]
             at = Sweep(x, last, k + 1, done, made)
             result = self.terminate(problem, at, state)
             stuck = (last == jnp.inf) & (result != RESULTS.step_limit)
             result = RESULTS.where(_lost(last) | stuck, RESULTS.nonfinite, result)
             result = RESULTS.where(done, c.result, result)
             steps = c.steps + (~done).astype(c.steps.dtype)
-            sound = c.sound & jnp.isfinite(made.energy).all() & (result != RESULTS.nonfinite)
+            sound = c.sound & (result != RESULTS.nonfinite)
+            if not exact:
+                sound &= jnp.isfinite(made.energy).all()
             next_ = _Loop(
                 at._replace(steps=zero, done=no, visits=None), steps, state, result, sound
             )
@@ -237,7 +240,7 @@ def visit(problem: FlipProblem, x0: Array, idx: Integer[Array, " T"]) -> tuple[A
         kept = jnp.zeros((0,), bool)
         return x0, Trajectory(x0, idx.astype(compact_dtype(plan.D)), kept, none, space)
     # Carried values are evaluated afresh once per chunk of about D visits, which bounds drift.
-    chunks = math.ceil(T / max(plan.D, 256)) if plan.path == "incremental" else 1
+    chunks = math.ceil(T / max(plan.D, 256)) if plan.path != "generic" else 1
     length = math.ceil(T / chunks)
     # The barrier keeps XLA from drawing the bits again inside the loop.
     bits = lax.optimization_barrier(jnp.pad(idx, (0, chunks * length - T)))
@@ -250,7 +253,7 @@ def visit(problem: FlipProblem, x0: Array, idx: Integer[Array, " T"]) -> tuple[A
         return new < e if may is None else (new < e) & may
 
     def loop(flips: AbstractFlips) -> tuple[PyTree, Array]:
-        chunk = lambda x, bits_and_may: try_moves(flips, x, bits_and_may[0], falls, bits_and_may[1])
+        chunk = lambda x, given: try_moves(flips, x, given[0], falls, given[1], by_change=True)
         x, record = lax.scan(chunk, lax.stop_gradient(s0), (bits, may))
         return (x, record), jnp.isfinite(record[1]).all()
 

@@ -15,7 +15,7 @@ from amlib._types import IntLike, Shape
 from amlib.descent.jaxprs import Equation, Program, Value
 
 Range = tuple[int, int]
-Bits = Mapping[int, tuple[np.ndarray, Value, Value, bool]]
+Bits = Mapping[int, tuple[np.ndarray, Value, Value, bool, bool]]
 """The bitwise values: `affine.Bitwise` by number."""
 
 _KEEP = frozenset(

@@ -74,13 +74,13 @@ class Equation(NamedTuple):
     def name(self) -> str:
         return self.primitive.name
 
-    def bind(self, *values: Value) -> list[Array]:
+    def bind(self, *values: Value) -> list[Value]:
         """Apply the primitive; always a list of outputs."""
         out = self.primitive.bind(*values, **self.params)
         return list(out) if self.primitive.multiple_results else [out]
 
 
-def fold(primitive: jcore.Primitive, params: Params, values: Sequence[Value]) -> list[Array]:
+def fold(primitive: jcore.Primitive, params: Params, values: Sequence[Value]) -> list[Value]:
     """Apply a primitive to known values: now if all are concrete, else in the current trace."""
     eqn = Equation(primitive, params, (), ())
     if all(is_concrete(v) for v in values):

@@ -5,14 +5,17 @@ under every order whose moves do not depend on the state.
 """
 
 import abc
+from collections.abc import Sequence
 from typing import ClassVar
 
 import equinox as eqx
 import jax.random as jr
+import numpy as np
 from jaxtyping import Array, Bool, Float, Integer
 
 from amlib import _checks as checks
 from amlib._types import Key, hook
+from amlib.descent.evaluators import AbstractFlips
 
 
 class AbstractOrder(eqx.Module):
@@ -41,6 +44,18 @@ class AbstractOrder(eqx.Module):
         **Returns:** bits of `bits`, in the order in which they are tried: one per move, or `m`
         per move that flip together.
         """
+
+    @hook
+    def groups(self, flips: AbstractFlips) -> Sequence[np.ndarray] | None:
+        """Bits that may be tried at once, group after group; `None` to try `moves` in turn.
+
+        **Arguments:**
+
+        - `flips`: how flips are evaluated, which knows the structure of the energy.
+
+        **Returns:** groups of bits that share no term of the energy; each bit is in one of them.
+        """
+        del flips
 
     @hook
     def allows(self, spins: Float[Array, " m"]) -> Bool[Array, ""] | bool:
@@ -83,10 +98,29 @@ class Random(AbstractOrder):
         return bits[jr.randint(key, (F,), 0, F)]
 
 
+class Colours(AbstractOrder):
+    """Every bit once per sweep, all bits of a colour at once: bits of a colour share no term.
+
+    The colours are found in the energy (a checkerboard, on a square lattice; `explain` tells how
+    many), and a sweep is exactly that of visiting the same bits one after the other. Where every
+    bit shares a term with every other, as in dense memories, it is `Sequential`.
+    """
+
+    def moves(self, key: Key, bits: Integer[Array, " F"]) -> Integer[Array, " F"]:
+        """Those of an energy without colours: in the order of their indices."""
+        del key
+        return bits
+
+    def groups(self, flips: AbstractFlips) -> Sequence[np.ndarray] | None:
+        """The colours."""
+        return flips.colours()
+
+
 ORDERS: dict[str, type[AbstractOrder]] = {
     "permutation": Permutation,
     "sequential": Sequential,
     "random": Random,
+    "colours": Colours,
 }
 """The orders by name."""
 

@@ -5,8 +5,11 @@
    the recall; what follows is the *head*. For most memories the carried value is `Xi @ x`.
 3. Flipping bit `i` from `s` to `-s` adds the row `-s * L[i]` to the carried value (`rows`), and the
    head gives the new energy: O(K) work instead of O(K D).
-4. Energies without such a cut, with rows too large to keep, or with a head that costs as much as
-   the whole, are evaluated in full at each flip: the *generic* path. It is also the oracle: both
+4. Sums of terms of few bits (`local`) are carried as well: a flip changes them by the terms that it
+   touches (`neighbours`), and where the energy is nothing else, bits that share no term can be
+   tried at once (`separable`).
+5. Energies without such a cut, with rows too large to keep, or with a head that costs as much as
+   the whole, are evaluated in full at each flip: the *generic* path. It is also the oracle: all
    paths visit the same states.
 
 All that can fail is decided when the plan is made. Only `Unsupported`, the analysis's own word that
@@ -26,6 +29,7 @@ from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.extend import core as jcore
 from jaxtyping import Array
@@ -33,11 +37,15 @@ from jaxtyping import Array
 from amlib import _checks as checks
 from amlib._types import EnergyFn
 from amlib.descent.affine import MOVES, Affine
+from amlib.descent.carried import AbstractRows, Dense
 from amlib.descent.derivatives import freeze
 from amlib.descent.evaluators import AbstractCarried, Compact, Generic, Incremental, Loop
 from amlib.descent.jaxprs import Equation, Program, Unsupported
 from amlib.descent.lanes import all_lanes
+from amlib.descent.local import Locals, find_scaled
+from amlib.descent.neighbours import Neighbourhood, neighbourhood
 from amlib.descent.rows import RowMaker, Rows
+from amlib.descent.separable import Separable, colour, is_linear
 from amlib.descent.stabilizers import Factor, Stabilizer, find_factor, find_stabilizers
 
 Path: TypeAlias = Literal["auto", "incremental", "generic"]
@@ -54,6 +62,8 @@ _LOOKED_AT = (
 _LARGEST_STEP = 40.0  # most that one flip may move an exponent whose centre is carried
 _LARGEST_EXPONENT = 80.0  # of a power of a sum of exponentials; float32 holds exp(88)
 
+_LOCAL_GAIN = 20  # terms of few bits are looked for unless a flip is so much cheaper than the whole
+
 _MIN_GAIN = 0.8  # the incremental path must cost less than this share of the full energy
 
 # Cheap operations that the cut is pushed back through, so that what is carried is `Xi @ x`
@@ -65,7 +75,10 @@ _LIGHT = (MOVES - {"gather", "dynamic_slice", "dynamic_update_slice", "scatter"}
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
-    """An energy cut in two: what is carried, and the equations from there to the energy."""
+    """An energy cut in two: what is carried, and the equations from there to the energy.
+
+    Carried values are affine, or sums of terms of few bits: these are in `local`.
+    """
 
     program: Program
     analysis: Affine
@@ -74,11 +87,23 @@ class Cut:
     uses_state: bool
     D: int
     out: Any  # the dtype of the energy
+    local: dict[int, Neighbourhood] = dataclasses.field(default_factory=dict)
+
+    @property
+    def separable(self) -> bool:
+        """Whether the energy is a weighted sum of sums of terms, and nothing else."""
+        linear = is_linear(self.program, self.head, self.carried)
+        return bool(self.local) and not self.uses_state and linear
+
+    @property
+    def pairs(self) -> np.ndarray:
+        """Bits that share a term, of a separable energy."""
+        return np.concatenate([n.pairs for n in self.local.values()])
 
     def tables(self) -> dict[int, Rows]:
-        """The rows of each carried value, made in the trace that uses them."""
+        """The rows of each affine carried value, made in the trace that uses them."""
         maker = RowMaker(self.analysis)
-        return {v: maker(v) for v in self.carried}
+        return {v: maker(v) for v in self.carried if v not in self.local}
 
     def form(
         self, tables: dict[int, Rows], compact: dict[Stabilizer, Factor] | None = None
@@ -89,11 +114,20 @@ class Cut:
         as an input of a branch they would be written out, in the dtype of the patterns.
         """
         maker = RowMaker(self.analysis)
-        used = [t if t.raw is t.entries else maker(v) for v, t in tables.items()]
-        raw = (t.raw if compact is None else t.raw.astype(jnp.int8) for t in used)
-        rows = tuple((r, t.scale) for r, t in zip(raw, used, strict=True))
+
+        def rows_of(v: int) -> AbstractRows:
+            if v in self.local:
+                return self.local[v].rows
+            t = tables[v] if tables[v].raw is tables[v].entries else maker(v)
+            return Dense(t.raw if compact is None else t.raw.astype(jnp.int8), t.scale)
+
+        rows = tuple(map(rows_of, self.carried))
+        sums = {v: n.summands for v, n in self.local.items() if n.summands is not None}
         parts = (self.program, self.carried, self.head, rows, self.D, self.out, self.uses_state)
-        return Incremental(*parts) if compact is None else Compact(*parts, stabilizers=compact)
+        parts = (*parts, sums)
+        if compact is not None:
+            return Compact(*parts, stabilizers=compact)
+        return Separable(*parts, pairs=self.pairs) if self.separable else Incremental(*parts)
 
     def finite(self, tables: dict[int, Rows]) -> Array | bool:
         """Whether no sum of rows can overflow, so that what is added can be taken away again."""
@@ -103,11 +137,17 @@ class Cut:
                 most = self.D * jnp.max(jnp.abs(t.entries), initial=0) * jnp.max(jnp.abs(t.scale))
                 info = jnp.finfo(t.raw.dtype)
                 finite &= most <= float(info.max) * float(info.eps) / 4
+        for v, n in self.local.items():
+            dtype = self.program.aval[v].dtype
+            if jnp.issubdtype(dtype, jnp.inexact):
+                info = jnp.finfo(dtype)
+                fits = n.largest <= float(info.max) * float(info.eps) / 4
+                finite &= fits if isinstance(fits, Array) else bool(fits)
         return finite
 
     def may_compact(self) -> bool:
         """Whether int8 rows could pay: decided by shapes."""
-        avals = [self.program.aval[v] for v in self.carried]
+        avals = [self.program.aval[v] for v in self.carried if v not in self.local]
         real = all(jnp.issubdtype(a.dtype, jnp.floating) for a in avals)
         return real and max((math.prod(a.shape) for a in avals), default=0) >= _COMPACT_FROM
 
@@ -215,8 +255,13 @@ class FlipPlan:
         aval = cut.program.aval
         carried = ", ".join(f"{aval[v].dtype}{list(aval[v].shape)}" for v in cut.carried)
         ratio = self.full_cost / max(1, self.flip_cost)
+        what = "incremental: a flip adds one row to what is carried"
+        if cut.local:
+            what = "local: a flip costs the terms that it touches"
+            what += "" if len(cut.local) == len(cut.carried) else ", and a row of what is carried"
         return (
-            f"path      incremental: a flip adds one row to what is carried\n"
+            f"path      {what}\n"
+            f"{self._describe_terms(cut)}"
             f"carried   {carried or 'nothing: the energy is affine in single bits'}\n"
             f"per flip  about {self.flip_cost:,} operations"
             f"{', and the state itself is read' if cut.uses_state else ''}\n"
@@ -224,32 +269,91 @@ class FlipPlan:
             f"rows      {self.row_bytes / 1e6:.1f} MB"
         )
 
+    def _describe_terms(self, cut: Cut) -> str:
+        if not cut.local:
+            return ""
+        count = sum(n.terms for n in cut.local.values())
+        degree = sum(n.degree for n in cut.local.values())
+        colours = "no two bits can be tried at once"
+        if cut.separable:
+            found = len(colour(cut.pairs, self.D))
+            colours = f"{found:,}: bits of one colour share no term and can be tried at once"
+        return f"terms     {count:,}; a bit is in {degree:,} at most\ncolours   {colours}\n"
+
     # -- plan ---------------------------------------------------------------------------------
 
     def _plan(self, program: Program, path: Path) -> Cut:
         self.full_cost = sum(map(program.cost, program.equations))
         analysis = Affine(program, self.x)
-        carried, head, uses_state = cut_energy(program, analysis)
-        sizes = [program.size(v) for v in carried]
-        self.flip_cost = sum(map(program.cost, head)) + 3 * sum(sizes)
-        if not carried and uses_state:
-            raise Unsupported(_obstacle(program, analysis, head))
-        itemsizes = [program.aval[v].dtype.itemsize for v in carried]
-        self.row_bytes = self.D * sum(n * b for n, b in zip(sizes, itemsizes, strict=True))
-        if self.row_bytes > MAX_ROW_BYTES:
+        affine = self._affine_cut(program, analysis)
+        found = [] if affine is None else [affine]
+        refused: list[Unsupported] = []
+        if affine is None or affine.uses_state or _LOCAL_GAIN * self._cost(affine) > self.full_cost:
+            try:
+                found += self._local_cut(program, analysis)
+            except Unsupported as err:
+                refused.append(err)
+        for cut in sorted(found, key=self._cost):
+            try:
+                self._check(cut, path)
+            except Unsupported as err:
+                refused.append(err)
+            else:
+                return cut
+        raise refused[-1] if refused else Unsupported(_obstacle(program, analysis))
+
+    def _check(self, cut: Cut, path: Path) -> None:
+        """Raise `Unsupported` unless flips can be evaluated by a cut, and it pays."""
+        program = cut.program
+        self.flip_cost = self._cost(cut)
+        dense = [v for v in cut.carried if v not in cut.local]
+        rows = self.D * sum(program.size(v) * program.aval[v].dtype.itemsize for v in dense)
+        if rows > MAX_ROW_BYTES:
             raise Unsupported(
-                f"the rows would take {self.row_bytes / 2**30:.1f} GiB, "
+                f"the rows would take {rows / 2**30:.1f} GiB, "
                 f"more than the limit of {MAX_ROW_BYTES / 2**30:.1f} GiB"
             )
+        self.row_bytes = rows + sum(n.nbytes for n in cut.local.values())
         if path == "auto" and self.flip_cost > _MIN_GAIN * self.full_cost:
             raise Unsupported(
                 f"a flip would cost about {self.flip_cost:,} operations, "
                 f"the full energy {self.full_cost:,}: too little to gain"
             )
         # Rows that cannot be made are found here, and not when they are needed.
-        plan = Cut(program, analysis, carried, head, uses_state, self.D, self.out.dtype)
-        jax.eval_shape(plan.tables)
-        return plan
+        jax.eval_shape(cut.tables)
+
+    def _affine_cut(self, program: Program, analysis: Affine) -> Cut | None:
+        """The energy cut where it is affine, or `None` if it is so nowhere."""
+        push = lambda v, deps, carried: _push_back(program, analysis, v, deps, carried)
+        carried, head, uses_state = cut_energy(program, analysis.producer, analysis.affine, push)
+        if not carried and uses_state:
+            return None
+        return Cut(program, analysis, carried, head, uses_state, self.D, self.out.dtype)
+
+    def _local_cut(self, program: Program, analysis: Affine) -> list[Cut]:
+        """The energy cut where it is a sum of terms of few bits too, if it is one anywhere."""
+        terms = Locals(program, analysis).carryable()
+        scaled = find_scaled(program, terms)
+
+        def push(v: int, deps: set[int], carried: Sequence[int]) -> bool:
+            if v in terms and v not in analysis.affine:
+                return v in scaled
+            return _push_back(program, analysis, v, deps, carried)
+
+        sums = analysis.affine | set(terms)
+        carried, head, uses_state = cut_energy(program, analysis.producer, sums, push)
+        local = {v: neighbourhood(terms[v], self.D) for v in carried if v not in analysis.affine}
+        if not local:
+            return []
+        return [Cut(program, analysis, carried, head, uses_state, self.D, self.out.dtype, local)]
+
+    @staticmethod
+    def _cost(cut: Cut) -> int:
+        """The work of one flip, in additions."""
+        program = cut.program
+        dense = sum(program.size(v) for v in cut.carried if v not in cut.local)
+        touched = sum(4 * n.degree for n in cut.local.values())
+        return sum(map(program.cost, cut.head)) + 3 * dense + touched
 
 
 def _choose(predicate: Array | bool, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
@@ -259,8 +363,10 @@ def _choose(predicate: Array | bool, yes: Callable[[], Any], no: Callable[[], An
     return lax.cond(all_lanes(jnp.asarray(predicate)), yes, no)
 
 
-def _obstacle(program: Program, analysis: Affine, head: Sequence[Equation]) -> str:
+def _obstacle(program: Program, analysis: Affine) -> str:
     """Why nothing between the state and the energy is affine in the bits."""
+    push = lambda v, deps, carried: False
+    _, head, _ = cut_energy(program, analysis.producer, analysis.affine, push)
     found = [analysis.obstacles[o] for e in head for o in e.outs if o in analysis.obstacles]
     return found[0] if found else "no value between the state and the energy is affine in the bits"
 
@@ -275,8 +381,20 @@ def scalar_output(energy: EnergyFn, x: Any) -> Any:
     )
 
 
-def cut_energy(program: Program, analysis: Affine) -> tuple[list[int], list[Equation], bool]:
-    """Split a program into carried affine values and a head.
+def cut_energy(
+    program: Program,
+    producer: dict[int, Equation],
+    sums: set[int],
+    push_back: Callable[[int, set[int], Sequence[int]], bool],
+) -> tuple[list[int], list[Equation], bool]:
+    """Split a program into carried values and a head.
+
+    **Arguments:**
+
+    - `program`, `producer`: the energy, and the equation that makes each value.
+    - `sums`: the values that can be carried.
+    - `push_back`: whether to carry what goes into one of them instead, from the value, its inputs
+      that are not needed anyway, and what is carried so far.
 
     **Returns:** the values to carry, the equations of the head in order, and whether the head
     reads the state itself.
@@ -293,9 +411,9 @@ def cut_energy(program: Program, analysis: Affine) -> tuple[list[int], list[Equa
         if v == program.x:
             uses_state = True
             continue
-        e = analysis.producer[v]
+        e = producer[v]
         deps = set(program.depends(e))
-        if v in analysis.affine and not _push_back(program, analysis, v, deps - needed, carried):
+        if v in sums and not push_back(v, deps - needed, carried):
             carried.append(v)
             continue
         head.add(order[v])

@@ -191,7 +191,7 @@ def _linear_part(e: Equation, out: np.dtype) -> Callable[..., Array]:
     linear = e._replace(params=params)
 
     def apply(*values: Value) -> Array:
-        return linear.bind(*[v.astype(out) if widened else v for v in values])[0]
+        return jnp.asarray(linear.bind(*[v.astype(out) if widened else v for v in values])[0])
 
     return apply
 

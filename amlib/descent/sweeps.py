@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, PyTree
 
 from amlib import _checks as checks
 from amlib._types import Key
-from amlib.descent.flip_problem import FlipProblem, Sweep, Visits
+from amlib.descent.flip_problem import FlipProblem, OfChange, Sweep, Visits
 from amlib.descent.flips import AbstractFlipMethod, count
 from amlib.descent.methods import check_schedule
 from amlib.descent.orders import AbstractOrder, as_order
@@ -36,8 +36,8 @@ class Sweeps(AbstractFlipMethod):
     **Arguments:**
 
     - `order`: `"permutation"` visits every bit once per sweep, in a fresh random order;
-      `"sequential"` in the order of their indices; `"random"` draws bits with replacement; or an
-      `AbstractOrder`.
+      `"sequential"` in the order of their indices; `"random"` draws bits with replacement;
+      `"colours"` tries all bits at once that share no term of the energy; or an `AbstractOrder`.
     - `record`: how many sweeps the trajectory records visit by visit, at 7 bytes a visit; `None`
       records all. Few descents take more than 4.
 
@@ -50,9 +50,8 @@ class Sweeps(AbstractFlipMethod):
         self, problem: FlipProblem, at: Sweep, state: PyTree, key: Key
     ) -> tuple[Sweep, PyTree]:
         """See `AbstractFlipMethod`."""
-        moves = self.order.moves(key, problem.bits)
-        falls = lambda before, after, _: after < before
-        return problem.try_moves(at, moves, falls, order=self.order), state
+        falls = OfChange(lambda before, after, _: after < before)
+        return problem.sweep(at, self.order, key, falls), state
 
     def terminate(self, problem: FlipProblem, at: Sweep, state: PyTree) -> RESULTS:
         """See `AbstractFlipMethod`."""
@@ -102,12 +101,11 @@ class Glauber(AbstractFlipMethod):
     ) -> tuple[Sweep, PyTree]:
         """See `AbstractFlipMethod`."""
         visits, draws = jr.split(key)
-        moves = self.order.moves(visits, problem.bits)
         beta = lax.stop_gradient(self.beta).astype(at.energy.dtype)
         beta = beta[at.steps] if beta.ndim else beta
-        u = jr.uniform(draws, moves.shape[:1], at.energy.dtype)
-        accept = lambda before, after, u: u < jax.nn.sigmoid(beta * (before - after))
-        return problem.try_moves(at, moves, accept, u, self.order), state
+        draw = lambda moves: jr.uniform(draws, (moves,), at.energy.dtype)
+        accept = OfChange(lambda before, after, u: u < jax.nn.sigmoid(beta * (before - after)))
+        return problem.sweep(at, self.order, visits, accept, draw), state
 
     def terminate(self, problem: FlipProblem, at: Sweep, state: PyTree) -> RESULTS:
         """It goes on to the last sweep."""

@@ -14,6 +14,8 @@ from amlib.descent.evaluators import AbstractFlips
 from amlib.descent.lanes import any_lane
 from amlib.descent.trajectory import RESULTS
 
+_FEW = 32  # reads of a row that are taken one by one
+
 _BLOCK = 2**18  # elements evaluated at once where all flips are compared
 
 
@@ -55,6 +57,7 @@ def try_moves(
     moves: Integer[Array, "T *m"],
     accept: Callable[[Array, Array, Any, tuple[Array, ...]], Array],
     extra: PyTree[Array] = None,
+    by_change: bool = False,
 ) -> tuple[Array, tuple[Array, Array]]:
     """Try moves one after the other, from carried values evaluated afresh.
 
@@ -68,6 +71,8 @@ def try_moves(
     - `accept`: from the energy before and after a move, its entry of `extra`, and the spins that
       it flips (as they are before), to whether it is made.
     - `extra`: arrays with an entry per move.
+    - `by_change`: whether `accept` reads no more than the difference of the two energies. It is
+      then given zero and the change where a form knows that better than two large energies.
 
     **Returns:** the state, and per move whether it was made and the energy.
     """
@@ -77,32 +82,43 @@ def try_moves(
     together = range(moves[0].size)
     bits = tuple(moves.reshape(-1, len(together))[:, j] for j in together)
 
+    def fetch(flat: Array, at: tuple[Array, ...]) -> tuple[Any, Any]:
+        spins = tuple(lax.dynamic_index_in_dim(flat, i, keepdims=False) for i in at)
+        return spins, tuple(_seen_one_by_one(flips, flat, flips.row(i)) for i in at)
+
     def step(loop: PyTree[Array], move: PyTree[Array]) -> tuple[PyTree[Array], tuple[Array, Array]]:
-        # The spins `s` were fetched by the step before: if the state were read and updated in one
-        # step, XLA would copy all of it in every step.
-        flat, carry, e, s = loop
+        # The spins `s` and what their rows read were fetched by the step before: if the state were
+        # read and updated in one step, XLA would copy all of it in every step.
+        flat, carry, e, (s, seen) = loop
         at, following, extra = move
         after, flipped, moved, e_new, turned = flat, x, carry, e, []
+        change: Array | None = None
         for j in together:
-            spin = s[j]
-            for i in range(j):  # a bit named twice flips back
+            row, spin, others = flips.row(at[j]), s[j], seen[j]
+            for i in range(j):  # the bits of a move turn one after the other, also one named twice
                 spin = jnp.where(at[i] == at[j], -spin, spin)
+                turn = lambda index, value, i=i: jnp.where(index == at[i], -value, value)
+                others = jax.tree.map(turn, flips.reads(row), others)
             if flips.uses_state:
                 after = lax.dynamic_update_index_in_dim(after, -spin, at[j], 0)
                 flipped = after.reshape(x.shape)
-            e_new, moved = flips.flip(flipped, moved, flips.row(at[j]), spin)
+            e_new, moved = flips.flip(flipped, moved, row, spin, others)
+            adds = flips.change(row, others, spin) if by_change else None
+            change = adds if change is None or adds is None else change + adds
             turned.append(-spin)
-        kept = accept(e, e_new, extra, s)
+        if change is None:
+            kept = accept(e, e_new, extra, s)
+        else:
+            kept = accept(jnp.zeros_like(change), change, extra, s)
         for i, new, old in zip(at, turned, s, strict=True):
             flat = lax.dynamic_update_index_in_dim(flat, jnp.where(kept, new, old), i, 0)
         carry = jax.tree.map(lambda new, old: jnp.where(kept, new, old), moved, carry)
         e = jnp.where(kept, e_new, e)
         if not flips.exact:
             e = jnp.where(jnp.isfinite(e_new), e, jnp.nan)
-        s = tuple(lax.dynamic_index_in_dim(flat, i, keepdims=False) for i in following)
-        return (flat, carry, e, s), (kept, e)
+        return (flat, carry, e, fetch(flat, following)), (kept, e)
 
-    start = (flat, carry, e, tuple(flat[b[0]] for b in bits))
+    start = (flat, carry, e, fetch(flat, tuple(b[0] for b in bits)))
     following = tuple(jnp.roll(b, -1) for b in bits)
     (flat, *_), record = lax.scan(step, start, (bits, following, extra))
     return flat.reshape(x.shape), record
@@ -133,7 +149,7 @@ def all_flips(
     flat = x.reshape(-1)
     e, carry = flips.start(x)
     shared = jax.tree.map(lambda a: a[0] if a.shape[0] == 1 else None, flips.rows)
-    own = jax.tree.map(lambda a: None if a.shape[0] == 1 else a, flips.rows)
+    own = jax.tree.map(lambda a: None if a.shape[0] == 1 else jnp.asarray(a), flips.rows)
     bits = jnp.arange(flips.D)
     if free is not None and free.bits.shape[0] < flips.D:
         bits, own = free.bits, jax.tree.map(lambda a: a[free.bits], own)
@@ -143,9 +159,10 @@ def all_flips(
         row = jax.tree.map(lambda a, b: b if a is None else a, row, shared, is_leaf=_is_none)
         s = flat[i]
         flipped = flat.at[i].set(-s).reshape(x.shape) if flips.uses_state else x
-        return flips.flip(flipped, carry, row, s)[0]
+        return flips.flip(flipped, carry, row, s, _seen(flips, flat, row))[0]
 
-    per_flip = max(flips.D if flips.uses_state else 1, *(a.size for a in carry.values), 1)
+    carried = max((a.size for a in jax.tree.leaves(carry.values)), default=1)
+    per_flip = max(flips.D if flips.uses_state else 1, carried, 1)
     block = max(1, min(flips.D, _BLOCK // per_flip))
     energies = lax.map(one, (bits, own), batch_size=min(block, bits.shape[0]))
     e = e if flips.exact else jnp.where(jnp.isfinite(energies).all(), e, jnp.nan)
@@ -174,6 +191,27 @@ def fixed_or_not(flips: AbstractFlips, x: Array, done: Array, free: Free) -> RES
 def compact_dtype(D: int) -> type[np.generic]:
     """The smallest dtype in which a trajectory keeps an index of a bit."""
     return np.uint16 if D <= 2**16 else np.int32
+
+
+def _seen(flips: AbstractFlips, flat: Array, row: Any) -> Any:
+    """The values of the bits that a row reads."""
+    return jax.tree.map(lambda at: _at(flat, at), flips.reads(row))
+
+
+def _seen_one_by_one(flips: AbstractFlips, flat: Array, row: Any) -> Any:
+    """The same by slices, if they are few: XLA on a CPU makes one kernel of a loop with slices."""
+
+    def read(at: Array) -> Array:
+        if at.size > _FEW:
+            return _at(flat, at)
+        each = [lax.dynamic_index_in_dim(flat, i, keepdims=False) for i in at.reshape(-1)]
+        return jnp.stack(each).reshape(at.shape) if each else jnp.zeros(at.shape, flat.dtype)
+
+    return jax.tree.map(read, flips.reads(row))
+
+
+def _at(flat: Array, at: Array) -> Array:
+    return flat.at[at].get(mode="promise_in_bounds")
 
 
 def _is_none(a: object) -> bool:
