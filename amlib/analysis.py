@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +16,7 @@ from jaxtyping import Array, ArrayLike, Float, Integer, PyTree, Shaped
 from tqdm.auto import tqdm
 
 from amlib import _checks as checks
+from amlib._compiled import compiled
 from amlib._types import Key, ScalarLike
 from amlib.descent.trajectory import Recall
 from amlib.memory import AbstractMemory
@@ -246,7 +246,7 @@ def retrieval_curve(
     return RetrievalCurve(*(np.asarray(column) for column in zip(*table, strict=True)))
 
 
-@eqx.filter_jit
+@compiled
 def _measure(
     model: PyTree, chosen: Array, level: Array, key: Array, rules: tuple[Callable[..., Any], ...]
 ) -> tuple[Array, ...]:

@@ -23,9 +23,11 @@ from typing import Any, ClassVar, final
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from amlib import _checks as checks, _shards as shards
+from amlib._compiled import compiled
 from amlib._types import Key, Scalar, ScalarLike, hook
 from amlib.descent.flip_problem import FlipProblem
 from amlib.descent.methods import AbstractMethod, Problems, check_method, solve
@@ -152,16 +154,21 @@ class AbstractMemory(eqx.Module):
         held, where = None, f"{self._where}: clamp"
         if asked.clamp is not None:
             held = family._held(self, x0, asked.clamp, space, where)
-        limits, bounded = (type(chosen).check(chosen, asked.max_steps), asked.save_every), False
+        steps, bounded = type(chosen).check(chosen, asked.max_steps), False
         if isinstance(space, AbstractTwoValued):
             if asked.tol is not None:
                 raise TypeError(
                     f"{self._where}: tol= is of real states; bits rest where no flip lowers the "
                     "energy. Drop it."
                 )
-            checks.at_most(limits[0], checks.COUNTABLE // x0.size, f"{self._where}: max_steps")
+            checks.at_most(steps, checks.COUNTABLE // x0.size, f"{self._where}: max_steps")
             bounded = checks.bounded(self)
-        return _recall(self, x0, held, space, chosen, asked.key, limits, asked.tol, bounded)
+        save_every = asked.save_every
+        if save_every is not None:
+            save_every = checks.integer(save_every, 1, "recall: save_every")
+        limit = np.asarray(steps, np.int32)
+        sizes = type(chosen).room(chosen, steps, save_every), save_every
+        return _recall(self, x0, held, space, chosen, asked.key, limit, asked.tol, sizes, bounded)
 
     # -- what a family says differently ----------------------------------------------------------
 
@@ -225,7 +232,7 @@ class AbstractMemory(eqx.Module):
 
     def _flips(self, space: AbstractTwoValued, free: Free | None, bounded: bool) -> FlipProblem:
         """Its flips; arrays whose numbers are known to be finite and not huge need less care."""
-        arrays = jax.tree.leaves(self) if bounded else []
+        arrays = jax.tree.leaves(eqx.filter(self, eqx.is_array)) if bounded else []
         return FlipProblem(self.energy, space, free, bounded=arrays, memory=self)
 
     @hook
@@ -247,7 +254,7 @@ class AbstractMemory(eqx.Module):
         return eqx.tree_at(lambda r: r.x, end, cast)
 
 
-@eqx.filter_jit
+@compiled
 @shards.local
 def _recall(
     memory: AbstractMemory,
@@ -256,14 +263,16 @@ def _recall(
     space: AbstractSpace,
     method: AbstractMethod,
     key: Key | None,
-    limits: tuple[int, int | None],
+    limit: Array,
     tol: ScalarLike | None,
+    sizes: tuple[int, int | None],
     bounded: bool,
 ) -> Recall:
-    """Compiled once per shape and kind of memory and method."""
+    """Compiled once per shape and kind of memory and method, whatever its numbers are."""
     wide, x = memory, x0
     if memory._half_is_storage:
         wide, x, space = checks.widen((memory, x0, space))
     problem, start = wide._problem(x, held, space, bounded)
-    end = solve(problem, start, method, key, limits[0], tol, limits[1])
-    return wide._end(end, problem, x0, limits[1] is not None)
+    room, save_every = sizes
+    end = solve(problem, start, method, key, room, tol, save_every, limit)
+    return wide._end(end, problem, x0, save_every is not None)

@@ -29,7 +29,17 @@ ROOT = Path(amlib.__file__).parents[1]
 README, CHANGELOG = ROOT / "README.md", ROOT / "CHANGELOG.md"
 
 FLOORS = (
-    {"data", "spaces", "_checks", "_files", "_interrupt", "_lazy", "_shards", "_types"},
+    {
+        "data",
+        "spaces",
+        "_checks",
+        "_compiled",
+        "_files",
+        "_interrupt",
+        "_lazy",
+        "_shards",
+        "_types",
+    },
     {"descent"},
     {"memory"},
     {"binary", "continuous", "hierarchical"},

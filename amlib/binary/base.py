@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Shaped
 
 from amlib import _checks as checks, _shards as shards
+from amlib._compiled import compiled
 from amlib._types import Key, Scalar, ScalarLike
 from amlib.descent import flips
 from amlib.descent.flip_problem import FlipProblem
@@ -234,7 +235,7 @@ class BinaryAM(AbstractBinaryAM):
 # -- compiled entry points: compiled once per shape and kind of model --------------------------
 
 
-@eqx.filter_jit
+@compiled
 @shards.local
 def _async_update(model: AbstractBinaryAM, x: Array, idx: Array) -> tuple[Array, Array]:
     scalar_output(model.energy, x)  # the other functions leave this to the plan of their flips
@@ -258,7 +259,7 @@ class _Known(eqx.Module):
         return self.model._flips(self.model.space, free, self.bounded)
 
 
-@eqx.filter_jit
+@compiled
 @shards.local
 def _async_recall(
     known: _Known, x0: Array, key: Array, nsteps: int
@@ -268,13 +269,13 @@ def _async_recall(
     return x, (trajectory.frames, trajectory.energy)
 
 
-@eqx.filter_jit
+@compiled
 @shards.local
 def _flip_energies(known: _Known, x: Array) -> Array:
     return flips.flip_energies(known.problem(), x)
 
 
-@eqx.filter_jit
+@compiled
 @shards.local
 def _is_fixed_point(known: _Known, x: Array, free: Free | None) -> Array:
     return flips.is_fixed_point(known.problem(free), x)

@@ -59,6 +59,7 @@ class FlipProblem:
     - `energy`: from a state of the space to a scalar.
     - `space`: the two values of a unit.
     - `free`: the bits that may move, as `free_bits` makes them; `None` for all of them.
+    - `limit`: the step limit, set where the loop begins.
     - `path`, `bounded`: see `FlipPlan`.
     - `memory`: whose energy it is, for methods that ask more of it.
     - `flips`: how flips are evaluated, set where the loop begins.
@@ -70,6 +71,7 @@ class FlipProblem:
     path: Path = "auto"
     bounded: Sequence[Array] = ()
     memory: object = None
+    limit: Array | None = None
     flips: AbstractFlips | None = None
 
     def of_spins(self, s: Array) -> Array:

@@ -42,7 +42,11 @@ class Carry(NamedTuple):
 
 
 def iterate(
-    step: Callable[[Carry], Carry], start: Carry, max_steps: int, save_every: int | None
+    step: Callable[[Carry], Carry],
+    start: Carry,
+    max_steps: int,
+    save_every: int | None,
+    limit: Array | None = None,
 ) -> tuple[Carry, StateTrajectory | None]:
     """Repeat `step` until its result is final; keep every `save_every`-th state if asked.
 
@@ -52,7 +56,8 @@ def iterate(
     **Arguments:**
 
     - `step`, `start`: see `Carry`.
-    - `max_steps`: the limit.
+    - `max_steps`: the limit; the most that `limit` may be where that is given.
+    - `limit`: the limit, not a part of the program; only where nothing is kept.
     - `save_every`: steps between two states kept, or `None` to keep nothing. See `kept_steps`.
 
     **Returns:** the last carry, and the record.
@@ -60,7 +65,8 @@ def iterate(
     # What the step closes over becomes an argument of it, so that it gets its derivative.
     step = eqx.filter_closure_convert(step, start)
     if save_every is None:
-        return _advance(step, start, jnp.asarray(max_steps, jnp.int32), max_steps), None
+        stop = jnp.asarray(max_steps if limit is None else limit, jnp.int32)
+        return _advance(step, start, stop, max_steps), None
     stops = kept_steps(max_steps, save_every, start.at.x.nbytes)
     longest = int(np.max(np.diff(stops, prepend=0)))
 
@@ -116,7 +122,7 @@ def iterate_together(
     step: Callable[[X, Array], tuple[X, Y]],
     start: X,
     runs: Callable[[X], Bool[Array, ""]],
-    max_steps: int,
+    max_steps: Integer[Array, ""] | int,
     stops: np.ndarray,
     row: Y,
 ) -> tuple[X, Array, Y]:

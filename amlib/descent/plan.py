@@ -31,6 +31,7 @@ from jax.extend import core as jcore
 from jaxtyping import Array
 
 from amlib import _checks as checks
+from amlib._compiled import check_powers
 from amlib._types import EnergyFn
 from amlib.descent.affine import MOVES, Affine
 from amlib.descent.derivatives import freeze
@@ -272,6 +273,7 @@ def scalar_output(energy: EnergyFn, x: Any) -> Any:
         x,
         "energy: must return one real floating-point scalar",
         "Sum over patterns and units (jnp.sum), and return the sum.",
+        check_powers,
     )
 
 

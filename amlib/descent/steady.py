@@ -16,7 +16,7 @@ from amlib import _checks as checks
 from amlib._types import Key
 from amlib.descent.implicit import implicit
 from amlib.descent.loop import states_kept
-from amlib.descent.methods import AbstractMethod, AbstractRealMethod
+from amlib.descent.methods import AbstractMethod, AbstractRealMethod, power_of_ten
 from amlib.descent.problems import AbstractProblem, Point
 from amlib.descent.trajectory import RESULTS, Recall, StateTrajectory
 from amlib.spaces import AbstractReals, AbstractSpace
@@ -229,6 +229,10 @@ class FixedPoint(AbstractRealMethod):
         whole, tags = state.whole(), frozenset()
         x, _, _ = solver.postprocess(fn, at.x, None, None, {}, whole, tags, outcome)
         return at._replace(x=problem.put(x)), result
+
+    def room(self, max_steps: int, save_every: int | None) -> int:
+        """As for the library's loop."""
+        return max_steps if save_every is not None else power_of_ten(max_steps)
 
     def run(
         self,

@@ -19,6 +19,7 @@ import jax
 from jaxtyping import Array, Float, PyTree
 
 from amlib import _checks as checks
+from amlib._compiled import compiled
 from amlib._types import Key, Scalar, ScalarLike, States, StatesLike
 from amlib.descent.gradients import Euler
 from amlib.descent.methods import AbstractMethod
@@ -368,13 +369,13 @@ def _both(ham: HAM, xhats: StatesLike, xs: StatesLike, where: str) -> tuple[Stat
 
 # -- compiled once per shape and kind of memory ---------------------------------------------------
 
-_activations = eqx.filter_jit(energies.activations)
-_connection_energies = eqx.filter_jit(energies.connection_energies)
-_energy_tree = eqx.filter_jit(energies.energy_tree)
-_energy = eqx.filter_jit(energies.energy)
+_activations = compiled(energies.activations)
+_connection_energies = compiled(energies.connection_energies)
+_energy_tree = compiled(energies.energy_tree)
+_energy = compiled(energies.energy)
 
 
-@eqx.filter_jit
+@compiled
 def _forces(ham: HAM, xhats: States, xs: States) -> States:
     """The gradient in every activation."""
     names = tuple(name for name, _ in graph.items(ham.neurons))
