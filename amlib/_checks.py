@@ -273,26 +273,6 @@ def not_negative(x: Array, where: str) -> Array:
     )
 
 
-BOUND = 1e15
-"""Products and sums of numbers of at most this size stay far from the end of float32."""
-
-
-def bounded(tree: Any) -> bool:
-    """Whether all floats in a tree are known now, finite, and at most `BOUND` in size."""
-
-    def within(leaf: Any) -> bool:
-        if type(leaf) is float:
-            return -BOUND <= leaf <= BOUND
-        if not is_concrete(leaf) or not getattr(leaf, "is_fully_addressable", True):
-            return False
-        on_host = all(d.platform == "cpu" for d in getattr(leaf, "devices", set)())
-        array = np.asarray(leaf) if on_host else leaf  # on a CPU this is a view
-        return leaf.size == 0 or -BOUND <= float(array.min()) <= float(array.max()) <= BOUND
-
-    floats = lambda leaf: type(leaf) is float or eqx.is_inexact_array(leaf)
-    return all(map(within, filter(floats, jax.tree.leaves(tree))))
-
-
 def widen(tree: Any) -> Any:
     """Return the same tree with its half-precision arrays in float32."""
 

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from amlib import _checks as checks
 from amlib._compiled import compiled
+from amlib._numbers import Numbers, knowing, known_numbers
 from amlib._types import Key, ScalarLike
 from amlib.descent.trajectory import Recall
 from amlib.memory import AbstractMemory
@@ -236,10 +237,11 @@ def retrieval_curve(
     with tqdm(total=len(counts) * len(values), disable=not progress, leave=False) as bar:
         for count in counts:
             model = model_factory(patterns[:count])
+            bounded = known_numbers(model)
             chosen = patterns[np.arange(queries) % count]
             for i, level in enumerate(values):
                 step = jax.random.fold_in(jax.random.fold_in(key, count), i)
-                out = _measure(model, chosen, jnp.asarray(level.item()), step, rules)
+                out = _measure(model, chosen, jnp.asarray(level.item()), step, rules, bounded)
                 means = [float(np.mean(np.asarray(a))) for a in out]
                 table.append((count, float(level), *means, queries))
                 bar.update()
@@ -248,7 +250,12 @@ def retrieval_curve(
 
 @compiled
 def _measure(
-    model: PyTree, chosen: Array, level: Array, key: Array, rules: tuple[Callable[..., Any], ...]
+    model: PyTree,
+    chosen: Array,
+    level: Array,
+    key: Array,
+    rules: tuple[Callable[..., Any], ...],
+    bounded: tuple[Numbers, ...],
 ) -> tuple[Array, ...]:
     """One row of the table, query by query; compiled once for each kind of model and rules."""
     corruption, recall, success = rules
@@ -261,7 +268,8 @@ def _measure(
                 f"retrieval_curve: corruption must return a pattern of shape {xi.shape}; "
                 f"{spoiled.shape} came."
             )
-        end = recall(model, spoiled, draw)
+        with knowing(model, bounded):
+            end = recall(model, spoiled, draw)
         if not all(hasattr(end, name) for name in ("x", "converged", "steps")):
             came = jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", end)
             raise TypeError(

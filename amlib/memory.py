@@ -18,6 +18,7 @@ What the families had as words of their own before (`order=`, `beta=`, `max_swee
 
 import abc
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar, final
 
 import equinox as eqx
@@ -28,6 +29,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from amlib import _checks as checks, _shards as shards
 from amlib._compiled import compiled
+from amlib._numbers import Numbers, known_numbers
 from amlib._types import Key, Scalar, ScalarLike, hook
 from amlib.descent.flip_problem import FlipProblem
 from amlib.descent.methods import AbstractMethod, Problems, check_method, solve
@@ -154,7 +156,7 @@ class AbstractMemory(eqx.Module):
         held, where = None, f"{self._where}: clamp"
         if asked.clamp is not None:
             held = family._held(self, x0, asked.clamp, space, where)
-        steps, bounded = type(chosen).check(chosen, asked.max_steps), False
+        steps, bounded = type(chosen).check(chosen, asked.max_steps), ()
         if isinstance(space, AbstractTwoValued):
             if asked.tol is not None:
                 raise TypeError(
@@ -162,7 +164,7 @@ class AbstractMemory(eqx.Module):
                     "energy. Drop it."
                 )
             checks.at_most(steps, checks.COUNTABLE // x0.size, f"{self._where}: max_steps")
-            bounded = checks.bounded(self)
+            bounded = known_numbers(self)
         save_every = asked.save_every
         if save_every is not None:
             save_every = checks.integer(save_every, 1, "recall: save_every")
@@ -230,14 +232,21 @@ class AbstractMemory(eqx.Module):
             return free_bits(x.size, mask.reshape(-1))
         return jnp.asarray(mask)
 
-    def _flips(self, space: AbstractTwoValued, free: Free | None, bounded: bool) -> FlipProblem:
+    def _flips(
+        self, space: AbstractTwoValued, free: Free | None, bounded: Sequence[Numbers]
+    ) -> FlipProblem:
         """Its flips; arrays whose numbers are known to be finite and not huge need less care."""
-        arrays = jax.tree.leaves(eqx.filter(self, eqx.is_array)) if bounded else []
+        leaves = zip(jax.tree.leaves(self), bounded, strict=False)
+        arrays = [(leaf, numbers) for leaf, numbers in leaves if eqx.is_array(leaf)]
         return FlipProblem(self.energy, space, free, bounded=arrays, memory=self)
 
     @hook
     def _problem(
-        self, x: PyTree[Array], held: PyTree, space: AbstractSpace, bounded: bool
+        self,
+        x: PyTree[Array],
+        held: PyTree,
+        space: AbstractSpace,
+        bounded: Sequence[Numbers],
     ) -> tuple[Problems, PyTree[Array]]:
         """What the method works on, and the start."""
         if isinstance(space, AbstractTwoValued):
@@ -266,7 +275,7 @@ def _recall(
     limit: Array,
     tol: ScalarLike | None,
     sizes: tuple[int, int | None],
-    bounded: bool,
+    bounded: tuple[Numbers, ...],
 ) -> Recall:
     """Compiled once per shape and kind of memory and method, whatever its numbers are."""
     wide, x = memory, x0

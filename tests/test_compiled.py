@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from jaxtyping import Array
 
 import amlib as am
 
@@ -80,7 +79,7 @@ CALLS: dict[str, Callable[[float], object]] = {
     "async_update": lambda v: Exponential(XI, v).async_update(X, 3),
     "flip_energies": lambda v: Exponential(XI, v).flip_energies(X),
     "is_fixed_point": lambda v: Exponential(XI, v).is_fixed_point(X),
-    "glauber": lambda v: Exponential(XI).recall(X, method=am.Glauber(v), key=jr.key(0), max_steps=3),
+    "glauber": lambda v: SPINS.recall(X, method=am.Glauber(v), key=jr.key(0), max_steps=3),
     "recall of reals": lambda v: Modern(XI, v).recall(X, method=am.CCCP()),
     "update": lambda v: Modern(XI, v).update(X),
     "gradient": lambda v: Modern(XI).recall(X, method=am.GradientDescent(v)),
@@ -88,8 +87,8 @@ CALLS: dict[str, Callable[[float], object]] = {
     "flow": lambda v: Modern(XI, v).recall(X, method=am.Flow()),
     "method of a user": lambda v: Modern(XI).recall(X, method=HeavyBall(v, 0.5 * v)),
     "tol": lambda v: Modern(XI).recall(X, method=am.CCCP(), tol=0.01 * v),
-    "sweeps": lambda v: Exponential(XI).recall(X, method=am.Sweeps(record=2), max_steps=int(40 * v)),
-    "greedy": lambda v: Exponential(XI).recall(X, method=am.Greedy(record=0), max_steps=int(40 * v)),
+    "sweeps": lambda v: SPINS.recall(X, method=am.Sweeps(record=2), max_steps=int(40 * v)),
+    "greedy": lambda v: SPINS.recall(X, method=am.Greedy(record=0), max_steps=int(40 * v)),
     "steps": lambda v: Modern(XI).recall(X, method=am.CCCP(), max_steps=int(40 * v)),
     "steps of relaxation": lambda v: RELAXED.recall(X, max_steps=int(40 * v)),
     "curve": lambda v: am.analysis.retrieval_curve(
@@ -97,6 +96,7 @@ CALLS: dict[str, Callable[[float], object]] = {
         queries=4, progress=False,
     ),
 }  # fmt: skip
+SPINS = Exponential(XI)
 RELAXED = am.learning.DenseReconstructor(D, key=jr.key(0))
 
 

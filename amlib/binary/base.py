@@ -11,6 +11,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Shaped
 
 from amlib import _checks as checks, _shards as shards
 from amlib._compiled import compiled
+from amlib._numbers import Numbers, known_numbers
 from amlib._types import Key, Scalar, ScalarLike
 from amlib.descent import flips
 from amlib.descent.flip_problem import FlipProblem
@@ -249,10 +250,10 @@ class _Known(eqx.Module):
     """A model as the compiled functions take it, with what is known of its numbers before."""
 
     model: AbstractBinaryAM
-    bounded: bool = eqx.field(static=True)
+    bounded: tuple[Numbers, ...] = eqx.field(static=True)
 
     def __init__(self, model: AbstractBinaryAM):
-        self.model, self.bounded = model, checks.bounded(model)
+        self.model, self.bounded = model, known_numbers(model)
 
     def problem(self, free: Free | None = None) -> FlipProblem:
         """Its flips."""

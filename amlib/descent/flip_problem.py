@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer, PyTree
 
+from amlib._numbers import Numbers
 from amlib._types import EnergyFn, Scalar
 from amlib.descent.evaluators import AbstractFlips
 from amlib.descent.orders import AbstractOrder
@@ -69,7 +70,7 @@ class FlipProblem:
     space: AbstractTwoValued = _SPINS
     free: Free | None = None
     path: Path = "auto"
-    bounded: Sequence[Array] = ()
+    bounded: Sequence[tuple[Array, Numbers]] = ()
     memory: object = None
     limit: Array | None = None
     flips: AbstractFlips | None = None

@@ -12,6 +12,7 @@ convex and every connection sends its signal to all of its layers.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -20,6 +21,7 @@ from jaxtyping import Array, Float, PyTree
 
 from amlib import _checks as checks
 from amlib._compiled import compiled
+from amlib._numbers import Numbers
 from amlib._types import Key, Scalar, ScalarLike, States, StatesLike
 from amlib.descent.gradients import Euler
 from amlib.descent.methods import AbstractMethod
@@ -319,7 +321,11 @@ class HAM(AbstractMemory):
         return dynamics.held(self, x, clamp, where)
 
     def _problem(
-        self, x: States, held: dynamics.Held | None, space: AbstractSpace, bounded: bool
+        self,
+        x: States,
+        held: dynamics.Held | None,
+        space: AbstractSpace,
+        bounded: Sequence[Numbers],
     ) -> tuple[AbstractProblem, States]:
         """The layers that are free."""
         del space, bounded
