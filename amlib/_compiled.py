@@ -6,8 +6,9 @@ weakly typed as Python's are, so that `self.beta * x` has the dtype of `x`.
 """
 
 import functools
+import threading
 from collections.abc import Callable, Hashable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import equinox as eqx
 import jax
@@ -20,7 +21,7 @@ _Given = ParamSpec("_Given")
 _Made = TypeVar("_Made")
 
 
-def compiled(fn: Callable[_Given, _Made]) -> Callable[_Given, _Made]:
+class compiled(Generic[_Given, _Made]):  # noqa: N801: a decorator
     """The same function, compiled once for each kind of arguments, whatever their floats are.
 
     A function that asks for the value of such a number while it is traced (`if self.beta > 1:`,
@@ -28,38 +29,51 @@ def compiled(fn: Callable[_Given, _Made]) -> Callable[_Given, _Made]:
     (`h ** self.n` is a product only where `n` is known). The first call finds out; from then on,
     for arguments of that structure, a float is a part of the program, as it is written.
     """
-    program = eqx.filter_jit(fn)
-    as_written: set[Hashable] = set()
 
-    @functools.wraps(fn)
-    def call(*args: _Given.args, **kwargs: _Given.kwargs) -> _Made:
+    def __init__(self, fn: Callable[_Given, _Made]):
+        functools.update_wrapper(self, fn)
+        self._program = eqx.filter_jit(fn)
+        self._as_written: set[Hashable] = set()
+
+    def __call__(self, *args: _Given.args, **kwargs: _Given.kwargs) -> _Made:
         assert not kwargs
+        return self._with(self._program, args)
+
+    def prepare(self, *args: _Given.args, **kwargs: _Given.kwargs) -> Callable[[], object]:
+        """Trace the function for a call to come, and return what compiles it, in any thread."""
+        assert not kwargs
+        return self._with(self._program.lower, args).compile
+
+    def _with(self, use: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         # The two values of a unit stay as they are: results of a batch hold the space, too.
         leaves, structure = jax.tree.flatten(args, is_leaf=_is_space)
-        if float not in map(type, leaves) or (as_written and structure in as_written):
-            return program(*args, **kwargs)
+        if float not in map(type, leaves) or (self._as_written and structure in self._as_written):
+            return use(*args)
         given = [jnp.asarray(leaf) if type(leaf) is float else leaf for leaf in leaves]
-        _trying.append(True)
+        before, _trying.now = _trying.now, True
         try:
-            return program(*jax.tree.unflatten(structure, given))
+            return use(*jax.tree.unflatten(structure, given))
         except (TypeError, ValueError, IndexError):  # as JAX's own about values not yet known
             pass
         finally:
-            _trying.pop()
-        out = program(*args, **kwargs)  # raises what is wrong whatever the floats are, if that was
-        as_written.add(structure)
+            _trying.now = before
+        out = use(*args)  # raises what is wrong whatever the floats are, if that was it
+        self._as_written.add(structure)
         return out
 
-    return call
+
+class _Trying(threading.local):
+    """Whether a program is being traced that takes floats as arguments."""
+
+    now = False
 
 
-_trying: list[bool] = []
-"""Not empty while a program is traced that takes floats as arguments."""
+_trying = _Trying()
 
 
 def check_powers(energy: jcore.ClosedJaxpr) -> None:
     """Raise `TypeError` for an exponent that is an argument and was a float: see `compiled`."""
-    if _trying:
+    if _trying.now:
         scalars = {v for v in energy.jaxpr.constvars if v.aval.weak_type and not v.aval.shape}
         if scalars and _has_exponent(energy.jaxpr, scalars):
             raise TypeError("the exponent of a power must be known")

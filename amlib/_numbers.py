@@ -6,6 +6,7 @@ case that they are not.
 
 import contextlib
 import functools
+import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -32,19 +33,27 @@ class Numbers(NamedTuple):
     whole: bool | None = None
 
 
-_within: list[tuple[Tracer, Numbers]] = []
+class _Within(threading.local):
+    """Traced arrays of which something is known."""
+
+    def __init__(self):
+        self.known: list[tuple[Tracer, Numbers]] = []
+
+
+_within = _Within()
 
 
 @contextlib.contextmanager
 def knowing(tree: Any, known: Sequence[Numbers]) -> Iterator[None]:
     """Within it, traced arrays of a tree have `known_numbers`, if it was so before the trace."""
-    before = len(_within)
+    before = _within.known
     pairs = zip(jax.tree.leaves(tree), known, strict=False)
-    _within.extend((leaf, numbers) for leaf, numbers in pairs if not checks.is_concrete(leaf))
+    traced = [(leaf, numbers) for leaf, numbers in pairs if not checks.is_concrete(leaf)]
+    _within.known = before + traced
     try:
         yield
     finally:
-        del _within[before:]
+        _within.known = before
 
 
 def known_numbers(tree: Any) -> tuple[Numbers, ...]:
@@ -58,7 +67,7 @@ def known_numbers(tree: Any) -> tuple[Numbers, ...]:
 
 
 def _numbers(leaf: Any) -> Numbers | None:
-    for array, numbers in _within:
+    for array, numbers in _within.known:
         if leaf is array:
             return numbers
     if type(leaf) is float:

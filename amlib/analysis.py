@@ -5,7 +5,10 @@ patterns, and serves binary and continuous memories alike.
 """
 
 import math
+import os
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -233,18 +236,34 @@ def retrieval_curve(
             )
     recall = _default_recall if recall is None else recall
     rules = corruption, recall, _close if success is None else success
-    table = []
+
+    table, first, ahead = [], jnp.asarray(values[0].item()), deque()
+    pool = ThreadPoolExecutor(os.cpu_count())
+
+    def measure(count: int, arguments: tuple[Any, ...], program: Future[object]) -> None:
+        program.result()
+        for i, level in enumerate(values):
+            step = jax.random.fold_in(jax.random.fold_in(key, count), i)
+            out = _measure(*arguments, jnp.asarray(level.item()), step)
+            means = [float(np.mean(np.asarray(a))) for a in out]
+            table.append((count, float(level), *means, queries))
+            bar.update()
+
+    # Programs are compiled by all cores, while the next one is traced and those that are done run.
     with tqdm(total=len(counts) * len(values), disable=not progress, leave=False) as bar:
-        for count in counts:
-            model = model_factory(patterns[:count])
-            bounded = known_numbers(model)
-            chosen = patterns[np.arange(queries) % count]
-            for i, level in enumerate(values):
-                step = jax.random.fold_in(jax.random.fold_in(key, count), i)
-                out = _measure(model, chosen, jnp.asarray(level.item()), step, rules, bounded)
-                means = [float(np.mean(np.asarray(a))) for a in out]
-                table.append((count, float(level), *means, queries))
-                bar.update()
+        try:
+            for count in counts:
+                model = model_factory(patterns[:count])
+                chosen = patterns[np.arange(queries) % count]
+                arguments = model, chosen, rules, known_numbers(model)
+                program = pool.submit(_measure.prepare(*arguments, first, key))
+                ahead.append((count, arguments, program))
+                while ahead and ahead[0][-1].done():
+                    measure(*ahead.popleft())
+            while ahead:
+                measure(*ahead.popleft())
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
     return RetrievalCurve(*(np.asarray(column) for column in zip(*table, strict=True)))
 
 
@@ -252,10 +271,10 @@ def retrieval_curve(
 def _measure(
     model: PyTree,
     chosen: Array,
-    level: Array,
-    key: Array,
     rules: tuple[Callable[..., Any], ...],
     bounded: tuple[Numbers, ...],
+    level: Array,
+    key: Array,
 ) -> tuple[Array, ...]:
     """One row of the table, query by query; compiled once for each kind of model and rules."""
     corruption, recall, success = rules
