@@ -214,7 +214,8 @@ class AbstractFlipMethod(AbstractMethod):
 
         row = jax.eval_shape(step, start, zero)[1]
         runs = lambda c: c.result == RESULTS.step_limit
-        out = iterate_together(step, start, runs, max_steps, stops, row)
+        whole = visits and self.record is None
+        out = iterate_together(step, start, runs, max_steps, stops, row, whole)
         return out, out[0].sound & (out[0].result != RESULTS.nonfinite)
 
 
