@@ -1,5 +1,6 @@
 """Methods with an implicit derivative: gradient flow (Diffrax), fixed points (Optimistix)."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
@@ -76,10 +77,13 @@ class Flow(AbstractMethod):
         del key
         x0, tol = problem.put(x0), problem.tol
 
-        def field(t: Array, x: Array, args: None) -> Array:
+        @functools.partial(jax.jit, inline=True)  # traced once, and not for every stage of a step
+        def slope(x: Array) -> Array:
             y = problem.put(x)
             grad = problem.grad(y)
             return problem.move(y, grad) - x if problem.bounded else -grad
+
+        field = lambda t, x, args: slope(x)
 
         end = diffrax.SubSaveAt(t1=True)
         saves = [end, end]
