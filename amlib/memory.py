@@ -169,7 +169,7 @@ class AbstractMemory(eqx.Module):
         if save_every is not None:
             save_every = checks.integer(save_every, 1, "recall: save_every")
         limit = np.asarray(steps, np.int32)
-        sizes = type(chosen).room(chosen, steps, save_every), save_every
+        sizes = type(chosen)._room(chosen, steps, save_every), save_every
         return _recall(self, x0, held, space, chosen, asked.key, limit, asked.tol, sizes, bounded)
 
     # -- what a family says differently ----------------------------------------------------------

@@ -59,7 +59,7 @@ class AbstractFlipMethod(AbstractMethod):
     space: ClassVar[type[AbstractSpace]] = AbstractTwoValued
     limit: ClassVar[int] = 100
 
-    def room(self, max_steps: int, save_every: int | None) -> int:
+    def _room(self, max_steps: int, save_every: int | None) -> int:
         """The sweeps that are recorded; with a record of states the limit itself."""
         if save_every is not None or self.record is None:
             return max_steps

@@ -71,15 +71,15 @@ class AbstractMethod(eqx.Module):
         - `problem`: what is lowered, of a kind that belongs to `space`.
         - `x0`: the start.
         - `key`: for what is drawn at random, or `None`.
-        - `max_steps`: the step limit; more, where the method's `room` says so, and the limit
-          itself is `problem.limit`.
+        - `max_steps`: the step limit. The library's own loops are made for more, and take the
+          limit from `problem.limit`.
         - `save_every`: steps between two states kept, or `None`.
 
         **Returns:** a `Recall`.
         """
 
     @hook
-    def room(self, max_steps: int, save_every: int | None) -> int:
+    def _room(self, max_steps: int, save_every: int | None) -> int:
         """How many steps shapes are made for, where `run` takes its limit from the problem.
 
         Programs are compiled once for each room, and not for each limit. By default the room is
@@ -167,7 +167,7 @@ class AbstractRealMethod(AbstractMethod):
         return at, result
 
     @hook
-    def room(self, max_steps: int, save_every: int | None) -> int:
+    def _room(self, max_steps: int, save_every: int | None) -> int:
         """The next power of ten, which only derivatives go by; with a record the limit itself.
 
         Where a subclass has another `run`, it is the limit too.
@@ -310,7 +310,7 @@ def solve(
 ) -> Recall:
     """Run a method on a problem, see `descend`: what `recall` calls, of every family.
 
-    Where a `limit` is given, `max_steps` is the method's `room`.
+    Where a `limit` is given, `max_steps` is the method's `_room`.
     """
     check_method(method, problem.space, key)
     if limit is None:

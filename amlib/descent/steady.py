@@ -234,7 +234,7 @@ class FixedPoint(AbstractRealMethod):
         x, _, _ = solver.postprocess(fn, at.x, None, None, {}, whole, tags, outcome)
         return at._replace(x=problem.put(x)), result
 
-    def room(self, max_steps: int, save_every: int | None) -> int:
+    def _room(self, max_steps: int, save_every: int | None) -> int:
         """As for the library's loop."""
         return max_steps if save_every is not None else power_of_ten(max_steps)
 

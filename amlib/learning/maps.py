@@ -95,7 +95,7 @@ class Relax(AbstractMethod):
     def __check_init__(self):
         checks.choice(self.update, UPDATES, "Relax: update")
 
-    def room(self, max_steps: int, save_every: int | None) -> int:
+    def _room(self, max_steps: int, save_every: int | None) -> int:
         """As for the library's loop."""
         return max_steps if save_every is not None else power_of_ten(max_steps)
 
