@@ -9,8 +9,11 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from jaxtyping import Array
 
 import amlib as am
+from amlib import _numbers, analysis
+from amlib._numbers import Numbers, known_numbers
 
 K, D = 5, 24
 XI = jnp.asarray(np.where(np.random.default_rng(0).random((K, D)) < 0.5, -1.0, 1.0), jnp.float32)
@@ -188,3 +191,46 @@ def test_a_batch_knows_the_values_of_its_units():
     end = jax.vmap(Gas(0.5).recall)(jnp.stack([XI[0] + 1, XI[1] + 1]))
     assert end.trajectory.space.high == 2.0
     assert isinstance(end.trajectory.space.high, float)
+
+
+def forms(fn: Callable[..., object], *args: Array) -> int:
+    """How many decisions a program makes about forms of evaluation: each has two programs."""
+    return str(jax.make_jaxpr(fn)(*args)).count(" cond[")
+
+
+LARGE = jnp.asarray(np.random.default_rng(1).normal(size=(300, D)), jnp.float32)
+
+
+@pytest.mark.parametrize("kind", ["spins", "reals"])
+def test_no_form_is_compiled_that_is_known_not_to_be_needed(kind):
+    """Patterns of spins are kept as int8, others as they are; neither is for the program to ask."""
+    Xi = jnp.sign(LARGE) if kind == "spins" else LARGE
+    memory = am.ClassicalHopfield(Xi)
+    assert forms(lambda: memory.recall(X)) == 0
+    assert forms(lambda: memory.async_recall(X, 10)) == 0
+    assert forms(lambda Xi: am.ClassicalHopfield(Xi).recall(X), Xi) > 0  # nothing is known
+    end = memory.recall(X)
+    same = jax.jit(lambda Xi, x: am.ClassicalHopfield(Xi).recall(x))(Xi, X)
+    assert (end.x == same.x).all()
+    assert (end.trajectory.energy == same.trajectory.energy).all()
+
+
+def test_a_curve_knows_the_numbers_of_its_memories():
+    memory = am.ClassicalHopfield(jnp.sign(LARGE))
+    rules = am.data.corrupt.flip, analysis._default_recall, analysis._close
+    measure = lambda known: forms(
+        lambda Xi: analysis._measure(memory, Xi, rules, known, jnp.asarray(0.1), jr.key(0)),
+        memory.Xi[:2],
+    )
+    assert measure(known_numbers(memory)) < measure(())
+
+
+def test_numbers_are_looked_at_once_and_forgotten_with_their_array():
+    Xi = jnp.sign(LARGE)
+    assert known_numbers(Xi) == (Numbers(whole=True),)
+    assert known_numbers(LARGE) == (Numbers(whole=False),)
+    assert known_numbers(128 * Xi) == (Numbers(whole=False),)
+    assert known_numbers((Xi, 1e16 * Xi)) == known_numbers((Xi, jnp.inf)) == ()
+    before = len(_numbers._seen)
+    del Xi
+    assert len(_numbers._seen) < before
