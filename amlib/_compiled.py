@@ -32,7 +32,7 @@ class compiled(Generic[_Given, _Made]):  # noqa: N801: a decorator
 
     def __init__(self, fn: Callable[_Given, _Made]):
         functools.update_wrapper(self, fn)
-        self._program = eqx.filter_jit(fn)
+        self._program: Any = eqx.filter_jit(fn)
         self._as_written: set[Hashable] = set()
 
     def __call__(self, *args: _Given.args, **kwargs: _Given.kwargs) -> _Made:

@@ -62,8 +62,8 @@ def known_numbers(tree: Any) -> tuple[Numbers, ...]:
     **Returns:** one for each leaf; nothing where a float is not known, not finite, or larger in
     size than `BOUND`.
     """
-    known = tuple(map(_numbers, jax.tree.leaves(tree)))
-    return () if None in known else known
+    known = [_numbers(leaf) for leaf in jax.tree.leaves(tree)]
+    return tuple(n for n in known if n is not None) if None not in known else ()
 
 
 def _numbers(leaf: Any) -> Numbers | None:

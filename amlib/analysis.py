@@ -240,7 +240,7 @@ def retrieval_curve(
     table, first, ahead = [], jnp.asarray(values[0].item()), deque()
     pool = ThreadPoolExecutor(os.cpu_count())
 
-    def measure(count: int, arguments: tuple[Any, ...], program: Future[object]) -> None:
+    def measure(count: int, arguments: Any, program: Future[object]) -> None:
         program.result()
         for i, level in enumerate(values):
             step = jax.random.fold_in(jax.random.fold_in(key, count), i)
@@ -255,7 +255,7 @@ def retrieval_curve(
             for count in counts:
                 model = model_factory(patterns[:count])
                 chosen = patterns[np.arange(queries) % count]
-                arguments = model, chosen, rules, known_numbers(model)
+                arguments: Any = model, chosen, rules, known_numbers(model)
                 program = pool.submit(_measure.prepare(*arguments, first, key))
                 ahead.append((count, arguments, program))
                 while ahead and ahead[0][-1].done():

@@ -272,7 +272,7 @@ def _recall(
     space: AbstractSpace,
     method: AbstractMethod,
     key: Key | None,
-    limit: Array,
+    limit: Array | np.ndarray,
     tol: ScalarLike | None,
     sizes: tuple[int, int | None],
     bounded: tuple[Numbers, ...],
@@ -283,5 +283,5 @@ def _recall(
         wide, x, space = checks.widen((memory, x0, space))
     problem, start = wide._problem(x, held, space, bounded)
     room, save_every = sizes
-    end = solve(problem, start, method, key, room, tol, save_every, limit)
+    end = solve(problem, start, method, key, room, tol, save_every, jnp.asarray(limit))
     return wide._end(end, problem, x0, save_every is not None)

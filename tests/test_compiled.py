@@ -20,11 +20,14 @@ XI = jnp.asarray(np.where(np.random.default_rng(0).random((K, D)) < 0.5, -1.0, 1
 X = XI[0].at[:5].multiply(-1)
 
 _counts = [0]
-jax.monitoring.register_event_duration_secs_listener(
-    lambda name, _, **__: _counts.__setitem__(
-        0, _counts[0] + name.endswith("backend_compile_duration")
-    )
-)
+
+
+def _count(event: str, duration_secs: float, **_: str | int) -> None:
+    del duration_secs
+    _counts[0] += event.endswith("backend_compile_duration")
+
+
+jax.monitoring.register_event_duration_secs_listener(_count)
 
 
 def compiled_by(fn: Callable[[], object]) -> int:
@@ -178,8 +181,8 @@ def test_a_batch_knows_the_values_of_its_units():
     """The two values of a space stay numbers where results are stacked."""
 
     class Occupied(am.spaces.AbstractTwoValued):
-        low: float = 0.0
-        high: float = 2.0
+        low: float = 0.0  # pyright: ignore[reportIncompatibleMethodOverride]
+        high: float = 2.0  # pyright: ignore[reportIncompatibleMethodOverride]
 
     class Gas(am.AbstractBinaryAM):
         beta: float = 1.0
