@@ -220,9 +220,9 @@ def test_no_form_is_compiled_that_is_known_not_to_be_needed(kind):
 
 def test_a_curve_knows_the_numbers_of_its_memories():
     memory = am.ClassicalHopfield(jnp.sign(LARGE))
-    rules = am.data.corrupt.flip, analysis._default_recall, analysis._close
+    keys = jr.split(jr.key(0), 2)
     measure = lambda known: forms(
-        lambda Xi: analysis._measure(memory, Xi, rules, known, jnp.asarray(0.1), jr.key(0)),
+        lambda x: analysis._recalled(analysis._default_recall, memory, known, x, keys),
         memory.Xi[:2],
     )
     assert measure(known_numbers(memory)) < measure(())
