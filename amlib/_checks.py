@@ -273,23 +273,6 @@ def not_negative(x: Array, where: str) -> Array:
     )
 
 
-BOUND = 1e15
-"""Products and sums of numbers of at most this size stay far from the end of float32."""
-
-
-def bounded(tree: Any) -> bool:
-    """Whether all floats in a tree are known now, finite, and at most `BOUND` in size."""
-
-    def within(leaf: Any) -> bool:
-        if not is_concrete(leaf) or not getattr(leaf, "is_fully_addressable", True):
-            return False
-        on_host = all(d.platform == "cpu" for d in getattr(leaf, "devices", set)())
-        array = np.asarray(leaf) if on_host else leaf  # on a CPU this is a view
-        return leaf.size == 0 or -BOUND <= float(array.min()) <= float(array.max()) <= BOUND
-
-    return all(map(within, filter(eqx.is_inexact_array, jax.tree.leaves(tree))))
-
-
 def widen(tree: Any) -> Any:
     """Return the same tree with its half-precision arrays in float32."""
 
@@ -309,10 +292,21 @@ def shape(value: Any, where: str) -> tuple[int, ...]:
     return tuple(integer(n, 1, where) for n in value)
 
 
-def scalar_output(fn: Callable[[Any], Any], x: Any, must: str, cure: str) -> jax.ShapeDtypeStruct:
-    """Return shape and dtype of `fn(x)`, which is traced only; raise unless it is a real scalar."""
+def scalar_output(
+    fn: Callable[[Any], Any],
+    x: Any,
+    must: str,
+    cure: str,
+    look: Callable[[Any], None] = lambda _: None,
+) -> jax.ShapeDtypeStruct:
+    """Return shape and dtype of `fn(x)`, which is traced only; raise unless it is a real scalar.
+
+    `look` may raise for more: it is shown the jaxpr.
+    """
     with traceable(must.split(" must ", maxsplit=1)[0].rstrip(":")):
-        leaves = jax.tree.leaves(jax.eval_shape(fn, x))
+        traced, out = jax.make_jaxpr(fn, return_shape=True)(x)
+    look(traced)
+    leaves = jax.tree.leaves(out)
     if len(leaves) == 1 and not leaves[0].shape and jnp.issubdtype(leaves[0].dtype, jnp.floating):
         return leaves[0]
     came = ", ".join(f"{a.dtype}{list(a.shape)}" for a in leaves) or "nothing"

@@ -5,10 +5,12 @@ patterns, and serves binary and continuous memories alike.
 """
 
 import math
+import os
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +19,8 @@ from jaxtyping import Array, ArrayLike, Float, Integer, PyTree, Shaped
 from tqdm.auto import tqdm
 
 from amlib import _checks as checks
+from amlib._compiled import compiled
+from amlib._numbers import Numbers, knowing, known_numbers
 from amlib._types import Key, ScalarLike
 from amlib.descent.trajectory import Recall
 from amlib.memory import AbstractMemory
@@ -231,29 +235,49 @@ def retrieval_curve(
                 f"retrieval_curve: counts must lie in [1, {patterns.shape[0]}]; {count} came."
             )
     recall = _default_recall if recall is None else recall
-    rules = corruption, recall, _close if success is None else success
-    table = []
+    success = _close if success is None else success
+    table, ahead = [], deque()
+    pool = ThreadPoolExecutor(os.cpu_count())
+
+    def measure(count: int, chosen: Array, memory: Any, program: Future[object]) -> None:
+        program.result()
+        for i, level in enumerate(values):
+            step = jax.random.fold_in(jax.random.fold_in(key, count), i)
+            starts = _spoiled(corruption, chosen, jnp.asarray(level.item()), step)
+            x, *rest = _recalled(*memory, *starts)
+            means = [float(np.mean(np.asarray(a))) for a in (*_judged(success, x, chosen), *rest)]
+            table.append((count, float(level), *means, queries))
+            bar.update()
+
+    # Programs are compiled by all cores, while the next one is traced and those that are done run.
     with tqdm(total=len(counts) * len(values), disable=not progress, leave=False) as bar:
-        for count in counts:
-            model = model_factory(patterns[:count])
-            chosen = patterns[np.arange(queries) % count]
-            for i, level in enumerate(values):
-                step = jax.random.fold_in(jax.random.fold_in(key, count), i)
-                out = _measure(model, chosen, jnp.asarray(level.item()), step, rules)
-                means = [float(np.mean(np.asarray(a))) for a in out]
-                table.append((count, float(level), *means, queries))
-                bar.update()
+        try:
+            for count in counts:
+                model = model_factory(patterns[:count])
+                chosen = patterns[np.arange(queries) % count]
+                memory: Any = recall, model, known_numbers(model)
+                starts = _spoiled(corruption, chosen, jnp.asarray(values[0].item()), key)
+                program = pool.submit(_recalled.prepare(*memory, *starts))
+                ahead.append((count, chosen, memory, program))
+                while ahead and ahead[0][-1].done():
+                    measure(*ahead.popleft())
+            while ahead:
+                measure(*ahead.popleft())
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
     return RetrievalCurve(*(np.asarray(column) for column in zip(*table, strict=True)))
 
 
-@eqx.filter_jit
-def _measure(
-    model: PyTree, chosen: Array, level: Array, key: Array, rules: tuple[Callable[..., Any], ...]
-) -> tuple[Array, ...]:
-    """One row of the table, query by query; compiled once for each kind of model and rules."""
-    corruption, recall, success = rules
+# One row of the table, query by query. Only the second of the three programs depends on the memory.
 
-    def one(xi: Array, key: Array) -> tuple[Array, ...]:
+
+@compiled
+def _spoiled(
+    corruption: Callable[..., Any], chosen: Array, level: Array, key: Array
+) -> tuple[Array, Array]:
+    """The starts, and a key for each recall."""
+
+    def one(xi: Array, key: Array) -> tuple[Array, Array]:
         noise, draw = jax.random.split(key)
         spoiled = jnp.asarray(corruption(noise, xi, level))
         if spoiled.shape != xi.shape:
@@ -261,24 +285,53 @@ def _measure(
                 f"retrieval_curve: corruption must return a pattern of shape {xi.shape}; "
                 f"{spoiled.shape} came."
             )
-        end = recall(model, spoiled, draw)
+        return spoiled, draw
+
+    with checks.traceable("retrieval_curve: corruption, recall and success"):
+        return jax.vmap(one)(chosen, jax.random.split(key, chosen.shape[0]))
+
+
+@compiled
+def _recalled(
+    recall: Callable[..., Any],
+    model: PyTree,
+    known: tuple[Numbers, ...],
+    spoiled: Array,
+    draws: Array,
+) -> tuple[Array, Array, Array]:
+    """The ends, which of them rest, and their steps; `known` is what is known of the model."""
+
+    def one(x: Array, key: Array) -> tuple[Array, Array, Array]:
+        with knowing(model, known):
+            end = recall(model, x, key)
         if not all(hasattr(end, name) for name in ("x", "converged", "steps")):
             came = jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", end)
             raise TypeError(
                 f"retrieval_curve: recall must return a Recall; {came} came. "
                 "Return model.recall(...) itself, not its x."
             )
-        x = end.x.astype(xi.dtype)
+        return end.x, end.converged, end.steps
+
+    with checks.traceable("retrieval_curve: corruption, recall and success"):
+        return jax.vmap(one)(spoiled, draws)
+
+
+@compiled
+def _judged(success: Callable[..., Any], x: Array, chosen: Array) -> tuple[Array, Array]:
+    """Which ends count as their patterns, and their cosines."""
+
+    def one(x: Array, xi: Array) -> tuple[Array, Array]:
+        x = x.astype(xi.dtype)
         hit = jnp.asarray(success(x, xi))
         if hit.shape:
             raise ValueError(
                 f"retrieval_curve: success must return one truth value; shape {hit.shape} came. "
                 "Close it with .all()."
             )
-        return hit, cosine(x, xi), end.converged, end.steps
+        return hit, cosine(x, xi)
 
     with checks.traceable("retrieval_curve: corruption, recall and success"):
-        return jax.vmap(one)(chosen, jax.random.split(key, chosen.shape[0]))
+        return jax.vmap(one)(x, chosen)
 
 
 def _levels(levels: Sequence[float | int] | np.ndarray | Array) -> np.ndarray:

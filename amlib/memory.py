@@ -18,14 +18,18 @@ What the families had as words of their own before (`order=`, `beta=`, `max_swee
 
 import abc
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar, final
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from amlib import _checks as checks, _shards as shards
+from amlib._compiled import compiled
+from amlib._numbers import Numbers, known_numbers
 from amlib._types import Key, Scalar, ScalarLike, hook
 from amlib.descent.flip_problem import FlipProblem
 from amlib.descent.methods import AbstractMethod, Problems, check_method, solve
@@ -152,16 +156,21 @@ class AbstractMemory(eqx.Module):
         held, where = None, f"{self._where}: clamp"
         if asked.clamp is not None:
             held = family._held(self, x0, asked.clamp, space, where)
-        limits, bounded = (type(chosen).check(chosen, asked.max_steps), asked.save_every), False
+        steps, bounded = type(chosen).check(chosen, asked.max_steps), ()
         if isinstance(space, AbstractTwoValued):
             if asked.tol is not None:
                 raise TypeError(
                     f"{self._where}: tol= is of real states; bits rest where no flip lowers the "
                     "energy. Drop it."
                 )
-            checks.at_most(limits[0], checks.COUNTABLE // x0.size, f"{self._where}: max_steps")
-            bounded = checks.bounded(self)
-        return _recall(self, x0, held, space, chosen, asked.key, limits, asked.tol, bounded)
+            checks.at_most(steps, checks.COUNTABLE // x0.size, f"{self._where}: max_steps")
+            bounded = known_numbers(self)
+        save_every = asked.save_every
+        if save_every is not None:
+            save_every = checks.integer(save_every, 1, "recall: save_every")
+        limit = np.asarray(steps, np.int32)
+        sizes = type(chosen)._room(chosen, steps, save_every), save_every
+        return _recall(self, x0, held, space, chosen, asked.key, limit, asked.tol, sizes, bounded)
 
     # -- what a family says differently ----------------------------------------------------------
 
@@ -223,14 +232,21 @@ class AbstractMemory(eqx.Module):
             return free_bits(x.size, mask.reshape(-1))
         return jnp.asarray(mask)
 
-    def _flips(self, space: AbstractTwoValued, free: Free | None, bounded: bool) -> FlipProblem:
+    def _flips(
+        self, space: AbstractTwoValued, free: Free | None, bounded: Sequence[Numbers]
+    ) -> FlipProblem:
         """Its flips; arrays whose numbers are known to be finite and not huge need less care."""
-        arrays = jax.tree.leaves(self) if bounded else []
+        leaves = zip(jax.tree.leaves(self), bounded, strict=False)
+        arrays = [(leaf, numbers) for leaf, numbers in leaves if eqx.is_array(leaf)]
         return FlipProblem(self.energy, space, free, bounded=arrays, memory=self)
 
     @hook
     def _problem(
-        self, x: PyTree[Array], held: PyTree, space: AbstractSpace, bounded: bool
+        self,
+        x: PyTree[Array],
+        held: PyTree,
+        space: AbstractSpace,
+        bounded: Sequence[Numbers],
     ) -> tuple[Problems, PyTree[Array]]:
         """What the method works on, and the start."""
         if isinstance(space, AbstractTwoValued):
@@ -247,7 +263,7 @@ class AbstractMemory(eqx.Module):
         return eqx.tree_at(lambda r: r.x, end, cast)
 
 
-@eqx.filter_jit
+@compiled
 @shards.local
 def _recall(
     memory: AbstractMemory,
@@ -256,14 +272,16 @@ def _recall(
     space: AbstractSpace,
     method: AbstractMethod,
     key: Key | None,
-    limits: tuple[int, int | None],
+    limit: Array | np.ndarray,
     tol: ScalarLike | None,
-    bounded: bool,
+    sizes: tuple[int, int | None],
+    bounded: tuple[Numbers, ...],
 ) -> Recall:
-    """Compiled once per shape and kind of memory and method."""
+    """Compiled once per shape and kind of memory and method, whatever its numbers are."""
     wide, x = memory, x0
     if memory._half_is_storage:
         wide, x, space = checks.widen((memory, x0, space))
     problem, start = wide._problem(x, held, space, bounded)
-    end = solve(problem, start, method, key, limits[0], tol, limits[1])
-    return wide._end(end, problem, x0, limits[1] is not None)
+    room, save_every = sizes
+    end = solve(problem, start, method, key, room, tol, save_every, jnp.asarray(limit))
+    return wide._end(end, problem, x0, save_every is not None)

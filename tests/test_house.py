@@ -28,8 +28,9 @@ from amlib._types import hook
 ROOT = Path(amlib.__file__).parents[1]
 README, CHANGELOG = ROOT / "README.md", ROOT / "CHANGELOG.md"
 
+GROUND = "data spaces _checks _compiled _files _interrupt _lazy _numbers _shards _types"
 FLOORS = (
-    {"data", "spaces", "_checks", "_files", "_interrupt", "_lazy", "_shards", "_types"},
+    set(GROUND.split()),
     {"descent"},
     {"memory"},
     {"binary", "continuous", "hierarchical"},

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Shaped
 
 from amlib import _checks as checks, _shards as shards
+from amlib._compiled import compiled
+from amlib._numbers import Numbers, known_numbers
 from amlib._types import Key, Scalar, ScalarLike
 from amlib.descent import flips
 from amlib.descent.flip_problem import FlipProblem
@@ -234,7 +236,7 @@ class BinaryAM(AbstractBinaryAM):
 # -- compiled entry points: compiled once per shape and kind of model --------------------------
 
 
-@eqx.filter_jit
+@compiled
 @shards.local
 def _async_update(model: AbstractBinaryAM, x: Array, idx: Array) -> tuple[Array, Array]:
     scalar_output(model.energy, x)  # the other functions leave this to the plan of their flips
@@ -248,17 +250,17 @@ class _Known(eqx.Module):
     """A model as the compiled functions take it, with what is known of its numbers before."""
 
     model: AbstractBinaryAM
-    bounded: bool = eqx.field(static=True)
+    bounded: tuple[Numbers, ...] = eqx.field(static=True)
 
     def __init__(self, model: AbstractBinaryAM):
-        self.model, self.bounded = model, checks.bounded(model)
+        self.model, self.bounded = model, known_numbers(model)
 
     def problem(self, free: Free | None = None) -> FlipProblem:
         """Its flips."""
         return self.model._flips(self.model.space, free, self.bounded)
 
 
-@eqx.filter_jit
+@compiled
 @shards.local
 def _async_recall(
     known: _Known, x0: Array, key: Array, nsteps: int
@@ -268,13 +270,13 @@ def _async_recall(
     return x, (trajectory.frames, trajectory.energy)
 
 
-@eqx.filter_jit
+@compiled
 @shards.local
 def _flip_energies(known: _Known, x: Array) -> Array:
     return flips.flip_energies(known.problem(), x)
 
 
-@eqx.filter_jit
+@compiled
 @shards.local
 def _is_fixed_point(known: _Known, x: Array, free: Free | None) -> Array:
     return flips.is_fixed_point(known.problem(free), x)

@@ -9,6 +9,7 @@ import jax
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from amlib import _checks as checks
+from amlib._compiled import compiled
 from amlib._types import Scalar
 from amlib.descent.gradients import CCCP, GradientDescent
 from amlib.descent.methods import AbstractMethod
@@ -144,7 +145,7 @@ class ContinuousAM(AbstractContinuousAM):
 # -- compiled entry points: compiled once per shape and kind of model --------------------------
 
 
-@eqx.filter_jit
+@compiled
 def _update(model: AbstractContinuousAM, x: Array) -> Array:
     wide, x_wide = checks.widen((model, x))
     scalar_output(wide.energy, x_wide)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from amlib import _checks as checks
+from amlib._compiled import compiled
 from amlib._types import Scalar
 from amlib.continuous.base import ContinuousAM
 from amlib.continuous.models import check_values, values_field
@@ -130,7 +131,7 @@ class KernelMemory(ContinuousAM):
         return jnp.sum(jnp.maximum(s, 0.0) ** (self.n + 1)) / (self.n + 1)
 
 
-@eqx.filter_jit
+@compiled
 def _readout(model: "KernelMemory", x: Array) -> Array:
     values = model.Xi if model.values is None else model.values
     wide, state, rows = checks.widen((model, x, flat_rows(values)))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from amlib import _checks as checks
+from amlib._compiled import compiled
 from amlib._types import RealLike, Scalar, ScalarLike
 from amlib.continuous.base import ContinuousAM
 from amlib.descent.streaming import flat_rows, logsumexp, row_norms
@@ -100,7 +101,7 @@ class ModernHopfield(ContinuousAM):
         return _readout(self, type(self)._state(self, x, "readout", check=False))
 
 
-@eqx.filter_jit
+@compiled
 def _readout(model: ModernHopfield, x: Array) -> Array:
     values = model.Xi if model.values is None else model.values
     wide, state, rows = checks.widen((model, x, flat_rows(values)))

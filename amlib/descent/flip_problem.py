@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Integer, PyTree
 
+from amlib._numbers import Numbers
 from amlib._types import EnergyFn, Key, Scalar
 from amlib.descent.evaluators import AbstractFlips
 from amlib.descent.orders import AbstractOrder
@@ -80,6 +81,7 @@ class FlipProblem:
     - `energy`: from a state of the space to a scalar.
     - `space`: the two values of a unit.
     - `free`: the bits that may move, as `free_bits` makes them; `None` for all of them.
+    - `limit`: the step limit, set where the loop begins.
     - `path`, `bounded`: see `FlipPlan`.
     - `memory`: whose energy it is, for methods that ask more of it.
     - `flips`: how flips are evaluated, set where the loop begins.
@@ -89,8 +91,9 @@ class FlipProblem:
     space: AbstractTwoValued = _SPINS
     free: Free | None = None
     path: Path = "auto"
-    bounded: Sequence[Array] = ()
+    bounded: Sequence[tuple[Array, Numbers]] = ()
     memory: object = None
+    limit: Array | None = None
     flips: AbstractFlips | None = None
 
     def of_spins(self, s: Array) -> Array:

@@ -59,6 +59,12 @@ class AbstractFlipMethod(AbstractMethod):
     space: ClassVar[type[AbstractSpace]] = AbstractTwoValued
     limit: ClassVar[int] = 100
 
+    def _room(self, max_steps: int, save_every: int | None) -> int:
+        """The sweeps that are recorded; with a record of states the limit itself."""
+        if save_every is not None or self.record is None:
+            return max_steps
+        return min(self.record, max_steps)
+
     @hook
     def per_sweep(self, problem: FlipProblem) -> int:
         """How many steps make a sweep, the unit of `max_steps`: one by default."""
@@ -123,6 +129,7 @@ class AbstractFlipMethod(AbstractMethod):
         problem = dataclasses.replace(problem, free=free)
         key = jr.PRNGKey(0) if key is None else key
         per = self.per_sweep(problem)
+        limit = (max_steps if problem.limit is None else problem.limit) * per
         if save_every is None:
             rows = max_steps if self.record is None else min(self.record, max_steps)
             stops = np.arange(1, rows * per + 1)
@@ -131,7 +138,7 @@ class AbstractFlipMethod(AbstractMethod):
 
         def loop(flips: AbstractFlips) -> tuple[PyTree, Array]:
             bound = dataclasses.replace(problem, flips=flips)
-            return self._descend(bound, start, key, max_steps * per, stops, save_every is None)
+            return self._descend(bound, start, key, limit, stops, save_every is None)
 
         end, taken, rows = plan.run(loop)
         x = space.from_spins(end.at.x)
@@ -161,7 +168,7 @@ class AbstractFlipMethod(AbstractMethod):
         problem: FlipProblem,
         x0: Array,
         key: Key,
-        max_steps: int,
+        max_steps: Array | int,
         stops: np.ndarray,
         visits: bool,
     ) -> tuple[tuple[_Loop, Array, Any], Array]:
@@ -210,7 +217,8 @@ class AbstractFlipMethod(AbstractMethod):
 
         row = jax.eval_shape(step, start, zero)[1]
         runs = lambda c: c.result == RESULTS.step_limit
-        out = iterate_together(step, start, runs, max_steps, stops, row)
+        whole = visits and self.record is None
+        out = iterate_together(step, start, runs, max_steps, stops, row, whole)
         return out, out[0].sound & (out[0].result != RESULTS.nonfinite)
 
 

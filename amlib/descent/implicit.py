@@ -53,14 +53,15 @@ def implicit(
         return lx.linear_solve(operator, y, linear_solver, throw=False).value
 
     # What comes with the state must be float there: `custom_root` has no tangents of integers.
-    aux = jax.eval_shape(solve, x0)[1]
+    dtypes: list[Any] = []
 
     def solve_in_floats(_: Callable[[Array], Array], x: Array) -> tuple[Array, Any]:
         x, rest = solve(x)
+        dtypes.append(jax.tree.map(lambda a: a.dtype, rest))
         return x, jax.tree.map(lambda a: a.astype(x0.dtype), rest)
 
     residual = lambda x: problem.residual(
         x
     )  # JAX asks for a hash, which a module of arrays has not
     x, rest = lax.custom_root(residual, x0, solve_in_floats, tangent_solve, has_aux=True)
-    return x, jax.tree.map(lambda a, like: a.astype(like.dtype), lax.stop_gradient(rest), aux)
+    return x, jax.tree.map(lambda a, dtype: a.astype(dtype), lax.stop_gradient(rest), dtypes[-1])

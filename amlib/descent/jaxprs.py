@@ -17,6 +17,7 @@ from jax.extend import core as jcore
 from jaxtyping import Array
 
 from amlib._checks import is_concrete
+from amlib._numbers import Numbers
 
 # Where each call primitive keeps the jaxpr that it calls. Custom derivative rules are dropped
 # with the call: a flip evaluator is never differentiated in x.
@@ -94,10 +95,10 @@ class Program:
 
     Values are integers: `aval[v]` is the shape and dtype, `const[v]` the value if it does not
     depend on `x`. `equations` are in order, each depends on `x`, and no two are equal. `given` are
-    the constants of the jaxpr that `bounded` marks, as they are or moved.
+    the constants of the jaxpr of which `numbers` says something, as they are or moved.
     """
 
-    def __init__(self, closed: jcore.ClosedJaxpr, bounded: Sequence[bool] = ()):
+    def __init__(self, closed: jcore.ClosedJaxpr, numbers: Sequence[Numbers | None] = ()):
         if closed.effects:
             raise Unsupported(f"the energy has side effects ({closed.effects})")
         self.aval: list[ShapedArray] = []
@@ -105,8 +106,8 @@ class Program:
         self.equations: list[Equation] = []
         self._numbers: dict[Hashable, int] = {}
         self._seen: dict[Hashable, tuple[int, ...]] = {}
-        marks = zip(closed.consts, bounded, strict=False)
-        self.given = {self._constant(c) for c, marked in marks if marked}
+        known = zip(closed.consts, numbers, strict=False)
+        self.given = {self._constant(c): n for c, n in known if n is not None}
         self.x = self._new(_array(closed.in_avals[0]))
         (self.out,) = self._inline(closed.jaxpr, closed.consts, [self.x])
 
@@ -190,7 +191,7 @@ class Program:
             values = fold(primitive, params, [self.const[i] for i in ins])
             outs = [self._constant(v) for v in values]
             if name in _VIEWS and ins[0] in self.given:
-                self.given.update(outs)
+                self.given.update(dict.fromkeys(outs, self.given[ins[0]]))
             return outs
         if name == "scan":
             outs = self._unroll_map(params, ins, avals)

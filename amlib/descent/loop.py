@@ -42,7 +42,11 @@ class Carry(NamedTuple):
 
 
 def iterate(
-    step: Callable[[Carry], Carry], start: Carry, max_steps: int, save_every: int | None
+    step: Callable[[Carry], Carry],
+    start: Carry,
+    max_steps: int,
+    save_every: int | None,
+    limit: Array | None = None,
 ) -> tuple[Carry, StateTrajectory | None]:
     """Repeat `step` until its result is final; keep every `save_every`-th state if asked.
 
@@ -52,7 +56,8 @@ def iterate(
     **Arguments:**
 
     - `step`, `start`: see `Carry`.
-    - `max_steps`: the limit.
+    - `max_steps`: the limit; the most that `limit` may be where that is given.
+    - `limit`: the limit, not a part of the program; only where nothing is kept.
     - `save_every`: steps between two states kept, or `None` to keep nothing. See `kept_steps`.
 
     **Returns:** the last carry, and the record.
@@ -60,7 +65,8 @@ def iterate(
     # What the step closes over becomes an argument of it, so that it gets its derivative.
     step = eqx.filter_closure_convert(step, start)
     if save_every is None:
-        return _advance(step, start, jnp.asarray(max_steps, jnp.int32), max_steps), None
+        stop = jnp.asarray(max_steps if limit is None else limit, jnp.int32)
+        return _advance(step, start, stop, max_steps), None
     stops = kept_steps(max_steps, save_every, start.at.x.nbytes)
     longest = int(np.max(np.diff(stops, prepend=0)))
 
@@ -116,9 +122,10 @@ def iterate_together(
     step: Callable[[X, Array], tuple[X, Y]],
     start: X,
     runs: Callable[[X], Bool[Array, ""]],
-    max_steps: int,
+    max_steps: Integer[Array, ""] | int,
     stops: np.ndarray,
     row: Y,
+    whole: bool = False,
 ) -> tuple[X, Array, Y]:
     """Repeat `step(carry, k)` until no lane of a surrounding `vmap` runs, or `max_steps` times.
 
@@ -132,31 +139,38 @@ def iterate_together(
     - `runs`: whether a lane is not done.
     - `stops`: increasing numbers of steps, the rows of which are kept.
     - `row`: shapes and dtypes of a row.
+    - `whole`: whether the rows of all steps are kept.
 
     **Returns:** the last carry, how many steps were taken, and the rows, zero where not reached.
     """
     S, whens = len(stops), jnp.asarray(stops, jnp.int32)
+    every = S and stops[0] == 1 and stops[-1] == S  # then a row's place is its number
+
+    def place(k: Array) -> Array:
+        """Where the row of step `k` goes; behind the last those that are not kept."""
+        if whole or every:
+            return k - 1 if whole else jnp.minimum(k - 1, S)
+        at = jnp.minimum(jnp.searchsorted(whens, k), S - 1)
+        return jnp.where(whens[at] == k, at, S)
 
     def body(loop: tuple[X, Array, Y]) -> tuple[X, Array, Y]:
         carry, k, kept = loop
         carry, made = step(carry, k)
         k = k + 1
         if S:
-            every = stops[0] == 1 and stops[-1] == S  # then a row's place is its number
-            place = jnp.minimum(k - 1 if every else jnp.searchsorted(whens, k), S - 1)
-            keep = whens[place] == k
+            at = place(k)
             kept = jax.tree.map(
-                lambda a, new: lax.dynamic_update_index_in_dim(
-                    a, jnp.where(keep, new.astype(a.dtype), a[place]), place, 0
-                ),
+                lambda a, new: lax.dynamic_update_index_in_dim(a, new.astype(a.dtype), at, 0),
                 kept,
                 made,
             )
         return carry, k, kept
 
-    blank = jax.tree.map(lambda a: jnp.zeros((S, *a.shape), a.dtype), row)
+    rows = S + (S > 0 and not whole)
+    blank = jax.tree.map(lambda a: jnp.zeros((rows, *a.shape), a.dtype), row)
     more = lambda loop: any_lane(runs(loop[0])) & (loop[1] < max_steps)
-    return lax.while_loop(more, body, (start, jnp.zeros((), jnp.int32), blank))
+    end, taken, kept = lax.while_loop(more, body, (start, jnp.zeros((), jnp.int32), blank))
+    return end, taken, jax.tree.map(lambda a: a[:S], kept)
 
 
 def states_kept(nbytes: int) -> int:

@@ -71,11 +71,27 @@ class AbstractMethod(eqx.Module):
         - `problem`: what is lowered, of a kind that belongs to `space`.
         - `x0`: the start.
         - `key`: for what is drawn at random, or `None`.
-        - `max_steps`: the step limit.
+        - `max_steps`: the step limit. The library's own loops are made for more, and take the
+          limit from `problem.limit`.
         - `save_every`: steps between two states kept, or `None`.
 
         **Returns:** a `Recall`.
         """
+
+    @hook
+    def _room(self, max_steps: int, save_every: int | None) -> int:
+        """How many steps shapes are made for, where `run` takes its limit from the problem.
+
+        Programs are compiled once for each room, and not for each limit. By default the room is
+        the limit, which `run` may then rely on.
+
+        **Arguments:**
+
+        - `max_steps`: the step limit.
+        - `save_every`: steps between two states kept, or `None`.
+        """
+        del save_every
+        return max_steps
 
     @hook
     def check(self, max_steps: int | None) -> int:
@@ -151,6 +167,15 @@ class AbstractRealMethod(AbstractMethod):
         return at, result
 
     @hook
+    def _room(self, max_steps: int, save_every: int | None) -> int:
+        """The next power of ten, which only derivatives go by; with a record the limit itself.
+
+        Where a subclass has another `run`, it is the limit too.
+        """
+        own = type(self).run is not AbstractRealMethod.run
+        return max_steps if own or save_every is not None else power_of_ten(max_steps)
+
+    @hook
     def run(
         self,
         problem: AbstractProblem,
@@ -169,9 +194,14 @@ class AbstractRealMethod(AbstractMethod):
             return Carry(at, state, self.terminate(problem, at, state))
 
         start = Carry(at, state, self.terminate(problem, at, state))
-        end, kept = iterate(step, start, max_steps, save_every)
+        end, kept = iterate(step, start, max_steps, save_every, problem.limit)
         at, result = self.postprocess(problem, end.at, end.state, end.result)
         return Recall(at.x, at.energy, at.steps, result, kept)
+
+
+def power_of_ten(n: int) -> int:
+    """The least power of ten that is not below `n`."""
+    return 10 ** len(str(n - 1)) if n > 1 else 1
 
 
 def _fold(key: Key | None, steps: Array) -> Key | None:
@@ -276,10 +306,18 @@ def solve(
     max_steps: int | None = None,
     tol: ScalarLike | None = None,
     save_every: int | None = None,
+    limit: Array | None = None,
 ) -> Recall:
-    """Run a method on a problem, see `descend`: what `recall` calls, of every family."""
+    """Run a method on a problem, see `descend`: what `recall` calls, of every family.
+
+    Where a `limit` is given, `max_steps` is the method's `_room`.
+    """
     check_method(method, problem.space, key)
-    max_steps = method.check(max_steps)
+    if limit is None:
+        max_steps = method.check(max_steps)
+        limit = jnp.asarray(max_steps, jnp.int32)
+    assert max_steps is not None
+    problem = dataclasses.replace(problem, limit=limit)
     if save_every is not None:
         save_every = min(checks.integer(save_every, 1, "recall: save_every"), max_steps)
     if not isinstance(problem, AbstractProblem):

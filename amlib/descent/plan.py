@@ -35,6 +35,8 @@ from jax.extend import core as jcore
 from jaxtyping import Array
 
 from amlib import _checks as checks
+from amlib._compiled import check_powers
+from amlib._numbers import Numbers
 from amlib._types import EnergyFn
 from amlib.descent.affine import MOVES, Affine
 from amlib.descent.carried import AbstractRows, Dense
@@ -125,7 +127,7 @@ class Cut:
         sums = {v: n.summands for v, n in self.local.items() if n.summands is not None}
         parts = (self.program, self.carried, self.head, rows, self.D, self.out, self.uses_state)
         parts = (*parts, sums)
-        if compact is not None:
+        if compact:
             return Compact(*parts, stabilizers=compact)
         return Separable(*parts, pairs=self.pairs) if self.separable else Incremental(*parts)
 
@@ -133,7 +135,7 @@ class Cut:
         """Whether no sum of rows can overflow, so that what is added can be taken away again."""
         finite: Array | bool = True
         for t in tables.values():
-            if jnp.issubdtype(t.raw.dtype, jnp.inexact) and not t.given:
+            if jnp.issubdtype(t.raw.dtype, jnp.inexact) and t.given is None:
                 most = self.D * jnp.max(jnp.abs(t.entries), initial=0) * jnp.max(jnp.abs(t.scale))
                 info = jnp.finfo(t.raw.dtype)
                 finite &= most <= float(info.max) * float(info.eps) / 4
@@ -151,12 +153,19 @@ class Cut:
         real = all(jnp.issubdtype(a.dtype, jnp.floating) for a in avals)
         return real and max((math.prod(a.shape) for a in avals), default=0) >= _COMPACT_FROM
 
-    def allows_compact(self, tables: dict[int, Rows]) -> tuple[Array, dict[Stabilizer, Factor]]:
+    def allows_compact(
+        self, tables: dict[int, Rows]
+    ) -> tuple[Array | bool, dict[Stabilizer, Factor]]:
         """Whether all rows are small integers, and one flip keeps every exponent in range."""
-        allowed, largest = jnp.asarray(True), {}
+        allowed: Array | bool = True
+        largest = {}
         for v, t in tables.items():
             size = jnp.max(jnp.abs(t.entries))
-            allowed &= (t.entries == jnp.round(t.entries)).all() & (size <= 127)
+            whole = None if t.given is None else t.given.whole
+            if whole is None:
+                allowed &= (t.entries == jnp.round(t.entries)).all() & (size <= 127)
+            elif not whole:
+                return False, {}
             largest[v] = (size * jnp.max(jnp.abs(t.scale))).astype(jnp.float32)
         stabilizers = {}
         for t in find_stabilizers(self.program, self.head):
@@ -178,14 +187,19 @@ class FlipPlan:
     - `x`: shape and dtype of the state (values are not used).
     - `path`: `"auto"` takes the incremental path where it exists and pays; `"incremental"`
       takes it where it exists at all; `"generic"` evaluates the full energy at each flip.
-    - `bounded`: arrays known to be finite and no larger than `checks.BOUND`. An energy that closes
-      over these alone mostly needs no second program for values that are not.
+    - `bounded`: arrays known to be finite and no larger than `_numbers.BOUND`, with what else is
+      known of them. An energy that closes over these alone mostly needs no second program for
+      values that are not.
 
     **Raises:** `ValueError` if the energy is not a real scalar.
     """
 
     def __init__(
-        self, energy: EnergyFn, x: Any, path: Path = "auto", bounded: Sequence[Array] = ()
+        self,
+        energy: EnergyFn,
+        x: Any,
+        path: Path = "auto",
+        bounded: Sequence[tuple[Array, Numbers]] = (),
     ):
         self.x = jax.ShapeDtypeStruct(x.shape, x.dtype)
         self.D = math.prod(x.shape)
@@ -199,7 +213,7 @@ class FlipPlan:
         if path == "generic":
             return
         try:
-            marks = [any(c is b for b in bounded) for c in constants]
+            marks = [next((n for b, n in bounded if b is c), None) for c in constants]
             self.cut = self._plan(Program(frozen, marks), path)
             self.path, self.reason = "incremental", ""
         except Unsupported as err:
@@ -218,6 +232,8 @@ class FlipPlan:
           memory traffic. If what a flip adds to an exponent is bounded too, the maxima of
           log-sum-exps are carried, see `stabilizers`. A run in this form that met a value that is
           not finite is repeated in the exact form.
+
+        A form that is known not to be needed is not compiled.
         """
         generic = lambda: loop(Generic(self._energy, self.D, self.out.dtype))[0]
         cut = self.cut
@@ -229,6 +245,11 @@ class FlipPlan:
         if not cut.may_compact():
             return exact()
         allowed, stabilizers = cut.allows_compact(tables)
+        if allowed is False:
+            return exact()
+        if not stabilizers:
+            small = lambda: loop(cut.form(tables, {}))[0]
+            return _choose(allowed & finite, small, exact)
         compact = lambda: loop(cut.form(tables, stabilizers))
 
         def nothing() -> tuple[Any, Array]:
@@ -378,6 +399,7 @@ def scalar_output(energy: EnergyFn, x: Any) -> Any:
         x,
         "energy: must return one real floating-point scalar",
         "Sum over patterns and units (jnp.sum), and return the sum.",
+        check_powers,
     )
 
 

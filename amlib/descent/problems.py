@@ -55,6 +55,7 @@ class AbstractProblem(eqx.Module):
       gradient unless another is given.
     - `held`: a mask of the units that do not move, and their values.
     - `tol`: what counts as rest.
+    - `limit`: the step limit, set where the loop begins.
     - `falls`: whether the energy must fall along the direction.
     """
 
@@ -63,6 +64,7 @@ class AbstractProblem(eqx.Module):
     field: Field | None = None
     held: tuple[PyTree[Array], PyTree[Array]] | None = None
     tol: Array | float = 0.0
+    limit: Array | None = None
     falls: bool = True
 
     @property
@@ -157,7 +159,9 @@ class AbstractProblem(eqx.Module):
 
         if held is not None:
             held = together(held[0]), together(held[1])
-        problem = Problem(lambda v: energy(apart(v)), self.space, flat_field, held, self.tol)
+        problem = Problem(
+            lambda v: energy(apart(v)), self.space, flat_field, held, self.tol, self.limit
+        )
         return problem, flat, apart
 
 

@@ -16,6 +16,7 @@ from jax.core import ShapedArray
 from jaxtyping import Array
 
 from amlib._checks import is_concrete
+from amlib._numbers import Numbers
 from amlib._types import IntLike
 from amlib.descent.affine import BILINEAR, DATA, SUMS, Affine, Bitwise
 from amlib.descent.jaxprs import Equation, Unsupported, Value
@@ -30,13 +31,13 @@ class Rows(NamedTuple):
     The scale, of shape `(1,)` or `(D,)`, stays apart because a bare transpose is three times
     faster on a CPU than a transpose that also multiplies. `entries` holds the numbers of `raw` in
     the order in which they lie in memory: reductions over a transpose are slow as well. `given` is
-    whether they are numbers known to be bounded, and the scale is too.
+    what is known of these numbers, if they and the scale are known to be bounded.
     """
 
     raw: Array
     scale: Array
     entries: Array
-    given: bool = False
+    given: Numbers | None = None
 
 
 class RowMaker:
@@ -98,7 +99,8 @@ class RowMaker:
                 )
                 if not isinstance(rows, Rows):
                     return rows
-                given = e.ins[1 - side] in program.given and _is_small(b.delta(aval.dtype))
+                given = program.given.get(e.ins[1 - side])
+                given = given if _is_small(b.delta(aval.dtype)) else None
                 return rows._replace(entries=weights, given=given)
         # Convolutions and the like: push one-hot differences through, in blocks.
         wide = aval.dtype if e.name in BILINEAR else program.aval[dep].dtype

@@ -1,5 +1,6 @@
 """Methods with an implicit derivative: gradient flow (Diffrax), fixed points (Optimistix)."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
@@ -16,7 +17,7 @@ from amlib import _checks as checks
 from amlib._types import Key
 from amlib.descent.implicit import implicit
 from amlib.descent.loop import states_kept
-from amlib.descent.methods import AbstractMethod, AbstractRealMethod
+from amlib.descent.methods import AbstractMethod, AbstractRealMethod, power_of_ten
 from amlib.descent.problems import AbstractProblem, Point
 from amlib.descent.trajectory import RESULTS, Recall, StateTrajectory
 from amlib.spaces import AbstractReals, AbstractSpace
@@ -76,10 +77,13 @@ class Flow(AbstractMethod):
         del key
         x0, tol = problem.put(x0), problem.tol
 
-        def field(t: Array, x: Array, args: None) -> Array:
+        @functools.partial(jax.jit, inline=True)  # traced once, and not for every stage of a step
+        def slope(x: Array) -> Array:
             y = problem.put(x)
             grad = problem.grad(y)
             return problem.move(y, grad) - x if problem.bounded else -grad
+
+        field = lambda t, x, args: slope(x)
 
         end = diffrax.SubSaveAt(t1=True)
         saves = [end, end]
@@ -229,6 +233,10 @@ class FixedPoint(AbstractRealMethod):
         whole, tags = state.whole(), frozenset()
         x, _, _ = solver.postprocess(fn, at.x, None, None, {}, whole, tags, outcome)
         return at._replace(x=problem.put(x)), result
+
+    def _room(self, max_steps: int, save_every: int | None) -> int:
+        """As for the library's loop."""
+        return max_steps if save_every is not None else power_of_ten(max_steps)
 
     def run(
         self,

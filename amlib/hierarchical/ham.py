@@ -12,6 +12,7 @@ convex and every connection sends its signal to all of its layers.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -19,6 +20,8 @@ import jax
 from jaxtyping import Array, Float, PyTree
 
 from amlib import _checks as checks
+from amlib._compiled import compiled
+from amlib._numbers import Numbers
 from amlib._types import Key, Scalar, ScalarLike, States, StatesLike
 from amlib.descent.gradients import Euler
 from amlib.descent.methods import AbstractMethod
@@ -318,7 +321,11 @@ class HAM(AbstractMemory):
         return dynamics.held(self, x, clamp, where)
 
     def _problem(
-        self, x: States, held: dynamics.Held | None, space: AbstractSpace, bounded: bool
+        self,
+        x: States,
+        held: dynamics.Held | None,
+        space: AbstractSpace,
+        bounded: Sequence[Numbers],
     ) -> tuple[AbstractProblem, States]:
         """The layers that are free."""
         del space, bounded
@@ -368,13 +375,13 @@ def _both(ham: HAM, xhats: StatesLike, xs: StatesLike, where: str) -> tuple[Stat
 
 # -- compiled once per shape and kind of memory ---------------------------------------------------
 
-_activations = eqx.filter_jit(energies.activations)
-_connection_energies = eqx.filter_jit(energies.connection_energies)
-_energy_tree = eqx.filter_jit(energies.energy_tree)
-_energy = eqx.filter_jit(energies.energy)
+_activations = compiled(energies.activations)
+_connection_energies = compiled(energies.connection_energies)
+_energy_tree = compiled(energies.energy_tree)
+_energy = compiled(energies.energy)
 
 
-@eqx.filter_jit
+@compiled
 def _forces(ham: HAM, xhats: States, xs: States) -> States:
     """The gradient in every activation."""
     names = tuple(name for name, _ in graph.items(ham.neurons))

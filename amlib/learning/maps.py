@@ -5,6 +5,7 @@ its soft map one of real states (`Flow`, `FixedPoint`, `GradientDescent(1.0)`, .
 where it has one, is lowered by flips (`Sweeps` and so on).
 """
 
+import dataclasses
 from typing import ClassVar, Protocol, runtime_checkable
 
 import equinox as eqx
@@ -16,7 +17,7 @@ from jaxtyping import Array, PyTree
 from amlib import _checks as checks
 from amlib._types import Key
 from amlib.descent.flip_problem import FlipProblem
-from amlib.descent.methods import AbstractMethod, AbstractRealMethod
+from amlib.descent.methods import AbstractMethod, AbstractRealMethod, power_of_ten
 from amlib.descent.problems import AbstractProblem, Point, Problem
 from amlib.descent.trajectory import RESULTS, Recall
 from amlib.descent.visits import free_bits
@@ -94,6 +95,10 @@ class Relax(AbstractMethod):
     def __check_init__(self):
         checks.choice(self.update, UPDATES, "Relax: update")
 
+    def _room(self, max_steps: int, save_every: int | None) -> int:
+        """As for the library's loop."""
+        return max_steps if save_every is not None else power_of_ten(max_steps)
+
     def run(
         self,
         problem: FlipProblem,
@@ -116,7 +121,8 @@ class Relax(AbstractMethod):
             held = ~free.mask(x0.size).reshape(x0.shape), x0
         together = self.update == "synchronous"
         method = _Together() if together else _InTurn(model, free.bits, free.open)
-        return method.run(hard_problem(model, held), x0, key, max_steps, save_every)
+        hard = dataclasses.replace(hard_problem(model, held), limit=problem.limit)
+        return method.run(hard, x0, key, max_steps, save_every)
 
 
 class _Together(AbstractRealMethod):

@@ -9,6 +9,7 @@ Where the field is minus the gradient of an energy, the reconstructor has that e
 
 import abc
 import dataclasses
+from collections.abc import Sequence
 from typing import ClassVar
 
 import equinox as eqx
@@ -18,6 +19,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree, Shaped
 
 from amlib import _checks as checks
+from amlib._numbers import Numbers
 from amlib._types import Scalar, hook
 from amlib.descent.methods import AbstractMethod, Problems
 from amlib.descent.trajectory import Recall, StateTrajectory
@@ -149,7 +151,7 @@ class AbstractReconstructor(AbstractMemory):
         return self.space
 
     def _problem(
-        self, x: Array, held: PyTree, space: AbstractSpace, bounded: bool
+        self, x: Array, held: PyTree, space: AbstractSpace, bounded: Sequence[Numbers]
     ) -> tuple[Problems, Array]:
         if isinstance(space, AbstractReals):
             return soft_problem(self, None if held is None else (held, x)), x

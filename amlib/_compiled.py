@@ -1,0 +1,178 @@
+"""Compiled entry points, for which a Python float is a number like any other.
+
+`equinox.filter_jit` compiles once for each value that is no array: a memory with a field
+`beta: float` would compile anew for each `beta`. Here such numbers become arguments of the program,
+weakly typed as Python's are, so that `self.beta * x` has the dtype of `x`.
+
+Arrays of integers in a module, such as the edges of a graph, are the other way round: they say
+which units a term of the energy reads, so they are known while it is traced, and others are another
+program.
+"""
+
+import functools
+import threading
+from collections.abc import Callable, Hashable
+from typing import Any, Generic, ParamSpec, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core as jcore
+
+from amlib._checks import is_concrete
+from amlib.spaces import AbstractSpace
+
+_Given = ParamSpec("_Given")
+_Made = TypeVar("_Made")
+
+
+class compiled(Generic[_Given, _Made]):  # noqa: N801: a decorator
+    """The same function, compiled once for each kind of arguments, whatever their floats are.
+
+    A function that asks for the value of such a number while it is traced (`if self.beta > 1:`,
+    `math.sqrt(self.beta)`) could not take it as an argument, and powers would be slow
+    (`h ** self.n` is a product only where `n` is known). The first call finds out; from then on,
+    for arguments of that structure, a float is a part of the program, as it is written.
+    """
+
+    def __init__(self, fn: Callable[_Given, _Made]):
+        functools.update_wrapper(self, fn)
+        self._program: Any = eqx.filter_jit(_with_indices(fn))
+        self._as_written: set[Hashable] = set()
+
+    def __call__(self, *args: _Given.args, **kwargs: _Given.kwargs) -> _Made:
+        assert not kwargs
+        return self._with(self._program, args)
+
+    def prepare(self, *args: _Given.args, **kwargs: _Given.kwargs) -> Callable[[], object]:
+        """Trace the function for a call to come, and return what compiles it, in any thread."""
+        assert not kwargs
+        return self._with(self._program.lower, args).compile
+
+    def _with(self, use: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        # The two values of a unit stay as they are: results of a batch hold the space, too.
+        leaves, structure = jax.tree.flatten(args, is_leaf=_is_space)
+        indices = _NO_INDICES
+        if any(map(_is_index, leaves)):
+            args, indices = _without_indices(args)
+            leaves, structure = jax.tree.flatten(args, is_leaf=_is_space)
+        use = functools.partial(use, indices)
+        if float not in map(type, leaves) or (self._as_written and structure in self._as_written):
+            return use(*args)
+        given = [jnp.asarray(leaf) if type(leaf) is float else leaf for leaf in leaves]
+        before, _trying.now = _trying.now, True
+        try:
+            return use(*jax.tree.unflatten(structure, given))
+        except (TypeError, ValueError, IndexError):  # as JAX's own about values not yet known
+            pass
+        finally:
+            _trying.now = before
+        out = use(*args)  # raises what is wrong whatever the floats are, if that was it
+        self._as_written.add(structure)
+        return out
+
+
+class _Indices:
+    """The integer arrays of some arguments: for each argument those of its leaves, or `None`."""
+
+    def __init__(self, arrays: tuple[tuple[np.ndarray | None, ...] | None, ...]):
+        self.arrays = arrays
+        self._key = tuple(
+            None
+            if own is None
+            else tuple(None if a is None else (a.shape, a.dtype.str, a.tobytes()) for a in own)
+            for own in arrays
+        )
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Indices) and self._key == other._key
+
+
+_NO_INDICES = _Indices(())
+
+
+def _is_index(a: object) -> bool:
+    """Whether a leaf is an array of integers as wide as indices are, known now."""
+    if not isinstance(a, (jax.Array, np.ndarray)) or not is_concrete(a):
+        return False
+    dtype = a.dtype
+    return isinstance(dtype, np.dtype) and dtype.kind == "i" and dtype.itemsize >= 4
+
+
+def _leaves(tree: Any) -> tuple[list[Any], Any]:
+    return jax.tree.flatten(tree, is_leaf=lambda a: a is None)
+
+
+def _without_indices(args: tuple[Any, ...]) -> tuple[tuple[Any, ...], _Indices]:
+    """The arguments without the indices of those that are modules, and these."""
+    rest, found = [], []
+    for arg in args:
+        own: tuple[np.ndarray | None, ...] | None = None
+        if isinstance(arg, eqx.Module):
+            leaves, structure = _leaves(arg)
+            own = tuple(np.asarray(a) if _is_index(a) else None for a in leaves)
+            left = [a if k is None else None for a, k in zip(leaves, own, strict=True)]
+            arg = jax.tree.unflatten(structure, left)
+        rest.append(arg)
+        found.append(own)
+    return tuple(rest), _Indices(tuple(found))
+
+
+def _with_indices(fn: Callable[..., _Made]) -> Callable[..., _Made]:
+    """The same function of indices first, and arguments without them."""
+
+    @functools.wraps(fn)
+    def whole(indices: _Indices, *args: Any) -> _Made:
+        if not indices.arrays:
+            return fn(*args)
+        given = []
+        for arg, own in zip(args, indices.arrays, strict=True):
+            if own is not None:
+                leaves, structure = _leaves(arg)
+                known = [a if k is None else k for a, k in zip(leaves, own, strict=True)]
+                arg = jax.tree.unflatten(structure, known)
+            given.append(arg)
+        return fn(*given)
+
+    return whole
+
+
+class _Trying(threading.local):
+    """Whether a program is being traced that takes floats as arguments."""
+
+    now = False
+
+
+_trying = _Trying()
+
+
+def check_powers(energy: jcore.ClosedJaxpr) -> None:
+    """Raise `TypeError` for an exponent that is an argument and was a float: see `compiled`."""
+    if _trying.now:
+        scalars = {v for v in energy.jaxpr.constvars if v.aval.weak_type and not v.aval.shape}
+        if scalars and _has_exponent(energy.jaxpr, scalars):
+            raise TypeError("the exponent of a power must be known")
+
+
+def _has_exponent(jaxpr: Any, scalars: set[Any]) -> bool:
+    """Whether one of these, or what is made of them alone, is the exponent of a power."""
+    made = lambda v: not isinstance(v, jcore.Literal) and v in scalars
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "pow" and made(eqn.invars[1]):
+            return True
+        for inner in eqn.params.values():
+            if isinstance(inner, jcore.ClosedJaxpr) and len(inner.in_avals) == len(eqn.invars):
+                pairs = zip(inner.jaxpr.invars, eqn.invars, strict=True)
+                if _has_exponent(inner.jaxpr, {v for v, outer in pairs if made(outer)}):
+                    return True
+        if eqn.invars and all(isinstance(v, jcore.Literal) or made(v) for v in eqn.invars):
+            scalars = scalars.union(eqn.outvars)
+    return False
+
+
+def _is_space(a: object) -> bool:
+    return isinstance(a, AbstractSpace)
