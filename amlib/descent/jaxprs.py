@@ -5,7 +5,7 @@ milliseconds), so the constants of an energy may be tracers of a user's `jit`, `
 """
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -118,6 +118,17 @@ class Program:
         for e in equations:
             env.update(zip(e.outs, e.bind(*[env[i] for i in e.ins]), strict=True))
         return [jnp.asarray(env[o]) for o in outs]
+
+    def leading_to(
+        self, equations: Sequence[Equation], outs: Iterable[int], known: Collection[int] = ()
+    ) -> list[Equation]:
+        """The equations that `outs` need, in order, where the values `known` are given."""
+        needed, used = set(outs) - set(known), []
+        for e in reversed(equations):
+            if needed & set(e.outs):
+                used.append(e)
+                needed |= set(self.depends(e)) - set(known)
+        return used[::-1]
 
     def size(self, v: int) -> int:
         return math.prod(self.aval[v].shape)

@@ -38,7 +38,13 @@ from amlib.descent.evaluators import AbstractCarried, Compact, Generic, Incremen
 from amlib.descent.jaxprs import Equation, Program, Unsupported
 from amlib.descent.lanes import all_lanes
 from amlib.descent.rows import RowMaker, Rows
-from amlib.descent.stabilizers import Factor, Stabilizer, find_factor, find_stabilizers
+from amlib.descent.stabilizers import (
+    Factor,
+    Stabilizer,
+    find_factor,
+    find_stabilizers,
+    most_above,
+)
 
 Path: TypeAlias = Literal["auto", "incremental", "generic"]
 
@@ -51,7 +57,6 @@ _LOOKED_AT = (
     2**26
 )  # bytes of rows up to which `describe` makes them, to see whether they are finite
 
-_LARGEST_STEP = 40.0  # most that one flip may move an exponent whose centre is carried
 _LARGEST_EXPONENT = 80.0  # of a power of a sum of exponentials; float32 holds exp(88)
 
 _MIN_GAIN = 0.8  # the incremental path must cost less than this share of the full energy
@@ -112,19 +117,15 @@ class Cut:
         return real and max((math.prod(a.shape) for a in avals), default=0) >= _COMPACT_FROM
 
     def allows_compact(self, tables: dict[int, Rows]) -> tuple[Array, dict[Stabilizer, Factor]]:
-        """Whether all rows are small integers, and one flip keeps every exponent in range."""
-        allowed, largest = jnp.asarray(True), {}
-        for v, t in tables.items():
-            size = jnp.max(jnp.abs(t.entries))
-            allowed &= (t.entries == jnp.round(t.entries)).all() & (size <= 127)
-            largest[v] = (size * jnp.max(jnp.abs(t.scale))).astype(jnp.float32)
+        """Whether all rows are small integers, and the maxima that need not be computed."""
+        allowed = jnp.asarray(True)
+        for t in tables.values():
+            small = jnp.max(jnp.abs(t.entries)) <= 127
+            allowed &= (t.entries == jnp.round(t.entries)).all() & small
         stabilizers = {}
         for t in find_stabilizers(self.program, self.head):
             factor = find_factor(self.program, self.head, t.v, self.carried)
-            if factor is not None:
-                step = factor.largest * largest[factor.carried]
-                spread = step + math.log(self.program.size(t.v))
-                allowed &= (step <= _LARGEST_STEP) & (t.power * spread <= _LARGEST_EXPONENT)
+            if factor is not None and t.power * most_above(self.program, t) <= _LARGEST_EXPONENT:
                 stabilizers[t] = factor
         return allowed, stabilizers
 
@@ -175,9 +176,9 @@ class FlipPlan:
         - rows that are not finite, or so large that sums of them might not be, take the full
           energy, since infinity minus infinity is not what a flip changes;
         - rows of small integers, as those of spin patterns are, are kept as int8: a quarter of the
-          memory traffic. If what a flip adds to an exponent is bounded too, the maxima of
-          log-sum-exps are carried, see `stabilizers`. A run in this form that met a value that is
-          not finite is repeated in the exact form.
+          memory traffic. In place of the maxima of log-sum-exps that form follows a leader, see
+          `stabilizers`. A run in it that met a value that is not finite is repeated in the exact
+          form.
         """
         generic = lambda: loop(Generic(self._energy, self.D, self.out.dtype))[0]
         cut = self.cut
