@@ -189,7 +189,7 @@ class Compact(AbstractCarried):
         e, *totals = program.evaluate(self._after_centres, centred, wanted)
         near = jnp.ones((), bool)
         for total, most in zip(totals, self._most, strict=True):
-            near &= (total >= 1) & (total <= most)  # not if it is no number
+            near &= (total > 0.5) & (total <= most)  # not if it is no number
         as_is = self._as_out(e), carry.leaders
 
         def anew() -> tuple[Array, tuple[Array, ...]]:

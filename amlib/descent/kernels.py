@@ -1,58 +1,175 @@
-"""Loops that XLA compiles into one kernel on a CPU."""
+"""Loops that XLA compiles into one kernel on a CPU, whatever JAX's version.
 
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+A loop over flips of a small memory takes about 13 kernels a turn, and each launch costs as much as
+ten numbers or a hundred. XLA makes one kernel of a whole loop by itself where it touches little
+(1 kB a turn in JAX 0.10, far more from 0.12 on), and of any call that carries the attributes below:
+the first asks for it, the second keeps the call from being inlined before.
+
+Inside a kernel not everything is implemented: what is not, such as a sort, a scatter, a product of
+two matrices, or a sum that XLA hands to a library, fails to compile. So a loop is put into one only
+if all of its primitives are known to work there, and no array in it is large. The rest of this file
+is about leaving everything else alone: other platforms, derivatives, and `vmap`.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import numpy as np
 from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend import core as jcore
-import os
+from jaxtyping import Array
+
+_CALL = {"xla_cpu_small_call": "true", "inlineable": "false"}
+
+ASKS = jax.__version_info__ < (0, 12)
+"""Whether the attributes are needed: from JAX 0.12 on XLA makes these loops one kernel unasked."""
+
+LARGEST = 4095
+"""No array in the loop may have more elements: a sum of 4,096 goes to a library."""
+
+LARGEST_MATRIX = 2**14
+"""Nor a matrix that is multiplied by a vector: beyond, a library's product is as fast."""
+
+LARGEST_IN_TURN = 512
+"""Up to so many elements the lanes of a `vmap` run one after the other, each in one kernel."""
+
+# What was tried, and gave what it gives outside. Of these, what is elementwise or moves:
+_WORKS = frozenset(
+    """abs acos acosh add add_any and asin asinh atan atan2 atanh bitcast_convert_type
+    broadcast_in_dim cbrt ceil clamp concatenate convert_element_type copy copy_p cos cosh div eq
+    erf erf_inv erfc exp exp2 expand_dims expm1 floor ge gt integer_pow iota is_finite le lgamma log
+    log1p logistic lt max min mul ne neg nextafter not or pad population_count pow real rem reshape
+    rev round rsqrt select_n shift_left shift_right_arithmetic shift_right_logical sign sin sinh
+    slice sqrt square squeeze stop_gradient sub tan tanh transpose xor optimization_barrier
+    reduce_and reduce_max reduce_min reduce_or reduce_prod reduce_sum argmax argmin""".split()
+)
+# What reads or writes a part of an array that itself may be large:
+_PARTS = frozenset("dynamic_slice dynamic_update_slice gather".split())
+# What holds programs:
+_HOLDS = frozenset(
+    """scan while cond jit pjit closed_call core_call custom_jvp_call custom_vjp_call
+    custom_vjp_call_jaxpr custom_vmap_call checkpoint remat2""".split()
+)
 
 Out = TypeVar("Out")
-_MODE = os.environ.get("KMODE", "auto")
-_CALL = {"xla_cpu_small_call": "true", "inlineable": "false"}
+Arrays: TypeAlias = tuple[Array, ...]
 
 
 def in_one_kernel(loop: Callable[..., Out], *args: Any) -> Out:
+    """`loop(*args)`, on a CPU compiled into one kernel where that is possible and pays.
+
+    Derivatives are those of the loop as it is. The lanes of a `vmap` run one after the other where
+    they are small, and as ever where they are not.
+
+    **Arguments:**
+
+    - `loop`: a function of pytrees of arrays, such as a `lax.scan`. It may close over others.
+    - `args`: its arguments.
+    """
     flat, tree = jax.tree.flatten(args)
-    closed, shape = jax.make_jaxpr(lambda *a: loop(*tree.unflatten(a)), return_shape=True)(*flat)
+    trace = jax.make_jaxpr(lambda *a: loop(*tree.unflatten(a)), return_shape=True)
+    closed, out = trace(*flat)
+    largest = _largest(closed.jaxpr)
+    in_turn = 0 <= largest <= LARGEST_IN_TURN and not _multiplies(closed.jaxpr)
+    if largest < 0 or not (ASKS or in_turn):
+        return loop(*args)
+    # All that is read must be an argument of the call; newer jaxprs hold their constants.
     detach = getattr(closed.jaxpr, "with_consts", None)
     jaxpr = closed.jaxpr if detach is None else detach(())
     n = len(closed.consts)
 
-    def plain(*operands):
-        return tuple(jcore.jaxpr_as_fun(jcore.ClosedJaxpr(jaxpr, operands[:n]))(*operands[n:]))
+    def plain(*given: Array) -> Arrays:
+        return tuple(jcore.jaxpr_as_fun(jcore.ClosedJaxpr(jaxpr, list(given[:n])))(*given[n:]))
 
-    if _MODE == "plain":
-        outs = plain(*closed.consts, *flat)
-        return jax.tree.unflatten(jax.tree.structure(shape), outs)
+    outs = _with_rules(plain, in_turn)(*closed.consts, *flat)
+    return jax.tree.unflatten(jax.tree.structure(out), outs)
 
-    def inside(*operands):
-        with set_xla_metadata(**dict.fromkeys(_CALL)):
-            return plain(*operands)
 
-    def alone(*operands):
+def _with_rules(plain: Callable[..., Arrays], in_turn: bool) -> Callable[..., Arrays]:
+    """A function of arrays that on a CPU is one kernel, and has its own derivative and `vmap`."""
+
+    def alone(*given: Array) -> Arrays:
         with set_xla_metadata(**_CALL):
-            return jax.jit(inside)(*operands)
+            return jax.jit(plain)(*given)
 
     @jax.custom_batching.custom_vmap
-    def run(*operands):
-        return lax.platform_dependent(*operands, cpu=alone, default=plain)
+    def run(*given: Array) -> Arrays:
+        return lax.platform_dependent(*given, cpu=alone, default=plain) if ASKS else plain(*given)
 
     @run.def_vmap
-    def _(axis_size, in_batched, *operands):
+    def _(axis_size: int, in_batched: list[bool], *given: Array) -> tuple[Arrays, tuple[bool, ...]]:
         del axis_size
-        axes = [0 if b else None for b in in_batched]
-        def in_turn(*operands):
-            moving = [o for o, b in zip(operands, in_batched) if b]
-            def one(moving):
-                it = iter(moving)
-                return run(*[next(it) if b else o for o, b in zip(operands, in_batched)])
-            return lax.map(one, moving)
-        out = lax.platform_dependent(*operands, cpu=in_turn if _MODE != "batch" else jax.vmap(plain, axes), default=jax.vmap(plain, axes))
-        return out, tuple(True for _ in out)
+        together = jax.vmap(plain, [0 if b else None for b in in_batched])
 
-    outs = run(*closed.consts, *flat)
-    return jax.tree.unflatten(jax.tree.structure(shape), outs)
+        def one_by_one(*given: Array) -> Arrays:
+            def one(lane: list[Array]) -> Arrays:
+                own = iter(lane)
+                return run(*[next(own) if b else a for a, b in zip(given, in_batched, strict=True)])
+
+            return lax.map(one, [a for a, b in zip(given, in_batched, strict=True) if b])
+
+        if in_turn:
+            outs = lax.platform_dependent(*given, cpu=one_by_one, default=together)
+        else:
+            outs = together(*given)
+        return outs, (True,) * len(outs)
+
+    @jax.custom_jvp
+    def with_derivative(*given: Array) -> Arrays:
+        return run(*given)
+
+    @with_derivative.defjvp
+    def _(primals: Any, tangents: Any) -> tuple[Arrays, Any]:
+        return jax.jvp(plain, primals, tangents)
+
+    return with_derivative
+
+
+def _largest(jaxpr: jcore.Jaxpr) -> int:
+    """Elements of the largest array that a turn works on; -1 where that cannot be one kernel."""
+    largest = 0
+    for e in jaxpr.eqns:
+        name, inner = e.primitive.name, _held(e)
+        made = max((math.prod(v.aval.shape) for v in e.outvars), default=0)
+        read = max((math.prod(v.aval.shape) for v in e.invars), default=0)
+        if name in _HOLDS and inner and not e.effects:
+            sizes = [_largest(j) for j in inner]
+            here = max(sizes) if min(sizes) >= 0 else -1
+        elif name in _PARTS:
+            here = made if name != "dynamic_update_slice" else math.prod(e.invars[1].aval.shape)
+        elif name == "dot_general" and _by_vector(e):
+            here = made if read <= LARGEST_MATRIX else -1
+        else:
+            here = max(made, read) if name in _WORKS else -1
+        if not 0 <= here <= LARGEST:
+            return -1
+        largest = max(largest, here)
+    return largest
+
+
+def _multiplies(jaxpr: jcore.Jaxpr) -> bool:
+    """Whether there is a product with a matrix, which for many lanes is best taken together."""
+    names = {e.primitive.name for e in jaxpr.eqns}
+    return "dot_general" in names or any(_multiplies(j) for e in jaxpr.eqns for j in _held(e))
+
+
+def _held(e: jcore.JaxprEqn) -> list[jcore.Jaxpr]:
+    """The programs that a primitive holds."""
+    found = []
+    for value in e.params.values():
+        for part in value if isinstance(value, tuple | list) else (value,):
+            inner = getattr(part, "jaxpr", part)
+            if hasattr(inner, "eqns"):
+                found.append(inner)
+    return found
+
+
+def _by_vector(e: jcore.JaxprEqn) -> bool:
+    """Whether a product is that of a matrix, or a vector, and a vector, in single precision."""
+    (_, _), (batch, _) = e.params["dimension_numbers"]
+    a, b = (v.aval for v in e.invars)
+    single = a.dtype == b.dtype == e.outvars[0].aval.dtype == np.float32
+    return single and not batch and min(a.ndim, b.ndim) == 1 and max(a.ndim, b.ndim) <= 2

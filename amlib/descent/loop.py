@@ -18,6 +18,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Integer, PyTree
 
+from amlib.descent.kernels import in_one_kernel
 from amlib.descent.lanes import any_lane
 from amlib.descent.problems import Point
 from amlib.descent.trajectory import RESULTS, StateTrajectory
@@ -96,7 +97,8 @@ def march(
             for _ in range(count):
                 x = step(x)
             return x
-        return lax.scan(lambda x, _: (step(x), None), x, None, length=count)[0]
+        loop = lambda x: lax.scan(lambda x, _: (step(x), None), x, None, length=count)[0]
+        return in_one_kernel(loop, x)
 
     def segment(x: X, _: None) -> tuple[X, Y]:
         x = several(x, every)
@@ -107,7 +109,8 @@ def march(
         measures = lax.map(measure, jax.tree.map(lambda *a: jnp.stack(a), *kept))
     else:
         first = measure(x)
-        x, rest = lax.scan(segment, x, None, length=steps // every)
+        loop = lambda x: lax.scan(segment, x, None, length=steps // every)
+        x, rest = in_one_kernel(loop, x)
         measures = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rest)
     return several(x, steps % every), measures
 
@@ -200,7 +203,8 @@ def _advance(
 ) -> Carry:
     """Repeat `step` until its result is final or `stop` steps are taken: `longest` at most."""
     del longest
-    return lax.while_loop(lambda c: _runs(c, stop), lambda c: step(c), carry)
+    loop = lambda carry, stop: lax.while_loop(lambda c: _runs(c, stop), lambda c: step(c), carry)
+    return in_one_kernel(loop, carry, stop)
 
 
 @_advance.def_jvp

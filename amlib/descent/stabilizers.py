@@ -6,16 +6,19 @@ maximum serves as well, and on a CPU the maximum costs more than the exponential
 then the recall remembers where the maximum was, at the *leader* $\lambda$, and subtracts
 $c = v_\lambda$, which is most often still the maximum, however far a flip has moved it.
 
-**Floats hold what follows.** The leader's own term is $e^0$, so the sum is at least 1: nothing
-that counts has underflowed, and no term is smaller than with the maximum. The sum also tells how
-far another element has overtaken the leader, since $\max v - c \le \log \sum_\mu e^{v_\mu - c}$.
-Where that is more than `most_above`, or not a number, the maximum is computed after all, and
-there is a new leader.
-
-The proof of the first follows `c` through the head. Every value is one of: *free* of `c`; the *centre* itself;
+The proof follows `c` through the head. Every value is one of: *free* of `c`; the *centre* itself;
 *shift* k, a number of the form `k c + free`; *scale* k, of the form `exp(k c) * free`. The energy
-must come out free. The proof is about real numbers: that floats hold them, also where powers of a
-sum are taken, is for `plan` to check, from `Stabilizer.power`.
+must come out free.
+
+That is a proof about real numbers. **That floats hold them**: the leader's own term is $e^0$, so
+the sum is at least 1 (but for the rounding of a product that a compiler fuses with the difference).
+No term is smaller than with the maximum, so nothing underflows that does not underflow there. And
+the sum tells how far another element has overtaken the leader, since
+
+$$\max_\mu v_\mu - v_\lambda \le \log \sum_\mu e^{v_\mu - v_\lambda}$$
+
+Where that is more than `most_above`, or no number, the maximum is computed after all, and there is
+a new leader. Where powers of a sum are taken is for `plan` to check, from `Stabilizer.power`.
 """
 
 import math
