@@ -20,7 +20,7 @@ from amlib._checks import is_concrete
 
 # Where each call primitive keeps the jaxpr that it calls. Custom derivative rules are dropped
 # with the call: a flip evaluator is never differentiated in x.
-_CALLS = {
+CALLS = {
     "jit": "jaxpr",
     "pjit": "jaxpr",
     "closed_call": "call_jaxpr",
@@ -192,8 +192,8 @@ class Program:
         self, primitive: jcore.Primitive, params: Params, ins: list[int], avals: list[ShapedArray]
     ) -> Sequence[int]:
         name = primitive.name
-        if name in _CALLS:
-            sub = params[_CALLS[name]]
+        if name in CALLS:
+            sub = params[CALLS[name]]
             if isinstance(sub, jcore.ClosedJaxpr):
                 return self._inline(sub.jaxpr, sub.consts, ins)
             return self._inline(sub, [], ins)

@@ -8,7 +8,7 @@ the first asks for it, the second keeps the call from being inlined before.
 Inside a kernel not everything is implemented: what is not, such as a sort, a scatter, a product of
 two matrices, or a sum that XLA hands to a library, fails to compile. So a loop is put into one only
 if all of its primitives are known to work there, and no array in it is large. The rest of this file
-is about leaving everything else alone: other platforms, derivatives, and `vmap`.
+is about leaving everything else alone: other platforms, and `vmap` over what is large.
 """
 
 import math
@@ -16,11 +16,14 @@ from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend import core as jcore
 from jaxtyping import Array
+
+from amlib.descent.jaxprs import CALLS
 
 _CALL = {"xla_cpu_small_call": "true", "inlineable": "false"}
 
@@ -54,28 +57,34 @@ _HOLDS = frozenset(
     custom_vjp_call_jaxpr custom_vmap_call checkpoint remat2""".split()
 )
 
+In = TypeVar("In")
 Out = TypeVar("Out")
 Arrays: TypeAlias = tuple[Array, ...]
 
 
-def in_one_kernel(loop: Callable[..., Out], *args: Any) -> Out:
-    """`loop(*args)`, on a CPU compiled into one kernel where that is possible and pays.
+def in_one_kernel(
+    loop: Callable[..., Out], *args: Any, steps: tuple[Callable[..., Any], ...] = ()
+) -> Out:
+    """`loop(*steps, *args)`, on a CPU compiled into one kernel where that is possible and pays.
 
-    Derivatives are those of the loop as it is. The lanes of a `vmap` run one after the other where
-    they are small, and as ever where they are not.
+    It has no derivative: one is given, where it is needed, to the function that calls this. The
+    lanes of a `vmap` run one after the other where they are small, else as ever.
 
     **Arguments:**
 
-    - `loop`: a function of pytrees of arrays, such as a `lax.scan`. It may close over others.
-    - `args`: its arguments.
+    - `loop`: a function such as a `lax.scan`. It may close over arrays.
+    - `args`: pytrees of arrays.
+    - `steps`: functions of the first of `args` that the loop repeats. What in them does not depend
+      on it is computed once, before: within a kernel XLA does not see to that.
     """
     flat, tree = jax.tree.flatten(args)
-    trace = jax.make_jaxpr(lambda *a: loop(*tree.unflatten(a)), return_shape=True)
+    early = [hoisted(step, args[0]) for step in steps] if ASKS else steps
+    trace = jax.make_jaxpr(lambda *a: loop(*early, *tree.unflatten(a)), return_shape=True)
     closed, out = trace(*flat)
     largest = _largest(closed.jaxpr)
     in_turn = 0 <= largest <= LARGEST_IN_TURN and not _multiplies(closed.jaxpr)
     if largest < 0 or not (ASKS or in_turn):
-        return loop(*args)
+        return loop(*steps, *args)
     # All that is read must be an argument of the call; newer jaxprs hold their constants.
     detach = getattr(closed.jaxpr, "with_consts", None)
     jaxpr = closed.jaxpr if detach is None else detach(())
@@ -84,12 +93,67 @@ def in_one_kernel(loop: Callable[..., Out], *args: Any) -> Out:
     def plain(*given: Array) -> Arrays:
         return tuple(jcore.jaxpr_as_fun(jcore.ClosedJaxpr(jaxpr, list(given[:n])))(*given[n:]))
 
-    outs = _with_rules(plain, in_turn)(*closed.consts, *flat)
+    outs = _with_vmap(plain, in_turn)(*closed.consts, *flat)
     return jax.tree.unflatten(jax.tree.structure(out), outs)
 
 
-def _with_rules(plain: Callable[..., Arrays], in_turn: bool) -> Callable[..., Arrays]:
-    """A function of arrays that on a CPU is one kernel, and has its own derivative and `vmap`."""
+def hoisted(step: Callable[[In], Out], x: In) -> Callable[[In], Out]:
+    """The same function of things like `x`; what does not depend on `x` is computed now, once.
+
+    Rules for derivatives within it are lost.
+    """
+    flat, tree = jax.tree.flatten(x)
+    closed, out = jax.make_jaxpr(lambda *a: step(tree.unflatten(a)), return_shape=True)(*flat)
+    equations: list[tuple[Any, dict[str, Any], list[Any], list[Any]]] = []
+    known: dict[Any, Any] = {}
+
+    def inline(jaxpr: jcore.Jaxpr, consts: list[Any], names: dict[Any, Any]) -> list[Any]:
+        """Note the equations, under names of their own; return the names of the results."""
+        for v, c in zip(jaxpr.constvars, consts, strict=True):
+            names[v] = object()
+            known[names[v]] = c
+
+        def name(atom: Any) -> Any:
+            if isinstance(atom, jcore.Literal):
+                known[key := object()] = np.asarray(atom.val, atom.aval.dtype)
+                return key
+            return names[atom]
+
+        for e in jaxpr.eqns:
+            ins = [name(a) for a in e.invars]
+            inner = e.params.get(CALLS.get(e.primitive.name, ""))
+            if inner is not None:
+                inside, held = getattr(inner, "jaxpr", inner), getattr(inner, "consts", [])
+                outs = inline(inside, held, dict(zip(inside.invars, ins, strict=True)))
+            else:
+                outs = [object() for _ in e.outvars]
+                if all(i in known for i in ins) and not e.effects:
+                    known.update(zip(outs, _bind(e.primitive, e.params, ins, known), strict=True))
+                else:
+                    equations.append((e.primitive, e.params, ins, outs))
+            names.update(zip(e.outvars, outs, strict=True))
+        return [name(a) for a in jaxpr.outvars]
+
+    arguments = [object() for _ in flat]
+    names = dict(zip(closed.jaxpr.invars, arguments, strict=True))
+    results = inline(closed.jaxpr, closed.consts, names)
+
+    def later(x: In) -> Out:
+        env = known | dict(zip(arguments, jax.tree.leaves(x), strict=True))
+        for primitive, params, ins, outs in equations:
+            env.update(zip(outs, _bind(primitive, params, ins, env), strict=True))
+        return jax.tree.unflatten(jax.tree.structure(out), [jnp.asarray(env[r]) for r in results])
+
+    return later
+
+
+def _bind(primitive: Any, params: dict[str, Any], ins: list[Any], env: dict[Any, Any]) -> list[Any]:
+    out = primitive.bind(*[env[i] for i in ins], **params)
+    return list(out) if primitive.multiple_results else [out]
+
+
+def _with_vmap(plain: Callable[..., Arrays], in_turn: bool) -> Callable[..., Arrays]:
+    """A function of arrays that on a CPU is one kernel, also under `vmap`."""
 
     def alone(*given: Array) -> Arrays:
         with set_xla_metadata(**_CALL):
@@ -117,15 +181,7 @@ def _with_rules(plain: Callable[..., Arrays], in_turn: bool) -> Callable[..., Ar
             outs = together(*given)
         return outs, (True,) * len(outs)
 
-    @jax.custom_jvp
-    def with_derivative(*given: Array) -> Arrays:
-        return run(*given)
-
-    @with_derivative.defjvp
-    def _(primals: Any, tangents: Any) -> tuple[Arrays, Any]:
-        return jax.jvp(plain, primals, tangents)
-
-    return with_derivative
+    return run
 
 
 def _largest(jaxpr: jcore.Jaxpr) -> int:
@@ -142,6 +198,8 @@ def _largest(jaxpr: jcore.Jaxpr) -> int:
             here = made if name != "dynamic_update_slice" else math.prod(e.invars[1].aval.shape)
         elif name == "dot_general" and _by_vector(e):
             here = made if read <= LARGEST_MATRIX else -1
+        elif name == "transpose" and made <= LARGEST_MATRIX:  # of what is multiplied
+            here = 0
         else:
             here = max(made, read) if name in _WORKS else -1
         if not 0 <= here <= LARGEST:
@@ -168,8 +226,8 @@ def _held(e: jcore.JaxprEqn) -> list[jcore.Jaxpr]:
 
 
 def _by_vector(e: jcore.JaxprEqn) -> bool:
-    """Whether a product is that of a matrix, or a vector, and a vector, in single precision."""
+    """Whether a product is that of a matrix and a vector at most, in single precision."""
     (_, _), (batch, _) = e.params["dimension_numbers"]
     a, b = (v.aval for v in e.invars)
     single = a.dtype == b.dtype == e.outvars[0].aval.dtype == np.float32
-    return single and not batch and min(a.ndim, b.ndim) == 1 and max(a.ndim, b.ndim) <= 2
+    return single and not batch and min(a.ndim, b.ndim) <= 1 and max(a.ndim, b.ndim) <= 2
