@@ -115,7 +115,8 @@ def hoisted(step: Callable[[In], Out], x: In) -> Callable[[In], Out]:
 
         def name(atom: Any) -> Any:
             if isinstance(atom, jcore.Literal):
-                known[key := object()] = np.asarray(atom.val, atom.aval.dtype)
+                kind: Any = atom.aval
+                known[key := object()] = np.asarray(atom.val, kind.dtype)
                 return key
             return names[atom]
 
@@ -189,13 +190,12 @@ def _largest(jaxpr: jcore.Jaxpr) -> int:
     largest = 0
     for e in jaxpr.eqns:
         name, inner = e.primitive.name, _held(e)
-        made = max((math.prod(v.aval.shape) for v in e.outvars), default=0)
-        read = max((math.prod(v.aval.shape) for v in e.invars), default=0)
+        made, read = (max(map(_size, vs), default=0) for vs in (e.outvars, e.invars))
         if name in _HOLDS and inner and not e.effects:
             sizes = [_largest(j) for j in inner]
             here = max(sizes) if min(sizes) >= 0 else -1
         elif name in _PARTS:
-            here = made if name != "dynamic_update_slice" else math.prod(e.invars[1].aval.shape)
+            here = made if name != "dynamic_update_slice" else _size(e.invars[1])
         elif name == "dot_general" and _by_vector(e):
             here = made if read <= LARGEST_MATRIX else -1
         elif name == "transpose" and made <= LARGEST_MATRIX:  # of what is multiplied
@@ -208,13 +208,17 @@ def _largest(jaxpr: jcore.Jaxpr) -> int:
     return largest
 
 
+def _size(value: Any) -> int:
+    return math.prod(getattr(value.aval, "shape", ()))
+
+
 def _multiplies(jaxpr: jcore.Jaxpr) -> bool:
     """Whether there is a product with a matrix, which for many lanes is best taken together."""
     names = {e.primitive.name for e in jaxpr.eqns}
     return "dot_general" in names or any(_multiplies(j) for e in jaxpr.eqns for j in _held(e))
 
 
-def _held(e: jcore.JaxprEqn) -> list[jcore.Jaxpr]:
+def _held(e: Any) -> list[jcore.Jaxpr]:
     """The programs that a primitive holds."""
     found = []
     for value in e.params.values():
@@ -225,7 +229,7 @@ def _held(e: jcore.JaxprEqn) -> list[jcore.Jaxpr]:
     return found
 
 
-def _by_vector(e: jcore.JaxprEqn) -> bool:
+def _by_vector(e: Any) -> bool:
     """Whether a product is that of a matrix and a vector at most, in single precision."""
     (_, _), (batch, _) = e.params["dimension_numbers"]
     a, b = (v.aval for v in e.invars)

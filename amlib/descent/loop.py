@@ -93,7 +93,8 @@ def march(
     """
 
     if steps > UNROLLED:
-        step, measure = (eqx.filter_closure_convert(f, x) for f in (step, measure))
+        step = eqx.filter_closure_convert(step, x)
+        measure = eqx.filter_closure_convert(measure, x)
         return _march(step, measure, x, steps, every)
     kept = [x]
     for _ in range(steps // every):

@@ -188,7 +188,7 @@ REAL = {
     ),
     "euler": lambda x, s: (
         am.ModernHopfield(s * REALS, 0.3)
-        .recall(x, method=am.Euler(0.1), max_steps=30)
+        .recall(x, method=am.Euler(0.1), max_steps=30, save_every=2)
         .trajectory.energy
     ),
     "hierarchical": lambda x, s: ham().recall([s * x, jnp.zeros(5)], 30, 0.1).x[0],
