@@ -133,7 +133,9 @@ def _with_indices(fn: Callable[..., _Made]) -> Callable[..., _Made]:
         for arg, own in zip(args, indices.arrays, strict=True):
             if own is not None:
                 leaves, structure = _leaves(arg)
-                known = [a if k is None else k for a, k in zip(leaves, own, strict=True)]
+                with jax.ensure_compile_time_eval():
+                    pairs = zip(leaves, own, strict=True)
+                    known = [a if k is None else jnp.asarray(k) for a, k in pairs]
                 arg = jax.tree.unflatten(structure, known)
             given.append(arg)
         return fn(*given)

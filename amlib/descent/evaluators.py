@@ -2,14 +2,15 @@
 
 - `Generic` evaluates the energy in full at each flip. It is right for every energy: the oracle.
 - `Incremental` carries the values that are affine in the bits, and adds one row per flip.
-- `Compact` keeps rows of small integers as int8, and carries the centres of log-sum-exps instead of
-  computing their maxima (see `stabilizers`).
+- `Compact` keeps rows of small integers as int8, and in each log-sum-exp follows a leader instead
+  of computing the maximum (see `stabilizers`).
 
 A loop over flips knows only `AbstractFlips`: `start` at a state, then `flip` after `flip`. That is
 the seam for another form. `plan` decides which form an energy can take.
 """
 
 import abc
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
@@ -22,8 +23,9 @@ from jaxtyping import Array, PyTree
 from amlib._types import EnergyFn
 from amlib.descent.carried import AbstractRows, Carried, Dense
 from amlib.descent.jaxprs import Equation, Program, Value
+from amlib.descent.lanes import any_lane
 from amlib.descent.neighbours import Summands
-from amlib.descent.stabilizers import Factor, Stabilizer, monotone_head
+from amlib.descent.stabilizers import Factor, Stabilizer, monotone_head, most_above
 
 _LARGEST_PRODUCT_STEP = 3.0  # cosh and sinh of more lose too many digits to each other
 _MARGIN = 1e-3  # relative: a hundred times the rounding of the product form
@@ -36,10 +38,10 @@ Seen: TypeAlias = tuple[tuple[Value, ...], ...]
 
 
 class Carry(NamedTuple):
-    """What a recall carries from visit to visit: values, and centres of exponentials."""
+    """What a recall carries from visit to visit: values, and the leaders of exponentials."""
 
     values: tuple[Carried, ...]
-    centres: tuple[Array, ...]
+    leaders: tuple[Array, ...]
 
 
 class AbstractFlips(abc.ABC):
@@ -220,23 +222,22 @@ class Incremental(AbstractCarried):
 
 
 class Compact(AbstractCarried):
-    """Rows are int8, and each exponential sum is centred on its own last log-sum-exp."""
+    """Rows are int8, and each sum of exponentials is centred on one of them, the leader."""
 
     exact = False
 
     def __init__(self, *args: Any, stabilizers: Mapping[Stabilizer, Factor]):
         super().__init__(*args)
-        self._stabilizers = dict(stabilizers)
-        maxima = {t.c for t in self._stabilizers}
+        self._stabilizers, program = dict(stabilizers), self._program
+        known = {program.x, *self._carried}
+        self._to_exponents = program.leading_to(self._head, [t.v for t in stabilizers], known)
+        maxima = {t.c for t in stabilizers}
         self._after_centres = [e for e in self._head if e.outs[0] not in maxima]
+        self._most = [math.exp(most_above(program, t)) for t in stabilizers]
 
     def start(self, x: Array) -> tuple[Array, Carry]:
-        program, ts = self._program, tuple(self._stabilizers)
-        wanted = [program.out, *self._carried, *(t.total for t in ts), *(t.c for t in ts)]
-        e, *rest = program.evaluate(program.equations, {program.x: x}, wanted)
-        n, m = len(self._carried), len(ts)
-        totals, maxima = rest[n : n + m], rest[n + m :]
-        return self._as_out(e), Carry(self._begun(rest[:n], x), _next_centres(maxima, totals))
+        (e, leaders), values = self._with_maxima(self._program.equations, {self._program.x: x})
+        return e, Carry(self._begun(values, x), leaders)
 
     def flip(
         self, x: Array, carry: Carry, row: BitRows, s: Array, seen: Seen
@@ -244,10 +245,34 @@ class Compact(AbstractCarried):
         program = self._program
         moved, values = self._flipped(carry, row, s, seen)
         known = {program.x: x} | values
-        known |= {t.c: c for t, c in zip(self._stabilizers, carry.centres, strict=True)}
+        exponents = program.evaluate(self._to_exponents, known, [t.v for t in self._stabilizers])
+        centres = map(_entry, exponents, carry.leaders)
+        centred = known | {t.c: c for t, c in zip(self._stabilizers, centres, strict=True)}
         wanted = [program.out, *(t.total for t in self._stabilizers)]
-        e, *totals = program.evaluate(self._after_centres, known, wanted)
-        return self._as_out(e), Carry(moved, _next_centres(carry.centres, totals))
+        e, *totals = program.evaluate(self._after_centres, centred, wanted)
+        near = jnp.ones((), bool)
+        for total, most in zip(totals, self._most, strict=True):
+            near &= (total > 0.5) & (total <= most)  # not if it is no number
+        as_is = self._as_out(e), carry.leaders
+
+        def anew() -> tuple[Array, tuple[Array, ...]]:
+            found, _ = self._with_maxima(self._head, known)
+            return jax.tree.map(lambda a, b: jnp.where(near, a, b), as_is, found)
+
+        if self._stabilizers:
+            as_is = lax.cond(any_lane(~near), anew, lambda: as_is)
+        e, leaders = as_is
+        return e, Carry(moved, leaders)
+
+    def _with_maxima(
+        self, equations: Sequence[Equation], known: Mapping[int, Array]
+    ) -> tuple[tuple[Array, tuple[Array, ...]], tuple[Array, ...]]:
+        """The energy as it is written and where each maximum is, and the carried values."""
+        ts, n = self._stabilizers, len(self._carried)
+        wanted = [self._program.out, *self._carried, *(t.v for t in ts), *(t.c for t in ts)]
+        e, *rest = self._program.evaluate(equations, known, wanted)
+        values, exponents, maxima = rest[:n], rest[n : n + len(ts)], rest[n + len(ts) :]
+        return (self._as_out(e), tuple(map(_place, exponents, maxima))), tuple(values)
 
     def proves_fixed(self, x: Array, bits: Array) -> Array | None:
         r"""Whether it is certain, without an exponential per flip, that no flip lowers the energy.
@@ -271,9 +296,9 @@ class Compact(AbstractCarried):
             return None
         raw, scale = dense.raw, dense.scale
         e, carry = self.start(x)
-        (centre,) = carry.centres
         values = dict(zip(self._carried, carry.values, strict=True))
-        (v,) = program.evaluate(self._head, values, [t.v])
+        (v,) = program.evaluate(self._to_exponents, values, [t.v])
+        centre = _entry(v, carry.leaders[0])
         weights = jnp.exp(v - centre).astype(jnp.float32)
         total = weights.sum()
         size = jnp.abs(raw[0, 0]).astype(jnp.float32)
@@ -293,12 +318,14 @@ class Compact(AbstractCarried):
         return exact & (jnp.abs(step) <= _LARGEST_PRODUCT_STEP).all() & (at_least > e)[bits].all()
 
 
-def _next_centres(centres: Sequence[Array], totals: Sequence[Array]) -> tuple[Array, ...]:
-    """Centre each exponential sum on its own log-sum-exp; keep the old centre if that fails."""
-    moved = (c + jnp.log(total) for c, total in zip(centres, totals, strict=True))
-    return tuple(
-        jnp.where(jnp.isfinite(new), new, old) for new, old in zip(moved, centres, strict=True)
-    )
+def _entry(v: Array, i: Array) -> Array:
+    return lax.dynamic_index_in_dim(v.reshape(-1), i, keepdims=False)
+
+
+def _place(v: Array, c: Array) -> Array:
+    """Where `c` is in `v`: the first place. A minimum of integers costs less than an `argmax`."""
+    at = jnp.arange(v.size, dtype=jnp.int32)
+    return jnp.min(jnp.where(v.reshape(-1) == c, at, v.size - 1))
 
 
 Loop: TypeAlias = Callable[[AbstractFlips], tuple[Any, Array]]

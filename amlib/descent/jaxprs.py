@@ -5,7 +5,7 @@ milliseconds), so the constants of an energy may be tracers of a user's `jit`, `
 """
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -21,7 +21,7 @@ from amlib._numbers import Numbers
 
 # Where each call primitive keeps the jaxpr that it calls. Custom derivative rules are dropped
 # with the call: a flip evaluator is never differentiated in x.
-_CALLS = {
+CALLS = {
     "jit": "jaxpr",
     "pjit": "jaxpr",
     "closed_call": "call_jaxpr",
@@ -120,6 +120,17 @@ class Program:
             env.update(zip(e.outs, e.bind(*[env[i] for i in e.ins]), strict=True))
         return [jnp.asarray(env[o]) for o in outs]
 
+    def leading_to(
+        self, equations: Sequence[Equation], outs: Iterable[int], known: Collection[int] = ()
+    ) -> list[Equation]:
+        """The equations that `outs` need, in order, where the values `known` are given."""
+        needed, used = set(outs) - set(known), []
+        for e in reversed(equations):
+            if needed & set(e.outs):
+                used.append(e)
+                needed |= set(self.depends(e)) - set(known)
+        return used[::-1]
+
     def size(self, v: int) -> int:
         return math.prod(self.aval[v].shape)
 
@@ -182,8 +193,8 @@ class Program:
         self, primitive: jcore.Primitive, params: Params, ins: list[int], avals: list[ShapedArray]
     ) -> Sequence[int]:
         name = primitive.name
-        if name in _CALLS:
-            sub = params[_CALLS[name]]
+        if name in CALLS:
+            sub = params[CALLS[name]]
             if isinstance(sub, jcore.ClosedJaxpr):
                 return self._inline(sub.jaxpr, sub.consts, ins)
             return self._inline(sub, [], ins)

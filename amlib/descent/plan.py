@@ -48,7 +48,13 @@ from amlib.descent.local import Locals, find_scaled
 from amlib.descent.neighbours import Neighbourhood, neighbourhood
 from amlib.descent.rows import RowMaker, Rows
 from amlib.descent.separable import Separable, colour, is_linear
-from amlib.descent.stabilizers import Factor, Stabilizer, find_factor, find_stabilizers
+from amlib.descent.stabilizers import (
+    Factor,
+    Stabilizer,
+    find_factor,
+    find_stabilizers,
+    most_above,
+)
 
 Path: TypeAlias = Literal["auto", "incremental", "generic"]
 
@@ -61,7 +67,6 @@ _LOOKED_AT = (
     2**26
 )  # bytes of rows up to which `describe` makes them, to see whether they are finite
 
-_LARGEST_STEP = 40.0  # most that one flip may move an exponent whose centre is carried
 _LARGEST_EXPONENT = 80.0  # of a power of a sum of exponentials; float32 holds exp(88)
 
 _LOCAL_GAIN = 20  # terms of few bits are looked for unless a flip is so much cheaper than the whole
@@ -156,24 +161,19 @@ class Cut:
     def allows_compact(
         self, tables: dict[int, Rows]
     ) -> tuple[Array | bool, dict[Stabilizer, Factor]]:
-        """Whether all rows are small integers, and one flip keeps every exponent in range."""
+        """Whether all rows are small integers, and the maxima that need not be computed."""
         allowed: Array | bool = True
-        largest = {}
-        for v, t in tables.items():
-            size = jnp.max(jnp.abs(t.entries))
+        for t in tables.values():
             whole = None if t.given is None else t.given.whole
             if whole is None:
-                allowed &= (t.entries == jnp.round(t.entries)).all() & (size <= 127)
+                small = jnp.max(jnp.abs(t.entries)) <= 127
+                allowed &= (t.entries == jnp.round(t.entries)).all() & small
             elif not whole:
                 return False, {}
-            largest[v] = (size * jnp.max(jnp.abs(t.scale))).astype(jnp.float32)
         stabilizers = {}
         for t in find_stabilizers(self.program, self.head):
             factor = find_factor(self.program, self.head, t.v, self.carried)
-            if factor is not None:
-                step = factor.largest * largest[factor.carried]
-                spread = step + math.log(self.program.size(t.v))
-                allowed &= (step <= _LARGEST_STEP) & (t.power * spread <= _LARGEST_EXPONENT)
+            if factor is not None and t.power * most_above(self.program, t) <= _LARGEST_EXPONENT:
                 stabilizers[t] = factor
         return allowed, stabilizers
 
@@ -229,9 +229,9 @@ class FlipPlan:
         - rows that are not finite, or so large that sums of them might not be, take the full
           energy, since infinity minus infinity is not what a flip changes;
         - rows of small integers, as those of spin patterns are, are kept as int8: a quarter of the
-          memory traffic. If what a flip adds to an exponent is bounded too, the maxima of
-          log-sum-exps are carried, see `stabilizers`. A run in this form that met a value that is
-          not finite is repeated in the exact form.
+          memory traffic. In place of the maxima of log-sum-exps that form follows a leader, see
+          `stabilizers`. A run in it that met a value that is not finite is repeated in the exact
+          form.
 
         A form that is known not to be needed is not compiled.
         """

@@ -142,8 +142,9 @@ class _Running:
 
     def add(self, row: AbstractRows, seen: tuple[Value, ...], s: Array, made: Array) -> None:
         """The changes of a group of bits, where they were made."""
-        precise = self._precise and isinstance(row, Neighbours)
-        change = row.exact_change(seen, s) if precise else row.change(seen, s)
+        change: Carried = row.change(seen, s)
+        if self._precise and isinstance(row, Neighbours):
+            change = row.exact_change(seen, s)
         self._added.append(jax.tree.map(lambda a: jnp.where(made, a, 0), change))
 
     def _changes(self) -> Carried:

@@ -1,16 +1,27 @@
-"""Maxima that only keep exponentials in range, and how to do without computing them.
+r"""Maxima that only keep exponentials in range, and how to do without computing them.
 
 `logsumexp(v)` subtracts `max(v)` before `exp` and adds it after `log`. Any number near the
 maximum serves as well, and on a CPU the maximum costs more than the exponentials. Here it is
 *proved* from the equations that the energy does not depend on the number `c` that is subtracted;
-then the recall carries `c` along, as the last log-sum-exp, and never computes a maximum.
+then the recall remembers where the maximum was, at the *leader* $\lambda$, and subtracts
+$c = v_\lambda$, which is most often still the maximum, however far a flip has moved it.
 
 The proof follows `c` through the head. Every value is one of: *free* of `c`; the *centre* itself;
 *shift* k, a number of the form `k c + free`; *scale* k, of the form `exp(k c) * free`. The energy
-must come out free. The proof is about real numbers: that floats hold them, also where powers of a
-sum are taken, is for `plan` to check, from `Stabilizer.power`.
+must come out free.
+
+That is a proof about real numbers. **That floats hold them**: the leader's own term is $e^0$, so
+the sum is at least 1 (but for the rounding of a product that a compiler fuses with the difference).
+No term is smaller than with the maximum, so nothing underflows that does not underflow there. And
+the sum tells how far another element has overtaken the leader, since
+
+$$\max_\mu v_\mu - v_\lambda \le \log \sum_\mu e^{v_\mu - v_\lambda}$$
+
+Where that is more than `most_above`, or no number, the maximum is computed after all, and there is
+a new leader. Where powers of a sum are taken is for `plan` to check, from `Stabilizer.power`.
 """
 
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -47,14 +58,25 @@ _FREE, _TRUE, _CENTRE = _Kind("free"), _Kind("true"), _Kind("centre", 1)
 class Stabilizer(NamedTuple):
     """A maximum over `v` that may be any number `c`, and the sum of `exp(v - c)`.
 
-    `c + log(total)` is the log-sum-exp: the next `c`. The head raises the sum to no power beyond
-    `power`, so a centre that is off by `d` costs it a factor of `exp(power * d)`.
+    The head raises the sum to no power beyond `power`, so a centre that is off by `d` costs it a
+    factor of `exp(power * d)`.
     """
 
     v: int
     c: int
     total: int
     power: int
+
+
+_OVERTAKEN = 10.0  # by so much an exponent may exceed that of the leader
+
+
+def most_above(program: Program, t: Stabilizer) -> float:
+    """How far the log-sum-exp may be above the leader.
+
+    It is above the maximum by the logarithm of the number of terms at most.
+    """
+    return math.log(max(1, program.size(t.v))) + _OVERTAKEN
 
 
 def find_stabilizers(program: Program, head: list[Equation]) -> list[Stabilizer]:
@@ -161,7 +183,6 @@ class Factor(NamedTuple):
 
     carried: int
     signed: Array  # of the first element
-    largest: Array
     uniform: Array  # whether all elements have the same factor
 
 
@@ -173,7 +194,7 @@ def find_factor(
     **Returns:** `None` if `v` is not one carried value times, over, plus or minus constants.
     """
     producer = {o: e for e in head for o in e.outs}
-    signed = largest = jnp.ones((), jnp.float32)
+    signed = jnp.ones((), jnp.float32)
     uniform = jnp.asarray(True)
     while v not in carried:
         e = producer.get(v)
@@ -187,12 +208,11 @@ def find_factor(
                 value = jnp.asarray(program.const[i]).astype(jnp.float32)
                 value = value if e.name == "mul" else 1.0 / value
                 signed = signed * value.reshape(-1)[0]
-                largest = largest * jnp.max(jnp.abs(value))
                 uniform &= (value == value.reshape(-1)[0]).all()
         if e.name == "neg" or (e.name == "sub" and e.ins[1] == deps[0]):
             signed = -signed
         v = deps[0]
-    return Factor(v, signed, largest, uniform)
+    return Factor(v, signed, uniform)
 
 
 def monotone_head(program: Program, head: list[Equation], t: Stabilizer) -> list[Equation] | None:
@@ -202,16 +222,13 @@ def monotone_head(program: Program, head: list[Equation], t: Stabilizer) -> list
     monotone function of the sum.
     """
     known = {t.total, t.c}
-    needed, used = {program.out}, []
-    for e in reversed(head):
-        if needed & set(e.outs) and not set(e.outs) <= known:
-            used.append(e)
-            needed |= set(program.depends(e))
+    used = program.leading_to(head, [program.out], known)
+    needed = {program.out}.union(*map(program.depends, used))
     made = {o for e in head for o in e.outs}
     if not needed <= known | {o for e in used for o in e.outs} or not known <= made:
         return None
     moving, positive = {t.total}, {t.total}  # what changes with the sum; what is the sum
-    for e in used[::-1]:
+    for e in used:
         changing = [i for i in e.ins if i in moving]
         if not changing:
             continue
@@ -224,4 +241,4 @@ def monotone_head(program: Program, head: list[Equation], t: Stabilizer) -> list
         moving |= set(e.outs)
         if identity and changing[0] in positive:
             positive |= set(e.outs)
-    return used[::-1] if program.out in moving else None
+    return used if program.out in moving else None

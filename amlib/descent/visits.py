@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Integer, PyTree
 
 from amlib._checks import is_concrete
 from amlib.descent.evaluators import AbstractFlips
+from amlib.descent.kernels import in_one_kernel
 from amlib.descent.lanes import any_lane
 from amlib.descent.trajectory import RESULTS
 
@@ -120,7 +121,8 @@ def try_moves(
 
     start = (flat, carry, e, fetch(flat, tuple(b[0] for b in bits)))
     following = tuple(jnp.roll(b, -1) for b in bits)
-    (flat, *_), record = lax.scan(step, start, (bits, following, extra))
+    scan = lambda *given: lax.scan(step, *given)
+    (flat, *_), record = in_one_kernel(scan, start, (bits, following, extra))
     return flat.reshape(x.shape), record
 
 

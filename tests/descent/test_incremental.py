@@ -206,7 +206,7 @@ def prepared(energy, x):
     ("patterns", "beta", "expected"),
     [
         (spins(0, WIDE, D), 0.5, (True, 1)),
-        (spins(0, WIDE, D), 50.0, (False, 1)),  # one flip moves an exponent by 100
+        (spins(0, WIDE, D), 50.0, (True, 1)),  # one flip moves an exponent by 100
         (jr.normal(jr.key(0), (WIDE, D)), 0.5, (False, 1)),
         (200 * spins(0, WIDE, D), 1e-3, (False, 1)),  # does not fit int8
         (jnp.where(spins(0, WIDE, D) > 0, 1.0, 0.0), 0.5, (True, 1)),

@@ -279,7 +279,7 @@ class Writer:
             kind = rng.choice(exponentials if rng.random() < 0.4 else list(HEADS))
         text = HEADS[kind]
         fill = {
-            "b": rng.choice(["0.3", "1.0", "0.05", "2.0", "20.0"]),
+            "b": rng.choice(["0.3", "1.0", "0.05", "2.0", "20.0", "50.0", "300.0"]),
             "steep": rng.choice(["5000", "3", "50"]),
             "power": rng.choice(["s*s*s", "s**3", "s**2"]),
         }
