@@ -16,9 +16,9 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
-from amlib._types import EnergyFn
+from amlib._types import EnergyFn, hook
 from amlib.descent.jaxprs import Equation, Program
 from amlib.descent.stabilizers import Factor, Stabilizer, monotone_head
 
@@ -74,6 +74,25 @@ class AbstractFlips(abc.ABC):
 
         return jax.tree.map(pick, self.rows)
 
+    @hook
+    def learn(self, x: Array, known: PyTree = None) -> PyTree:
+        """What to know of the neighbourhood of `x` before flips are tried there.
+
+        **Arguments:**
+
+        - `x`: the state; in the first call of a loop the one that it starts from.
+        - `known`: what was known before, if anything was.
+
+        **Returns:** arrays for `using`; by default there is nothing to know.
+        """
+        del x, known
+
+    @hook
+    def using(self, known: PyTree) -> "AbstractFlips":
+        """The form that tries flips with what `learn` returned: by default this one."""
+        del known
+        return self
+
     @abc.abstractmethod
     def proves_fixed(self, x: Array, bits: Array) -> Array | None:
         """Whether it is certain, without an energy per flip, that no flip of `bits` lowers it.
@@ -128,12 +147,12 @@ class AbstractCarried(AbstractFlips):
 
     def _moved(self, carry: Carry, row: BitRows, s: Array) -> tuple[Array, ...]:
         return tuple(
-            _add_row(value, raw.astype(value.dtype), scale.astype(value.dtype), s)
+            add_row(value, raw.astype(value.dtype), scale.astype(value.dtype), s)
             for value, (raw, scale) in zip(carry.values, row, strict=True)
         )
 
 
-def _add_row(value: Array, raw: Array, scale: Array, s: Array) -> Array:
+def add_row(value: Array, raw: Array, scale: Array, s: Array) -> Array:
     """`value - s * scale * raw`, in integers modulo 2^n: an unsigned `s` could not be -1."""
     if jnp.issubdtype(value.dtype, jnp.integer):
         return jnp.where(s > 0, value - scale * raw, value + scale * raw)

@@ -52,6 +52,9 @@ _SUMS = frozenset({"reduce_sum", "cumsum", "reduce_window_sum"})
 _UNROLL_LIMIT = 2**22
 
 
+NARROW_FROM = 2**16
+"""Elements from which int8 patterns are not copied to floats."""
+
 Value: TypeAlias = Array | np.ndarray
 """A value of an equation. Known ones may stay NumPy's."""
 Params: TypeAlias = dict[str, Any]
@@ -89,6 +92,27 @@ def fold(primitive: jcore.Primitive, params: Params, values: Sequence[Value]) ->
     return eqn.bind(*values)
 
 
+class _Constants(dict[int, Value]):
+    """Constants by number. One that is a wider copy of small integers is made where it is used.
+
+    Made here, outside the branches and loops that use it, it would take four times the memory of
+    the patterns, and stay.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.narrow: dict[int, tuple[Value, Equation]] = {}
+
+    def __getitem__(self, v: int) -> Value:
+        if v in self.narrow:
+            small, conversion = self.narrow[v]
+            return fold(conversion.primitive, conversion.params, [small])[0]
+        return super().__getitem__(v)
+
+    def get(self, v: int, default: Any = None) -> Any:
+        return self[v] if v in self else default
+
+
 class Program:
     """The flat form of the jaxpr of a function from `x` to a scalar.
 
@@ -101,7 +125,7 @@ class Program:
         if closed.effects:
             raise Unsupported(f"the energy has side effects ({closed.effects})")
         self.aval: list[ShapedArray] = []
-        self.const: dict[int, Value] = {}
+        self.const = _Constants()
         self.equations: list[Equation] = []
         self._numbers: dict[Hashable, int] = {}
         self._seen: dict[Hashable, tuple[int, ...]] = {}
@@ -114,10 +138,24 @@ class Program:
         self, equations: Sequence[Equation], known: Mapping[int, Value], outs: Sequence[int]
     ) -> list[Array]:
         """Run `equations` from the `known` values; return the values `outs`."""
-        env = {**self.const, **known}
+        env = dict(known)
+        read = lambda i: env[i] if i in env else self.const[i]
         for e in equations:
-            env.update(zip(e.outs, e.bind(*[env[i] for i in e.ins]), strict=True))
-        return [jnp.asarray(env[o]) for o in outs]
+            env.update(zip(e.outs, e.bind(*[read(i) for i in e.ins]), strict=True))
+        return [jnp.asarray(read(o)) for o in outs]
+
+    def evaluate_to(self, known: Mapping[int, Value], outs: Sequence[int]) -> list[Array]:
+        """Run only the equations that the values `outs` need."""
+        needed, used = set(outs), []
+        for e in reversed(self.equations):
+            if needed & set(e.outs):
+                used.append(e)
+                needed |= set(self.depends(e))
+        return self.evaluate(used[::-1], known, outs)
+
+    def stored(self, v: int) -> Value:
+        """A constant in the dtype that it is stored in: int8 where floats are a copy of it."""
+        return self.const.narrow[v][0] if v in self.const.narrow else self.const[v]
 
     def size(self, v: int) -> int:
         return math.prod(self.aval[v].shape)
@@ -187,6 +225,9 @@ class Program:
                 return self._inline(sub.jaxpr, sub.consts, ins)
             return self._inline(sub, [], ins)
         if all(i in self.const for i in ins):
+            outs = self._widened(primitive, params, ins, avals)
+            if outs is not None:
+                return outs
             values = fold(primitive, params, [self.const[i] for i in ins])
             outs = [self._constant(v) for v in values]
             if name in _VIEWS and ins[0] in self.given:
@@ -204,6 +245,27 @@ class Program:
             self.equations.append(Equation(primitive, params, tuple(ins), outs))
             self._seen[key] = outs
         return self._seen[key]
+
+    def _widened(
+        self, primitive: jcore.Primitive, params: Params, ins: list[int], avals: list[ShapedArray]
+    ) -> Sequence[int] | None:
+        """A conversion of many int8 to floats, or another view of one: its number, not its value."""
+        name, first = primitive.name, ins[0] if ins else -1
+        if name == "convert_element_type" and self.aval[first].dtype == np.int8:
+            if not jnp.issubdtype(avals[0].dtype, jnp.floating) or self.size(first) < NARROW_FROM:
+                return None
+            small, conversion = self.const[first], Equation(primitive, params, (), ())
+        elif name in _VIEWS - {"neg"} and first in self.const.narrow:
+            small, conversion = self.const.narrow[first]
+            (small,) = fold(primitive, params, [small])
+        else:
+            return None
+        key = (id(small), name, avals[0].dtype)
+        if key not in self._numbers:
+            self._numbers[key] = v = self._new(avals[0])
+            self.const[v] = small  # that it is a constant, and that it stays alive
+            self.const.narrow[v] = small, conversion
+        return [self._numbers[key]]
 
     @staticmethod
     def _key(primitive: jcore.Primitive, params: Params, ins: list[int]) -> Hashable:

@@ -32,6 +32,7 @@ from jaxtyping import Array
 
 from amlib import _checks as checks
 from amlib._types import EnergyFn
+from amlib.descent.active import Active, find_structure
 from amlib.descent.affine import MOVES, Affine
 from amlib.descent.derivatives import freeze
 from amlib.descent.evaluators import AbstractCarried, Compact, Generic, Incremental, Loop
@@ -98,10 +99,11 @@ class Cut:
     def finite(self, tables: dict[int, Rows]) -> Array | bool:
         """Whether no sum of rows can overflow, so that what is added can be taken away again."""
         finite: Array | bool = True
-        for t in tables.values():
-            if jnp.issubdtype(t.raw.dtype, jnp.inexact) and not t.given:
-                most = self.D * jnp.max(jnp.abs(t.entries), initial=0) * jnp.max(jnp.abs(t.scale))
-                info = jnp.finfo(t.raw.dtype)
+        for v, t in tables.items():
+            dtype = self.program.aval[v].dtype
+            if jnp.issubdtype(dtype, jnp.inexact) and not t.given:
+                most = self.D * _size(t.entries).astype(dtype) * jnp.max(jnp.abs(t.scale))
+                info = jnp.finfo(dtype)
                 finite &= most <= float(info.max) * float(info.eps) / 4
         return finite
 
@@ -115,9 +117,9 @@ class Cut:
         """Whether all rows are small integers, and one flip keeps every exponent in range."""
         allowed, largest = jnp.asarray(True), {}
         for v, t in tables.items():
-            size = jnp.max(jnp.abs(t.entries))
-            allowed &= (t.entries == jnp.round(t.entries)).all() & (size <= 127)
-            largest[v] = (size * jnp.max(jnp.abs(t.scale))).astype(jnp.float32)
+            small, size = _small_integers(t.entries)
+            allowed &= small
+            largest[v] = size * jnp.max(jnp.abs(t.scale)).astype(jnp.float32)
         stabilizers = {}
         for t in find_stabilizers(self.program, self.head):
             factor = find_factor(self.program, self.head, t.v, self.carried)
@@ -167,8 +169,8 @@ class FlipPlan:
 
     # -- use ----------------------------------------------------------------------------------
 
-    def run(self, loop: Loop) -> Any:
-        """Run `loop(flips)` with the fastest form of the energy that the values allow.
+    def run(self, loop: Loop, x0: Array) -> Any:
+        """Run `loop(flips)`, a loop from the state `x0`, with the fastest form of the energy that the values allow.
 
         Which values allow which form may only be known when the program runs:
 
@@ -176,8 +178,11 @@ class FlipPlan:
           energy, since infinity minus infinity is not what a flip changes;
         - rows of small integers, as those of spin patterns are, are kept as int8: a quarter of the
           memory traffic. If what a flip adds to an exponent is bounded too, the maxima of
-          log-sum-exps are carried, see `stabilizers`. A run in this form that met a value that is
-          not finite is repeated in the exact form.
+          log-sum-exps are carried, see `stabilizers`;
+        - where few patterns count at `x0`, the flips are tried on these alone, see `active`.
+
+        A run in one of the last two forms that met a value that is not finite is repeated in the
+        form before it.
         """
         generic = lambda: loop(Generic(self._energy, self.D, self.out.dtype))[0]
         cut = self.cut
@@ -188,14 +193,18 @@ class FlipPlan:
         exact = lambda: _choose(finite, lambda: loop(cut.form(tables))[0], generic)
         if not cut.may_compact():
             return exact()
-        allowed, stabilizers = cut.allows_compact(tables)
-        compact = lambda: loop(cut.form(tables, stabilizers))
+        compact_allowed, stabilizers = cut.allows_compact(tables)
 
-        def nothing() -> tuple[Any, Array]:
-            return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(compact))
+        def compact() -> Any:
+            return _first_of(compact_allowed & finite, lambda: loop(cut.form(tables, stabilizers)), exact)
 
-        out, sound = _choose(allowed & finite, compact, nothing)
-        return _choose(sound, lambda: out, exact)
+        structure = find_structure(cut.analysis, cut.carried, cut.head)
+        if structure is None:
+            return compact()
+        (rows,) = tables.values()
+        small, size = _small_integers(rows.entries)
+        active = Active(structure, rows, size, lax.stop_gradient(x0), self.D, self.out.dtype)
+        return _first_of(small & finite & active.allowed, lambda: loop(active), compact)
 
     # -- report -------------------------------------------------------------------------------
 
@@ -234,7 +243,7 @@ class FlipPlan:
         self.flip_cost = sum(map(program.cost, head)) + 3 * sum(sizes)
         if not carried and uses_state:
             raise Unsupported(_obstacle(program, analysis, head))
-        itemsizes = [program.aval[v].dtype.itemsize for v in carried]
+        itemsizes = [_itemsize(analysis, v) for v in carried]
         self.row_bytes = self.D * sum(n * b for n, b in zip(sizes, itemsizes, strict=True))
         if self.row_bytes > MAX_ROW_BYTES:
             raise Unsupported(
@@ -252,11 +261,44 @@ class FlipPlan:
         return plan
 
 
+def _first_of(
+    allowed: Array | bool, form: Callable[[], tuple[Any, Array]], other: Callable[[], Any]
+) -> Any:
+    """What `form()` returns if it is allowed, and says that it was sound; else `other()`."""
+
+    def nothing() -> tuple[Any, Array]:
+        return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(form))
+
+    out, sound = _choose(allowed, form, nothing)
+    return _choose(sound, lambda: out, other)
+
+
+def _size(entries: Array) -> Array:
+    """The largest absolute value; that of -128 is no int8."""
+    wide = jnp.promote_types(entries.dtype, jnp.int16)
+    return jnp.maximum(jnp.max(entries, initial=0).astype(wide), -jnp.min(entries, initial=0).astype(wide))
+
+
+def _small_integers(entries: Array) -> tuple[Array, Array]:
+    """Whether all entries are integers that int8 holds with either sign, and the largest size."""
+    size = _size(entries).astype(jnp.float32)
+    if jnp.issubdtype(entries.dtype, jnp.integer):
+        return size <= 127, size
+    return (entries == jnp.round(entries)).all() & (size <= 127), size
+
+
 def _choose(predicate: Array | bool, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
     """`yes()` if the predicate holds in every lane of a `vmap`, else `no()`: one of them runs."""
     if checks.is_concrete(predicate):
         return yes() if predicate else no()
     return lax.cond(all_lanes(jnp.asarray(predicate)), yes, no)
+
+
+def _itemsize(analysis: Affine, v: int) -> int:
+    """Bytes of an entry of the rows of `v`: one where they are a view of int8 patterns."""
+    program, e = analysis.program, analysis.producer.get(v)
+    narrow = e is not None and any(i in program.const.narrow for i in e.ins)
+    return 1 if narrow and e.name == "dot_general" else program.aval[v].dtype.itemsize
 
 
 def _obstacle(program: Program, analysis: Affine, head: Sequence[Equation]) -> str:
