@@ -65,6 +65,44 @@ def patterns(Xi: ArrayLike) -> Array:
     return as_float(Xi, "Xi")
 
 
+def stored_patterns(Xi: ArrayLike) -> Array:
+    """The same for memories over units of two values: int8 patterns stay as they are."""
+    dtype = getattr(Xi, "dtype", None)
+    return jnp.asarray(Xi) if dtype == jnp.int8 else patterns(Xi)
+
+
+def state_dtype(Xi: Array) -> Any:
+    """The dtype of states: that of the patterns, and JAX's default float of patterns in int8."""
+    floating = jnp.issubdtype(Xi.dtype, jnp.floating)
+    return Xi.dtype if floating else jnp.result_type(float)
+
+
+def sums_in_int8(fn: Callable[[Any], Any], x: Any, where: str) -> None:
+    """Raise where `fn(x)`, which is traced only, adds up many int8 numbers in int8."""
+
+    def look(jaxpr: Any) -> None:
+        for e in jaxpr.eqns:
+            narrow = [v.aval for v in e.outvars if getattr(v.aval, "dtype", None) == jnp.int8]
+            if narrow and e.primitive.name in _ADD_UP:
+                raise TypeError(
+                    f"{where}: must not add up int8 numbers in int8, which wraps around at 127; "
+                    f"{e.primitive.name} -> int8{list(narrow[0].shape)} came. Write "
+                    "self.Xi.astype(x.dtype) where patterns meet patterns, or store floats."
+                )
+            for inner in jax.tree.leaves(tuple(e.params.values()), is_leaf=_is_jaxpr):
+                if _is_jaxpr(inner):
+                    look(getattr(inner, "jaxpr", inner))
+
+    look(jax.make_jaxpr(fn)(jax.ShapeDtypeStruct(x.shape, x.dtype)).jaxpr)
+
+
+_ADD_UP = frozenset({"dot_general", "conv_general_dilated", "reduce_sum", "cumsum"})
+
+
+def _is_jaxpr(a: Any) -> bool:
+    return hasattr(getattr(a, "jaxpr", a), "eqns")
+
+
 def require(x: Array, bad: Array | np.ndarray | np.bool_ | bool, message: str) -> Array:
     """Return `x`, or raise `ValueError(message)` where `bad` holds.
 
@@ -112,7 +150,9 @@ def known(x: object) -> np.ndarray | None:
 def are_bits(x: object) -> bool:
     """Whether `x` is known to hold the numbers 0 and 1 only, and some 0: ones may be spins."""
     value = known(x)
-    if value is None or value.dtype == bool:
+    if value is None or value.dtype == bool or not value.size:
+        return False
+    if value.min() < 0 or value.max() > 1:  # spins, without an array of comparisons
         return False
     return bool((value == 0).any() and ((value == 0) | (value == 1)).all())
 
@@ -129,7 +169,7 @@ def not_bits(x: _Given, where: str) -> _Given:
 
 def warn_of_bits(Xi: Array, where: str) -> None:
     """Warn where patterns are known to be 0/1: they may be meant so, but seldom are."""
-    if is_concrete(Xi) and are_bits(Xi) and (Xi != 0).any():
+    if is_concrete(Xi) and are_bits(Xi) and Xi.max() != 0:
         warn(
             f"{where}: patterns of -1 and +1 are usual; 0 and 1 alone came. A 0 takes no part in "
             "the overlap with a state of spins, so that all patterns look alike. Write "
@@ -154,7 +194,7 @@ def pattern_matrix(Xi: Array) -> None:
             f"Xi: must have shape (K, D) with K and D at least 1; {Xi.shape} came. "
             "A single pattern is Xi[None]."
         )
-    if is_concrete(Xi):
+    if is_concrete(Xi) and jnp.issubdtype(Xi.dtype, jnp.inexact):
         finite(Xi, "Xi")
 
 

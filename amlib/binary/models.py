@@ -7,16 +7,41 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jax import lax
+from jaxtyping import Array, Float, Int8
 
 from amlib import _checks as checks
 from amlib._types import Scalar
 from amlib.binary.base import AbstractBinaryAM, BinaryAM
 
 
-def overlaps(Xi: Float[Array, "K *shape"], x: Float[Array, "*shape"]) -> Float[Array, " K"]:
-    """The dot product of each pattern with `x`; half precision adds up in float32."""
-    return jnp.tensordot(Xi, x, axes=x.ndim, preferred_element_type=_wide(x.dtype))
+_WHOLE = 2**24  # elements of int8 patterns up to which a copy in floats, 64 MiB, is made at once
+
+
+def overlaps(
+    Xi: Float[Array, "K *shape"] | Int8[Array, "K *shape"], x: Float[Array, "*shape"]
+) -> Float[Array, " K"]:
+    """The dot product of each pattern with `x`; half precision adds up in float32.
+
+    Of many int8 patterns, a block is in floats at a time.
+    """
+
+    def dot(Xi: Array) -> Array:
+        return jnp.tensordot(
+            Xi.astype(x.dtype), x, axes=x.ndim, preferred_element_type=_wide(x.dtype)
+        )
+
+    blocks = _blocks(Xi) if Xi.dtype == jnp.int8 else 1
+    if blocks == 1:
+        return dot(Xi)
+    return lax.map(dot, Xi.reshape(blocks, -1, *Xi.shape[1:])).reshape(-1)
+
+
+def _blocks(Xi: Array) -> int:
+    """How many equal blocks to take: the fewest that are small enough, if any number is."""
+    K, least = Xi.shape[0], -(-Xi.size // _WHOLE)
+    several = range(least, min(K, 64 * least) + 1) if least > 1 else ()
+    return next((n for n in several if K % n == 0), 1)
 
 
 def _wide(dtype: Any) -> Any:
@@ -87,7 +112,7 @@ class PolynomialDenseAM(BinaryAM):
     def log_form(self) -> bool:
         """Whether the energy is the logarithm of the published one, see above."""
         K, D = self.Xi.shape[0], math.prod(self.Xi.shape[1:])
-        largest = float(jnp.finfo(_wide(self.Xi.dtype)).max)
+        largest = float(jnp.finfo(_wide(self.state_struct.dtype)).max)
         return math.log(K) + self.n * math.log(D) > 0.98 * math.log(largest)
 
     def energy(self, x: Float[Array, "*shape"]) -> Scalar:

@@ -261,7 +261,7 @@ def _choose_active(v: Array, below: float) -> tuple[Array, Array, Array, Array]:
 
     **Returns:** their indices, which of these are active, and `ceiling` and `slack` of `Known`.
     """
-    largest, at = lax.top_k(v, _CAPACITY)
+    largest, at = lax.top_k(v, min(_CAPACITY, v.shape[0]))
     last = jnp.min(largest)  # is not active itself: others of the same size are not among these
     others = last + jnp.log(jnp.where(v <= last, jnp.exp(v - last), 0).sum())
     # Exponents are rounded like products and sums of their own size.

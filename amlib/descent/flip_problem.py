@@ -4,9 +4,11 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer, PyTree
 
+from amlib import _checks as checks
 from amlib._types import EnergyFn, Scalar
 from amlib.descent.evaluators import AbstractFlips
 from amlib.descent.orders import AbstractOrder
@@ -78,6 +80,8 @@ class FlipProblem:
 
     def plan(self, s: Array) -> FlipPlan:
         """How flips are evaluated, made in the trace that uses it."""
+        if any(getattr(a, "dtype", None) == jnp.int8 for a in jax.tree.leaves(self.memory)):
+            checks.sums_in_int8(self.of_spins, s, "energy")
         return FlipPlan(self.of_spins, s, self.path, self.bounded)
 
     @property

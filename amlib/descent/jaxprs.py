@@ -178,6 +178,12 @@ class Program:
             return 50 * max(n, reads)
         return max(n, reads) * (8 if e.name in _SLOW else 1)
 
+    def is_narrow(self, e: Equation) -> bool:
+        """Whether an equation is a product of floats with constants that are stored as int8."""
+        stored = [self.stored(i).dtype for i in e.ins if i in self.const]
+        floats = jnp.issubdtype(self.aval[e.outs[0]].dtype, jnp.floating)
+        return e.name == "dot_general" and floats and stored == [np.dtype("int8")]
+
     # -- building -----------------------------------------------------------------------------
 
     def _new(self, aval: ShapedArray) -> int:

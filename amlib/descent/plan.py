@@ -102,7 +102,8 @@ class Cut:
         for v, t in tables.items():
             dtype = self.program.aval[v].dtype
             if jnp.issubdtype(dtype, jnp.inexact) and not t.given:
-                most = self.D * _size(t.entries).astype(dtype) * jnp.max(jnp.abs(t.scale))
+                scale = jnp.max(jnp.abs(t.scale))
+                most = self.D * _size(t.entries).astype(scale.dtype) * scale
                 info = jnp.finfo(dtype)
                 finite &= most <= float(info.max) * float(info.eps) / 4
         return finite
@@ -275,8 +276,10 @@ def _first_of(
 
 def _size(entries: Array) -> Array:
     """The largest absolute value; that of -128 is no int8."""
-    wide = jnp.promote_types(entries.dtype, jnp.int16)
-    return jnp.maximum(jnp.max(entries, initial=0).astype(wide), -jnp.min(entries, initial=0).astype(wide))
+    if not jnp.issubdtype(entries.dtype, jnp.integer):
+        return jnp.max(jnp.abs(entries), initial=0)
+    low, high = jnp.min(entries, initial=0), jnp.max(entries, initial=0)
+    return jnp.maximum(-low.astype(jnp.float32), high.astype(jnp.float32))
 
 
 def _small_integers(entries: Array) -> tuple[Array, Array]:
@@ -296,9 +299,9 @@ def _choose(predicate: Array | bool, yes: Callable[[], Any], no: Callable[[], An
 
 def _itemsize(analysis: Affine, v: int) -> int:
     """Bytes of an entry of the rows of `v`: one where they are a view of int8 patterns."""
-    program, e = analysis.program, analysis.producer.get(v)
-    narrow = e is not None and any(i in program.const.narrow for i in e.ins)
-    return 1 if narrow and e.name == "dot_general" else program.aval[v].dtype.itemsize
+    e = analysis.producer.get(v)
+    narrow = e is not None and analysis.program.is_narrow(e)
+    return 1 if narrow else analysis.program.aval[v].dtype.itemsize
 
 
 def _obstacle(program: Program, analysis: Affine, head: Sequence[Equation]) -> str:

@@ -93,7 +93,7 @@ class RowMaker:
             contract, batch = e.params["dimension_numbers"]
             if len(contract[side]) + len(batch[side]) == b.source.ndim:
                 weights = jnp.asarray(program.stored(e.ins[1 - side]))
-                narrow = e.ins[1 - side] in program.const.narrow
+                narrow = program.is_narrow(e)
                 weights = weights if narrow else weights.astype(aval.dtype)
                 c, bt = contract[1 - side], batch[1 - side]
                 free = [a for a in range(weights.ndim) if a not in (*c, *bt)]

@@ -114,7 +114,7 @@ class Case(NamedTuple):
         small = "\n".join(f"amlib.descent.{name} = {n}" for name, n in self.limits)
         call = "visit" if self.call == "eager" else "jax.jit(visit)"
         return f"""# call = {self.call!r}; used {", ".join(self.used)}{PRELUDE}
-import amlib.descent.jaxprs, amlib.descent.rows, amlib.descent.visits
+import amlib.descent.active, amlib.descent.jaxprs, amlib.descent.rows, amlib.descent.visits
 from amlib.descent import flips, plan
 jax.config.update("jax_enable_x64", {self.x64})
 {small}
@@ -318,6 +318,10 @@ def _wall(w: Writer) -> str | None:
 
 LIMITS = {
     "plan._COMPACT_FROM": 1,
+    "active._ACTIVE_FROM": 1,
+    "active._CAPACITY": 3,
+    "active._BLOCK": 30,
+    "jaxprs.NARROW_FROM": 1,
     "rows._DENSE_LIMIT": 60,
     "rows._BLOCK": 16,
     "visits._BLOCK": 30,
@@ -325,7 +329,10 @@ LIMITS = {
 }
 """Constants of `amlib.descent` made small: forms for large sizes then run on small ones."""
 
-_COMPACT, *_TIGHT = LIMITS.items()
+_COMPACT, *_ACTIVE = list(LIMITS.items())[:5]
+_TIGHT = list(LIMITS.items())[5:]
+_LIMITS = ((), (), (_COMPACT,), (_COMPACT, *_ACTIVE), (_COMPACT, *_ACTIVE), tuple(_TIGHT))
+_LIMITS += ((_COMPACT, *_ACTIVE, *_TIGHT),)
 
 _PATHS: tuple[Path, ...] = ("incremental",) * 5 + ("auto",)
 _SCALES = ["{e}"] * 6 + ["1e-4*{e}", "1e4*{e}", "1e-30*{e}", "1e30*{e}", "-{e}", "{e} + 3.0"]
@@ -367,7 +374,7 @@ def draw(rng: random.Random) -> Case:
         rng.choice(_PATHS),
         rng.choice(["eager", "eager", "jit", "jit", "arguments", "vmap", "grad"]),
         rng.choice(("none", "none", *METHODS)),
-        rng.choice([(), (), (_COMPACT,), (_COMPACT,), tuple(_TIGHT), (_COMPACT, *_TIGHT)]),
+        rng.choice(_LIMITS),
         tuple(w.used),
     )
 
