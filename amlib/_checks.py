@@ -67,40 +67,16 @@ def patterns(Xi: ArrayLike) -> Array:
 
 def stored_patterns(Xi: ArrayLike) -> Array:
     """The same for memories over units of two values: int8 patterns stay as they are."""
-    dtype = getattr(Xi, "dtype", None)
-    return jnp.asarray(Xi) if dtype == jnp.int8 else patterns(Xi)
+    if getattr(Xi, "dtype", None) != jnp.int8:
+        return patterns(Xi)
+    # `jnp.asarray` would hold NumPy's twice for a moment, and these may be as large as they come.
+    return jax.device_put(Xi, may_alias=False) if isinstance(Xi, np.ndarray) else jnp.asarray(Xi)
 
 
 def state_dtype(Xi: Array) -> Any:
     """The dtype of states: that of the patterns, and JAX's default float of patterns in int8."""
     floating = jnp.issubdtype(Xi.dtype, jnp.floating)
     return Xi.dtype if floating else jnp.result_type(float)
-
-
-def sums_in_int8(fn: Callable[[Any], Any], x: Any, where: str) -> None:
-    """Raise where `fn(x)`, which is traced only, adds up many int8 numbers in int8."""
-
-    def look(jaxpr: Any) -> None:
-        for e in jaxpr.eqns:
-            narrow = [v.aval for v in e.outvars if getattr(v.aval, "dtype", None) == jnp.int8]
-            if narrow and e.primitive.name in _ADD_UP:
-                raise TypeError(
-                    f"{where}: must not add up int8 numbers in int8, which wraps around at 127; "
-                    f"{e.primitive.name} -> int8{list(narrow[0].shape)} came. Write "
-                    "self.Xi.astype(x.dtype) where patterns meet patterns, or store floats."
-                )
-            for inner in jax.tree.leaves(tuple(e.params.values()), is_leaf=_is_jaxpr):
-                if _is_jaxpr(inner):
-                    look(getattr(inner, "jaxpr", inner))
-
-    look(jax.make_jaxpr(fn)(jax.ShapeDtypeStruct(x.shape, x.dtype)).jaxpr)
-
-
-_ADD_UP = frozenset({"dot_general", "conv_general_dilated", "reduce_sum", "cumsum"})
-
-
-def _is_jaxpr(a: Any) -> bool:
-    return hasattr(getattr(a, "jaxpr", a), "eqns")
 
 
 def require(x: Array, bad: Array | np.ndarray | np.bool_ | bool, message: str) -> Array:

@@ -136,7 +136,7 @@ class AbstractFlipMethod(AbstractMethod):
 
         end, taken, rows = plan.run(loop, start)
         x = space.from_spins(end.at.x)
-        e = problem.energy(x)  # not frozen: the final energy has its derivative in the parameters
+        e = problem.last_energy(x, end.at.energy)
         result = RESULTS.where(e == jnp.inf, RESULTS.nonfinite, end.result)
         at = end.at._replace(x=x, energy=e, steps=end.steps)
         at, result = self.postprocess(problem, at, end.state, result)
