@@ -42,7 +42,9 @@ from amlib.descent.stabilizers import (
     path_to,
 )
 
-_CAPACITY = 64  # patterns that a flip evaluates; a few memory lines of int8 and of floats
+# Patterns that a flip evaluates: a 64th of all, but at least a few memory lines of them, and at most
+# so many that a flip takes a microsecond.
+_SHARE, _FEWEST, _MOST = 64, 64, 1024
 _ACTIVE_FROM = 512  # patterns from which leaving most of them out pays for a second program
 _BLOCK = 2**21  # elements of an int8 matrix that are floats at a time
 
@@ -261,7 +263,8 @@ def _choose_active(v: Array, below: float) -> tuple[Array, Array, Array, Array]:
 
     **Returns:** their indices, which of these are active, and `ceiling` and `slack` of `Known`.
     """
-    largest, at = lax.top_k(v, min(_CAPACITY, v.shape[0]))
+    K = v.shape[0]
+    largest, at = lax.top_k(v, min(K, max(_FEWEST, min(_MOST, K // _SHARE))))
     last = jnp.min(largest)  # is not active itself: others of the same size are not among these
     others = last + jnp.log(jnp.where(v <= last, jnp.exp(v - last), 0).sum())
     # Exponents are rounded like products and sums of their own size.

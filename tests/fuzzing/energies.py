@@ -319,7 +319,7 @@ def _wall(w: Writer) -> str | None:
 LIMITS = {
     "plan._COMPACT_FROM": 1,
     "active._ACTIVE_FROM": 1,
-    "active._CAPACITY": 3,
+    "active._FEWEST": 3,
     "active._BLOCK": 30,
     "jaxprs.NARROW_FROM": 1,
     "rows._DENSE_LIMIT": 60,
