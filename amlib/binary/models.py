@@ -15,7 +15,7 @@ from amlib._types import Scalar
 from amlib.binary.base import AbstractBinaryAM, BinaryAM
 
 
-_WHOLE = 2**24  # elements of int8 patterns up to which a copy in floats, 64 MiB, is made at once
+_WHOLE = 2**21  # elements of int8 patterns up to which a copy in floats, 8 MiB, is made at once
 
 
 def overlaps(

@@ -32,6 +32,7 @@ from amlib.descent.affine import Affine
 from amlib.descent.evaluators import AbstractFlips, BitRows, Carry, add_row
 from amlib.descent.jaxprs import Equation, Program, Value
 from amlib.descent.lanes import any_lane
+from amlib.descent.products import matrix_of
 from amlib.descent.rows import Rows
 from amlib.descent.stabilizers import (
     Factor,
@@ -46,7 +47,6 @@ from amlib.descent.stabilizers import (
 # so many that a flip takes a microsecond.
 _SHARE, _FEWEST, _MOST = 64, 64, 1024
 _ACTIVE_FROM = 512  # patterns from which leaving most of them out pays for a second program
-_BLOCK = 2**21  # elements of an int8 matrix that are floats at a time
 
 
 class Overlaps(NamedTuple):
@@ -132,10 +132,7 @@ def _overlaps(analysis: Affine, carried: int) -> Overlaps | None:
     if source.size != analysis.D or (source != np.arange(analysis.D)).any():
         return None
     weights = jnp.asarray(program.stored(e.ins[1 - side]))
-    free = [a for a in range(weights.ndim) if a not in contract[1 - side]]
-    order = (*free, *(int(a) for a in contract[1 - side]))
-    weights = jnp.transpose(weights, order).reshape(program.size(carried), analysis.D)
-    return Overlaps(carried, deps[0], weights)
+    return Overlaps(carried, deps[0], matrix_of(weights, tuple(map(int, contract[1 - side]))))
 
 
 def _is_elementwise(program: Program, e: Equation) -> bool:
@@ -233,29 +230,10 @@ class Active(AbstractFlips):
         return tuple(out)
 
     def _all_overlaps(self, x: Array) -> Array:
-        """All overlaps, exactly. Of patterns that are not floats, a block is one at a time."""
-        program, (carried, operand, weights) = self._s.program, self._s.overlaps
-        wanted = carried if jnp.issubdtype(weights.dtype, jnp.inexact) else operand
-        (value,) = program.evaluate_to({program.x: x}, [wanted])
-        if wanted == carried:
-            return value.reshape(-1)
-        return blocked_product(weights, value.astype(self._dtype).reshape(-1))
-
-
-def blocked_product(weights: Array, x: Array) -> Array:
-    """`weights @ x` in the dtype of `x`, without a copy of all weights in that dtype."""
-    K, D = weights.shape
-    rows = max(1, min(K, _BLOCK // D))
-
-    def block(k: Array) -> Array:
-        part = lax.dynamic_slice_in_dim(weights, k * rows, rows).astype(x.dtype)
-        return jnp.dot(part, x, precision=lax.Precision.HIGHEST)
-
-    # The last block begins early enough to be whole: a slice out of bounds is moved back.
-    whole = K // rows
-    h = lax.map(block, jnp.arange(whole)).reshape(-1)
-    rest = K - whole * rows
-    return h if not rest else jnp.concatenate([h, block(jnp.asarray(whole))[rows - rest :]])
+        """All overlaps, exactly: they are integers."""
+        program = self._s.program
+        (h,) = program.evaluate_to({program.x: x}, [self._s.overlaps.carried])
+        return h.reshape(-1)
 
 
 def _choose_active(v: Array, below: float) -> tuple[Array, Array, Array, Array]:

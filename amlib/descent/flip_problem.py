@@ -19,7 +19,7 @@ from amlib.descent.visits import Free, all_flips, fixed_or_not, try_moves
 from amlib.spaces import AbstractTwoValued, Spins
 
 _SPINS = Spins()
-_COPIED = 2**24  # elements of int8 patterns of which a float copy, 64 MiB, does no harm
+_COPIED = 2**20  # elements of int8 patterns of which a float copy, 4 MiB, costs nothing
 
 
 class Visits(NamedTuple):

@@ -17,6 +17,7 @@ from jax.extend import core as jcore
 from jaxtyping import Array
 
 from amlib._checks import is_concrete
+from amlib.descent.products import blocked_product, matrix_of
 
 # Where each call primitive keeps the jaxpr that it calls. Custom derivative rules are dropped
 # with the call: a flip evaluator is never differentiated in x.
@@ -141,7 +142,10 @@ class Program:
         env = dict(known)
         read = lambda i: env[i] if i in env else self.const[i]
         for e in equations:
-            env.update(zip(e.outs, e.bind(*[read(i) for i in e.ins]), strict=True))
+            if self.is_narrow(e):
+                env[e.outs[0]] = self._narrow_product(e, *[read(i) for i in self.depends(e)])
+            else:
+                env.update(zip(e.outs, e.bind(*[read(i) for i in e.ins]), strict=True))
         return [jnp.asarray(read(o)) for o in outs]
 
     def evaluate_to(self, known: Mapping[int, Value], outs: Sequence[int]) -> list[Array]:
@@ -179,10 +183,24 @@ class Program:
         return max(n, reads) * (8 if e.name in _SLOW else 1)
 
     def is_narrow(self, e: Equation) -> bool:
-        """Whether an equation is a product of floats with constants that are stored as int8."""
-        stored = [self.stored(i).dtype for i in e.ins if i in self.const]
-        floats = jnp.issubdtype(self.aval[e.outs[0]].dtype, jnp.floating)
-        return e.name == "dot_general" and floats and stored == [np.dtype("int8")]
+        """Whether an equation is a product of all of a float with patterns stored as int8."""
+        if e.name != "dot_general" or not jnp.issubdtype(self.aval[e.outs[0]].dtype, jnp.floating):
+            return False
+        constant = [i for i in e.ins if i in self.const]
+        if len(constant) != 1 or self.stored(constant[0]).dtype != np.int8:
+            return False
+        side = int(e.ins[0] in self.const)
+        contract, batch = e.params["dimension_numbers"]
+        return not batch[0] and len(contract[side]) == len(self.aval[e.ins[side]].shape)
+
+    def _narrow_product(self, e: Equation, x: Value) -> Array:
+        side, out = int(e.ins[0] in self.const), self.aval[e.outs[0]]
+        contract, _ = e.params["dimension_numbers"]
+        weights = matrix_of(
+            jnp.asarray(self.stored(e.ins[1 - side])), tuple(map(int, contract[1 - side]))
+        )
+        x = jnp.transpose(jnp.asarray(x), contract[side]).reshape(-1).astype(out.dtype)
+        return blocked_product(weights, x).reshape(out.shape)
 
     # -- building -----------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.extend import core as jcore
 from jaxtyping import Array
@@ -284,10 +285,18 @@ def _size(entries: Array) -> Array:
 
 def _small_integers(entries: Array) -> tuple[Array, Array]:
     """Whether all entries are integers that int8 holds with either sign, and the largest size."""
-    size = _size(entries).astype(jnp.float32)
-    if jnp.issubdtype(entries.dtype, jnp.integer):
-        return size <= 127, size
-    return (entries == jnp.round(entries)).all() & (size <= 127), size
+    if not jnp.issubdtype(entries.dtype, jnp.floating):
+        size = _size(entries).astype(jnp.float32)
+        whole = jnp.issubdtype(entries.dtype, jnp.integer)
+        return (size <= 127) & whole, size
+    # In one pass: XLA would make two, and they cost more than a product with the matrix.
+    broken, size = lax.reduce(
+        (entries != jnp.round(entries), jnp.abs(entries)),
+        (np.False_, np.zeros((), entries.dtype)),
+        lambda a, b: (a[0] | b[0], jnp.maximum(a[1], b[1])),
+        tuple(range(entries.ndim)),
+    )
+    return ~broken & (size <= 127), size.astype(jnp.float32)
 
 
 def _choose(predicate: Array | bool, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:

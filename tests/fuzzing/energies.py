@@ -114,7 +114,7 @@ class Case(NamedTuple):
         small = "\n".join(f"amlib.descent.{name} = {n}" for name, n in self.limits)
         call = "visit" if self.call == "eager" else "jax.jit(visit)"
         return f"""# call = {self.call!r}; used {", ".join(self.used)}{PRELUDE}
-import amlib.descent.active, amlib.descent.jaxprs, amlib.descent.rows, amlib.descent.visits
+import amlib.descent.jaxprs, amlib.descent.products, amlib.descent.rows, amlib.descent.visits
 from amlib.descent import flips, plan
 jax.config.update("jax_enable_x64", {self.x64})
 {small}
@@ -320,7 +320,7 @@ LIMITS = {
     "plan._COMPACT_FROM": 1,
     "active._ACTIVE_FROM": 1,
     "active._FEWEST": 3,
-    "active._BLOCK": 30,
+    "products._BLOCK": 30,
     "jaxprs.NARROW_FROM": 1,
     "rows._DENSE_LIMIT": 60,
     "rows._BLOCK": 16,
