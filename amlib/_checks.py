@@ -65,20 +65,6 @@ def patterns(Xi: ArrayLike) -> Array:
     return as_float(Xi, "Xi")
 
 
-def stored_patterns(Xi: ArrayLike) -> Array:
-    """The same for memories over units of two values: int8 patterns stay as they are."""
-    if getattr(Xi, "dtype", None) != jnp.int8:
-        return patterns(Xi)
-    # `jnp.asarray` would hold NumPy's twice for a moment, and these may be as large as they come.
-    return jax.device_put(Xi, may_alias=False) if isinstance(Xi, np.ndarray) else jnp.asarray(Xi)
-
-
-def state_dtype(Xi: Array) -> Any:
-    """The dtype of states: that of the patterns, and JAX's default float of patterns in int8."""
-    floating = jnp.issubdtype(Xi.dtype, jnp.floating)
-    return Xi.dtype if floating else jnp.result_type(float)
-
-
 def require(x: Array, bad: Array | np.ndarray | np.bool_ | bool, message: str) -> Array:
     """Return `x`, or raise `ValueError(message)` where `bad` holds.
 

@@ -39,12 +39,14 @@ def random_bits(K: int) -> np.ndarray:
 
 def icons(K: int) -> np.ndarray:
     """Views of the bundled icons: windows of 32 x 32 in eight orientations, any two distinct."""
-    drawn = jax.image.resize(am.data.icons().images, (len(am.data.icons().images), 38, 38), "linear")
+    drawn = jax.image.resize(
+        am.data.icons().images, (len(am.data.icons().images), 38, 38), "linear"
+    )
     drawn = np.where(np.asarray(drawn) > 0, 1, -1).astype(np.int8)
     places = 38 - SIDE + 1
     rng, Xi = np.random.default_rng(0), np.empty((K, SIDE, SIDE), np.int8)
     every = len(drawn) * 8 * places**2
-    if K > every:
+    if every < K:
         raise SystemExit(f"--patterns: at most {every:,} views of icons; {K:,} came")
     for view, n in zip(Xi, rng.choice(every, K, replace=False).tolist(), strict=True):
         n, (i, j) = n // places**2, divmod(n % places**2, places)

@@ -7,46 +7,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jaxtyping import Array, Float, Int8
+from jaxtyping import Array, Float
 
 from amlib import _checks as checks
 from amlib._types import Scalar
 from amlib.binary.base import AbstractBinaryAM, BinaryAM
-
-
-_WHOLE = 2**21  # elements of int8 patterns up to which a copy in floats, 8 MiB, is made at once
-
-
-def overlaps(
-    Xi: Float[Array, "K *shape"] | Int8[Array, "K *shape"], x: Float[Array, "*shape"]
-) -> Float[Array, " K"]:
-    """The dot product of each pattern with `x`; half precision adds up in float32.
-
-    Of many int8 patterns, a block is in floats at a time.
-    """
-
-    def dot(Xi: Array) -> Array:
-        return jnp.tensordot(
-            Xi.astype(x.dtype), x, axes=x.ndim, preferred_element_type=_wide(x.dtype)
-        )
-
-    blocks = _blocks(Xi) if Xi.dtype == jnp.int8 else 1
-    if blocks == 1:
-        return dot(Xi)
-    return lax.map(dot, Xi.reshape(blocks, -1, *Xi.shape[1:])).reshape(-1)
-
-
-def _blocks(Xi: Array) -> int:
-    """How many equal blocks to take: the fewest that are small enough, if any number is."""
-    K, least = Xi.shape[0], -(-Xi.size // _WHOLE)
-    several = range(least, min(K, 64 * least) + 1) if least > 1 else ()
-    return next((n for n in several if K % n == 0), 1)
-
-
-def _wide(dtype: Any) -> Any:
-    """The dtype that overlaps of half-precision patterns are added up in."""
-    return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
+from amlib.binary.patterns import overlaps, wide
 
 
 class ClassicalHopfield(BinaryAM):
@@ -112,7 +78,7 @@ class PolynomialDenseAM(BinaryAM):
     def log_form(self) -> bool:
         """Whether the energy is the logarithm of the published one, see above."""
         K, D = self.Xi.shape[0], math.prod(self.Xi.shape[1:])
-        largest = float(jnp.finfo(_wide(self.state_struct.dtype)).max)
+        largest = float(jnp.finfo(wide(self.state_struct.dtype)).max)
         return math.log(K) + self.n * math.log(D) > 0.98 * math.log(largest)
 
     def energy(self, x: Float[Array, "*shape"]) -> Scalar:
@@ -219,7 +185,7 @@ class BipolarIsing(AbstractBinaryAM):
 
     def energy(self, x: Float[Array, " D"]) -> Scalar:
         """The energy of `x`, diagonal included."""
-        wide = _wide(x.dtype)
-        local = jnp.dot(self.J, x, preferred_element_type=wide)
-        pairs = -0.5 * jnp.dot(local, x.astype(wide))
-        return pairs if self.h is None else pairs - jnp.dot(self.h, x, preferred_element_type=wide)
+        dtype = wide(x.dtype)
+        local = jnp.dot(self.J, x, preferred_element_type=dtype)
+        pairs = -0.5 * jnp.dot(local, x.astype(dtype))
+        return pairs if self.h is None else pairs - jnp.dot(self.h, x, preferred_element_type=dtype)

@@ -22,7 +22,6 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -43,8 +42,8 @@ from amlib.descent.stabilizers import (
     path_to,
 )
 
-# Patterns that a flip evaluates: a 64th of all, but at least a few memory lines of them, and at most
-# so many that a flip takes a microsecond.
+# Patterns that a flip evaluates: a 64th of all, but at least a few memory lines of them, and at
+# most so many that a flip takes a microsecond.
 _SHARE, _FEWEST, _MOST = 64, 64, 1024
 _ACTIVE_FROM = 512  # patterns from which leaving most of them out pays for a second program
 
@@ -168,7 +167,9 @@ class Active(AbstractFlips):
         size, moved = size.astype(self._dtype), jnp.max(jnp.abs(self._scale))
         self.step = structure.factor.largest.astype(self._dtype) * size * moved * (1 + 1e-5)
         # Every overlap, and every partial sum of one, is an integer that the dtype holds.
-        (value,) = structure.program.evaluate_to({structure.program.x: x0}, [self._s.overlaps.operand])
+        (value,) = structure.program.evaluate_to(
+            {structure.program.x: x0}, [self._s.overlaps.operand]
+        )
         value = value.astype(self._dtype)
         most = D * size * (jnp.max(jnp.abs(value)) + moved)
         digits = int(jnp.finfo(self._dtype).nmant)

@@ -111,7 +111,7 @@ class _Constants(dict[int, Value]):
         return super().__getitem__(v)
 
     def get(self, v: int, default: Any = None) -> Any:
-        return self[v] if v in self else default
+        return self[v] if v in self.keys() else default  # noqa: SIM118, SIM401
 
 
 class Program:
@@ -273,7 +273,7 @@ class Program:
     def _widened(
         self, primitive: jcore.Primitive, params: Params, ins: list[int], avals: list[ShapedArray]
     ) -> Sequence[int] | None:
-        """A conversion of many int8 to floats, or another view of one: its number, not its value."""
+        """A conversion of many int8 to floats, or another view of one: a number, no value yet."""
         name, first = primitive.name, ins[0] if ins else -1
         if name == "convert_element_type" and self.aval[first].dtype == np.int8:
             if not jnp.issubdtype(avals[0].dtype, jnp.floating) or self.size(first) < NARROW_FROM:

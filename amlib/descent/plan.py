@@ -172,7 +172,7 @@ class FlipPlan:
     # -- use ----------------------------------------------------------------------------------
 
     def run(self, loop: Loop, x0: Array) -> Any:
-        """Run `loop(flips)`, a loop from the state `x0`, with the fastest form of the energy that the values allow.
+        """Run `loop(flips)`, from the state `x0`, with the fastest form that the values allow.
 
         Which values allow which form may only be known when the program runs:
 
@@ -198,7 +198,9 @@ class FlipPlan:
         compact_allowed, stabilizers = cut.allows_compact(tables)
 
         def compact() -> Any:
-            return _first_of(compact_allowed & finite, lambda: loop(cut.form(tables, stabilizers)), exact)
+            return _first_of(
+                compact_allowed & finite, lambda: loop(cut.form(tables, stabilizers)), exact
+            )
 
         structure = find_structure(cut.analysis, cut.carried, cut.head)
         if structure is None:

@@ -210,7 +210,9 @@ def _sweep(form, x):
 def _sizes(jaxpr):
     for e in jaxpr.eqns:
         yield from (v.aval.size for v in [*e.outvars, *e.invars] if hasattr(v.aval, "size"))
-        for inner in jax.tree.leaves(tuple(e.params.values()), is_leaf=lambda a: hasattr(a, "jaxpr")):
+        for inner in jax.tree.leaves(
+            tuple(e.params.values()), is_leaf=lambda a: hasattr(a, "jaxpr")
+        ):
             if hasattr(inner, "jaxpr"):
                 yield from _sizes(inner.jaxpr)
 
