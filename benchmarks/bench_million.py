@@ -21,6 +21,7 @@ import machine
 import numpy as np
 
 import amlib as am
+from amlib.data._views import views
 
 SIDE = 32
 D = SIDE**2
@@ -37,25 +38,6 @@ def random_bits(K: int) -> np.ndarray:
     return Xi
 
 
-def icons(K: int) -> np.ndarray:
-    """Views of the bundled icons: windows of 32 x 32 in eight orientations, any two distinct."""
-    drawn = jax.image.resize(
-        am.data.icons().images, (len(am.data.icons().images), 38, 38), "linear"
-    )
-    drawn = np.where(np.asarray(drawn) > 0, 1, -1).astype(np.int8)
-    places = 38 - SIDE + 1
-    rng, Xi = np.random.default_rng(0), np.empty((K, SIDE, SIDE), np.int8)
-    every = len(drawn) * 8 * places**2
-    if every < K:
-        raise SystemExit(f"--patterns: at most {every:,} views of icons; {K:,} came")
-    for view, n in zip(Xi, rng.choice(every, K, replace=False).tolist(), strict=True):
-        n, (i, j) = n // places**2, divmod(n % places**2, places)
-        picture = drawn[n // 8, i : i + SIDE, j : j + SIDE]
-        picture = np.rot90(picture, n % 4)
-        view[:] = picture.T if n % 8 >= 4 else picture
-    return Xi.reshape(K, D)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--patterns", type=int, default=1_000_000)
@@ -65,7 +47,7 @@ def main() -> None:
     parser.add_argument("--save", type=Path, help="write the result to this file, as JSON")
     args = parser.parse_args()
     K, Q = args.patterns, args.queries
-    made = icons(K) if args.icons else random_bits(K)
+    made = views(am.data.icons().images, K, SIDE)[0] if args.icons else random_bits(K)
     model = am.ExponentialDenseAM(made, beta=args.beta)
     del made
     before = machine.peak_memory()

@@ -111,7 +111,7 @@ class _Constants(dict[int, Value]):
         return super().__getitem__(v)
 
     def get(self, v: int, default: Any = None) -> Any:
-        return self[v] if v in self.keys() else default  # noqa: SIM118, SIM401
+        return self[v] if v in self.keys() else default
 
 
 class Program:
