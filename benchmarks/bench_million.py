@@ -39,7 +39,7 @@ def random_bits(K: int) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Recall from a million patterns.")
     parser.add_argument("--patterns", type=int, default=1_000_000)
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--beta", type=float, default=1.0)

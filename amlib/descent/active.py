@@ -45,7 +45,12 @@ from amlib.descent.stabilizers import (
 # Patterns that a flip evaluates: a 64th of all, but at least a few memory lines of them, and at
 # most so many that a flip takes a microsecond.
 _SHARE, _FEWEST, _MOST = 64, 64, 1024
-_ACTIVE_FROM = 512  # patterns from which leaving most of them out pays for a second program
+_ACTIVE_FROM = 1000  # patterns from which leaving most of them out pays for a second program
+
+
+def capacity(K: int) -> int:
+    """How many patterns of `K` a flip evaluates."""
+    return min(K, max(_FEWEST, min(_MOST, K // _SHARE)))
 
 
 class Overlaps(NamedTuple):
@@ -160,7 +165,6 @@ class Active(AbstractFlips):
     def __init__(self, structure: Structure, rows: Rows, size: Array, x0: Array, D: int, out: Any):
         super().__init__(D, out, uses_state=False)
         self._s = structure
-        self._shape, self._bits = x0.shape, x0.dtype
         self._K = structure.overlaps.weights.shape[0]
         self._dtype = structure.program.aval[structure.overlaps.carried].dtype
         self._scale = rows.scale.astype(self._dtype)
@@ -185,7 +189,7 @@ class Active(AbstractFlips):
             return self._first
         near = self._near(known)
         h, n = near.overlaps(x)
-        left = near.largest(near.exponents(h)) - known.ceiling - self.step * n
+        left = jnp.max(near.exponents(h)) - known.ceiling - self.step * n
         fresh = lambda: self._select(x)
         return lax.cond(any_lane(~(left >= 0.5 * known.slack)), fresh, lambda: known)
 
@@ -209,7 +213,8 @@ class Active(AbstractFlips):
     def _select(self, x: Array) -> Known:
         """What is active at `x`."""
         s = self._s
-        h = self._all_overlaps(x)
+        (h,) = s.program.evaluate_to({s.program.x: x}, [s.overlaps.carried])
+        h = h.reshape(-1)
         constants = self._constants()
         spread = tuple(jnp.broadcast_to(c, (self._K,)) if c.ndim else c for c in constants)
         v = _exponents(s, h, spread)
@@ -220,7 +225,7 @@ class Active(AbstractFlips):
 
     def _constants(self) -> tuple[Array, ...]:
         """The constants of the exponents, flat; one for all patterns stays one."""
-        program, out = self._s.program, []
+        program, out = self._s.program, list[Array]()
         for e in self._s.exponents:
             for i in e.ins:
                 if i in program.const:
@@ -230,24 +235,17 @@ class Active(AbstractFlips):
                     out.append(value)
         return tuple(out)
 
-    def _all_overlaps(self, x: Array) -> Array:
-        """All overlaps, exactly: they are integers."""
-        program = self._s.program
-        (h,) = program.evaluate_to({program.x: x}, [self._s.overlaps.carried])
-        return h.reshape(-1)
-
 
 def _choose_active(v: Array, below: float) -> tuple[Array, Array, Array, Array]:
     """The largest exponents.
 
     **Returns:** their indices, which of these are active, and `ceiling` and `slack` of `Known`.
     """
-    K = v.shape[0]
-    largest, at = lax.top_k(v, min(K, max(_FEWEST, min(_MOST, K // _SHARE))))
+    largest, at = lax.top_k(v, capacity(v.shape[0]))
     last = jnp.min(largest)  # is not active itself: others of the same size are not among these
     others = last + jnp.log(jnp.where(v <= last, jnp.exp(v - last), 0).sum())
-    # Exponents are rounded like products and sums of their own size.
-    rounding = 16 * float(jnp.finfo(v.dtype).eps) * jnp.max(jnp.abs(v))
+    # Exponents are rounded like products of their own size, and a long sum by less than a tenth.
+    rounding = 16 * float(jnp.finfo(v.dtype).eps) * jnp.max(jnp.abs(v)) + 0.1
     ceiling = others + below + rounding
     return at, largest > last, ceiling, jnp.max(largest) - ceiling
 
@@ -290,13 +288,10 @@ class _Near(AbstractFlips):
         v = _exponents(self._s, h, self._known.constants)
         return jnp.where(self._known.real, v, -jnp.inf)
 
-    def largest(self, v: Array) -> Array:
-        return jnp.max(v)
-
     def _energy(self, h: Array, n: Array) -> Array:
         s = self._s
         v = self.exponents(h)
-        c = self.largest(v)
+        c = jnp.max(v)
         known: dict[int, Value] = {s.stabilizer.c: c, s.stabilizer.total: jnp.exp(v - c).sum()}
         (e,) = s.program.evaluate(s.after, known, [s.program.out])
         return jnp.where(c >= self._known.ceiling + self._step * n, self._as_out(e), jnp.nan)

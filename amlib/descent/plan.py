@@ -33,7 +33,7 @@ from jaxtyping import Array
 
 from amlib import _checks as checks
 from amlib._types import EnergyFn
-from amlib.descent.active import Active, find_structure
+from amlib.descent.active import Active, capacity, find_structure
 from amlib.descent.affine import MOVES, Affine
 from amlib.descent.derivatives import freeze
 from amlib.descent.evaluators import AbstractCarried, Compact, Generic, Incremental, Loop
@@ -228,11 +228,15 @@ class FlipPlan:
         aval = cut.program.aval
         carried = ", ".join(f"{aval[v].dtype}{list(aval[v].shape)}" for v in cut.carried)
         ratio = self.full_cost / max(1, self.flip_cost)
+        structure = find_structure(cut.analysis, cut.carried, cut.head)
+        K = 0 if structure is None else cut.program.size(structure.overlaps.carried)
+        few = f"near      a memory, {capacity(K):,} of {K:,} patterns: the rest is below rounding\n"
         return (
             f"path      incremental: a flip adds one row to what is carried\n"
             f"carried   {carried or 'nothing: the energy is affine in single bits'}\n"
             f"per flip  about {self.flip_cost:,} operations"
             f"{', and the state itself is read' if cut.uses_state else ''}\n"
+            f"{few if K else ''}"
             f"full      about {self.full_cost:,} operations ({ratio:.0f} times as many)\n"
             f"rows      {self.row_bytes / 1e6:.1f} MB"
         )

@@ -149,7 +149,7 @@ make = {"user": User, "library": am.ExponentialDenseAM}[sys.argv[1]]
 bits = np.random.default_rng(0).integers(0, 2, (K, D), np.int8)
 memory = make(2 * bits - 1)
 x0 = am.data.corrupt.flip_exactly(jax.random.key(1), memory.Xi[3].astype(jnp.float32), D // 4)
-small = make(memory.Xi[:600])
+small = make(memory.Xi[:2000])
 small.recall(x0)  # what compiling takes
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 end = memory.recall(x0)
