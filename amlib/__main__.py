@@ -20,12 +20,15 @@ from tqdm import tqdm
 import amlib as am
 from amlib import _interrupt, plots
 from amlib._types import Key
+from amlib.binary.patterns import overlaps, stored_patterns
+from amlib.data._views import views
 
 _Number = TypeVar("_Number", int, float)
 
 CHUNK = 10  # queries recalled at once, between two moves of the progress bar
 MAX_SWEEPS = 20  # the classical network needs 12 here, the others 1 or 2
 SHOWN = 18  # recalls in the film
+VIEWS, VIEW = 1_000_000, 32  # how many views are stored, and their side
 
 # Icons are mostly background: two of them have a mean overlap of 0.29, the closest two 0.99.
 # With 40 % of its 2,304 bits flipped, a query's overlap with its own icon is 461 (not divided by
@@ -100,6 +103,8 @@ def _parser() -> _Parser:
     add("--model", choices=list(MODELS), default="exponential", help="default: exponential")
     add("--memories", type=_count, metavar="K", help="pictures to store; default: all")
     add("--queries", type=_count, metavar="Q", help="pictures to recall; default: 100")
+    help = "store 32 x 32 windows of the pictures, turned and mirrored; default: a million"
+    add("--views", action="store_true", help=help)
     help = "fractions of the bits to flip, from 0 to 0.5; default: 0.25 0.4"
     add("--noise", type=_noise, nargs="+", action="extend", metavar="P", help=help)
     add("--images", type=Path, metavar="FOLDER", help="PNGs to store instead of the icons")
@@ -149,27 +154,40 @@ def _demo(parser: _Parser, argv: Sequence[str] | None) -> None:
         tempfile.TemporaryFile(dir=args.out).close()  # before a minute's work, not after
     except OSError as err:
         parser.error(f"argument --out: {args.out} must be a folder to write to; {err.strerror}")
-    K = args.memories or len(images)
+    if args.views and args.model != "exponential":
+        parser.error(f"argument --views: goes with --model exponential; {args.model} came")
+    K = args.memories or (VIEWS if args.views else len(images))
     queries = args.queries or min(100, K)
-    if len(images) < K:
+    if len(images) < K and not args.views:
         parser.error(f"argument --memories: must be at most {len(images):,}; {K:,} came")
     if queries > K:
         parser.error(f"argument --queries: must be at most the memories, {K:,}; {queries:,} came")
 
     choose, corrupt, visits = jr.split(jr.key(args.seed), 3)
     # A random choice, for the alphabet starts with a hundred look-alikes. The first are queries.
-    chosen = np.asarray(jr.permutation(choose, len(images)))[:K]
-    Xi = images.reshape(len(images), -1)[chosen]
-    names = [str(names[k]) for k in chosen]
+    if args.views:
+        try:
+            made, chosen = views(images, K, VIEW, args.seed)
+        except ValueError as err:
+            parser.error(str(err))
+        Xi = stored_patterns(made)
+        del made
+    else:
+        chosen = np.asarray(jr.permutation(choose, len(images)))[:K]
+        Xi = images.reshape(len(images), -1)[chosen]
+    names = [str(name) for name in names]
+    names = [names[k] for k in chosen]
+    side = math.isqrt(Xi.shape[1])
     print(
         f"amlib {am.__version__} on {jax.default_backend()}: {K:,} "
-        f"{'pictures' if args.images else 'icons'} of 48 x 48 bits stored, {queries:,} of them "
+        f"{'views of ' * args.views}{'pictures' if args.images else 'icons'} of {side} x {side} "
+        f"bits stored, {queries:,} of them "
         f"corrupted and recalled (seed {args.seed}).\n\n{HEADER}"
     )
     levels = list(dict.fromkeys(args.noise or [0.25, 0.4]))
     runs = [_run(args.model, Xi, queries, p, (corrupt, visits)) for p in levels]
     classical = None
-    if args.model != "classical":
+    if args.model != "classical" and not args.views:
         classical = _run("classical", Xi, queries, levels[0], (corrupt, visits))
     print(
         "Exactly so many bits are flipped. Overlap, sweeps, energy: means. Seconds: compiling too."
@@ -181,13 +199,15 @@ def _demo(parser: _Parser, argv: Sequence[str] | None) -> None:
 def _run(kind: str, Xi: jax.Array, queries: int, noise: float, keys: tuple[Key, Key]) -> Run:
     """Corrupt the first `queries` pictures, recall them, and print a row of the table."""
     model = MODELS[kind](Xi)
-    truth = Xi[:queries]
+    Xi = model.Xi
+    truth = Xi[:queries].astype(jnp.float32)
     corrupt, visits = (jr.split(key, queries) for key in keys)
     flip = jax.vmap(am.data.corrupt.flip_exactly, in_axes=(0, 0, None))
     x0 = flip(corrupt, truth, _flips(noise, Xi.shape[1]))
     energy = jax.vmap(model.energy)(x0).mean()
     recall = jax.vmap(lambda x, key: model.recall(x, key=key, max_sweeps=MAX_SWEEPS))
-    chunk = min(CHUNK, queries)
+    # Patterns in int8 are read once for all queries.
+    chunk = min(CHUNK if Xi.dtype == jnp.float32 else queries, queries)
     start, parts = time.perf_counter(), []
     with tqdm(total=queries, desc=kind, unit="picture", leave=False, disable=None) as bar:
         for first in range(0, queries, chunk):
@@ -212,8 +232,8 @@ def _report(runs: list[Run], classical: Run | None, Xi: jax.Array, names: Sequen
         missed = np.flatnonzero(~run.exact).tolist()
         if run.model == "classical" or not 0 < len(missed) <= 5:
             continue
-        h = np.asarray(run.recall.trajectory.x0)[missed] @ np.asarray(Xi).T
-        ends = np.argmax(np.asarray(run.recall.x)[missed] @ np.asarray(Xi).T, axis=1).tolist()
+        h = _overlaps(Xi, run.recall.trajectory.x0[np.asarray(missed)])
+        ends = np.argmax(_overlaps(Xi, run.recall.x[np.asarray(missed)]), axis=1).tolist()
         pairs = "; ".join(f"{names[q]} as {names[k]}" for q, k in zip(missed, ends, strict=True))
         lost = all(row[k] >= row[q] for row, q, k in zip(h, missed, ends, strict=True))
         why = ", no farther from the corrupted picture" if lost else ""
@@ -267,6 +287,10 @@ def _draw(
     print("\nWritten: " + ", ".join(map(str, files)))
     if args.images is None:  # their licence asks to name the authors wherever they are shown
         print("Icons by Lorc, Delapouite and contributors, game-icons.net, CC BY 3.0")
+
+
+def _overlaps(Xi: jax.Array, states: jax.Array) -> np.ndarray:
+    return np.asarray(jax.vmap(lambda x: overlaps(Xi, x))(states))
 
 
 def _columns(exact: np.ndarray) -> np.ndarray:

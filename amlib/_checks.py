@@ -112,7 +112,9 @@ def known(x: object) -> np.ndarray | None:
 def are_bits(x: object) -> bool:
     """Whether `x` is known to hold the numbers 0 and 1 only, and some 0: ones may be spins."""
     value = known(x)
-    if value is None or value.dtype == bool:
+    if value is None or value.dtype == bool or not value.size:
+        return False
+    if value.min() < 0 or value.max() > 1:  # spins, without an array of comparisons
         return False
     return bool((value == 0).any() and ((value == 0) | (value == 1)).all())
 
@@ -129,7 +131,7 @@ def not_bits(x: _Given, where: str) -> _Given:
 
 def warn_of_bits(Xi: Array, where: str) -> None:
     """Warn where patterns are known to be 0/1: they may be meant so, but seldom are."""
-    if is_concrete(Xi) and are_bits(Xi) and (Xi != 0).any():
+    if is_concrete(Xi) and are_bits(Xi) and Xi.max() != 0:
         warn(
             f"{where}: patterns of -1 and +1 are usual; 0 and 1 alone came. A 0 takes no part in "
             "the overlap with a state of spins, so that all patterns look alike. Write "
@@ -154,7 +156,7 @@ def pattern_matrix(Xi: Array) -> None:
             f"Xi: must have shape (K, D) with K and D at least 1; {Xi.shape} came. "
             "A single pattern is Xi[None]."
         )
-    if is_concrete(Xi):
+    if is_concrete(Xi) and jnp.issubdtype(Xi.dtype, jnp.inexact):
         finite(Xi, "Xi")
 
 

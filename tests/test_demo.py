@@ -80,6 +80,15 @@ def test_classical_fails_and_says_so(small, capsys):
     assert text.count("The classical network on the same data: 0 of 12 exact") == 1
 
 
+def test_views(small, capsys):
+    argv = ["--views", "--memories", "300", "--queries", "5", "--noise", "0.25"]
+    assert demo.main([*argv, "--out", str(small)]) == 0
+    text = capsys.readouterr().out
+    assert "300 views of icons of 32 x 32 bits stored, 5 of them" in text
+    assert re.search(r"^exponential +25 %, 256 of 1,024 +5/5 ", text, re.M)
+    assert "CC BY 3.0" in text
+
+
 def test_own_pictures_and_film(small, tmp_path, capsys):
     pytest.importorskip("imageio_ffmpeg")
     random = np.random.default_rng(0)
@@ -109,6 +118,11 @@ def test_own_pictures_and_film(small, tmp_path, capsys):
         (["--memories", "0"], "--memories: must be at least 1; 0 came"),
         (["--memories", "1.5"], r"--memories: invalid whole number value: '1\.5'"),
         (["--memories", "4135"], "--memories: must be at most 4,134; 4,135 came"),
+        (["--views", "--model", "classical"], "--views: goes with --model exponential; classical"),
+        (
+            ["--views", "--memories", "2000000"],
+            "count must be at most 1,488,429, .*; 2,000,000 came",
+        ),
         (["--queries", "0"], "--queries: must be at least 1; 0 came"),
         (
             ["--memories", "5", "--queries", "6"],

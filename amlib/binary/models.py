@@ -12,16 +12,7 @@ from jaxtyping import Array, Float
 from amlib import _checks as checks
 from amlib._types import Scalar
 from amlib.binary.base import AbstractBinaryAM, BinaryAM
-
-
-def overlaps(Xi: Float[Array, "K *shape"], x: Float[Array, "*shape"]) -> Float[Array, " K"]:
-    """The dot product of each pattern with `x`; half precision adds up in float32."""
-    return jnp.tensordot(Xi, x, axes=x.ndim, preferred_element_type=_wide(x.dtype))
-
-
-def _wide(dtype: Any) -> Any:
-    """The dtype that overlaps of half-precision patterns are added up in."""
-    return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
+from amlib.binary.patterns import overlaps, wide
 
 
 class ClassicalHopfield(BinaryAM):
@@ -87,7 +78,7 @@ class PolynomialDenseAM(BinaryAM):
     def log_form(self) -> bool:
         """Whether the energy is the logarithm of the published one, see above."""
         K, D = self.Xi.shape[0], math.prod(self.Xi.shape[1:])
-        largest = float(jnp.finfo(_wide(self.Xi.dtype)).max)
+        largest = float(jnp.finfo(wide(self.state_struct.dtype)).max)
         return math.log(K) + self.n * math.log(D) > 0.98 * math.log(largest)
 
     def energy(self, x: Float[Array, "*shape"]) -> Scalar:
@@ -194,7 +185,7 @@ class BipolarIsing(AbstractBinaryAM):
 
     def energy(self, x: Float[Array, " D"]) -> Scalar:
         """The energy of `x`, diagonal included."""
-        wide = _wide(x.dtype)
-        local = jnp.dot(self.J, x, preferred_element_type=wide)
-        pairs = -0.5 * jnp.dot(local, x.astype(wide))
-        return pairs if self.h is None else pairs - jnp.dot(self.h, x, preferred_element_type=wide)
+        dtype = wide(x.dtype)
+        local = jnp.dot(self.J, x, preferred_element_type=dtype)
+        pairs = -0.5 * jnp.dot(local, x.astype(dtype))
+        return pairs if self.h is None else pairs - jnp.dot(self.h, x, preferred_element_type=dtype)

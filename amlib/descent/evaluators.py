@@ -20,7 +20,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, PyTree
 
-from amlib._types import EnergyFn
+from amlib._types import EnergyFn, hook
 from amlib.descent.carried import AbstractRows, Carried, Dense
 from amlib.descent.jaxprs import Equation, Program, Value
 from amlib.descent.lanes import any_lane
@@ -122,6 +122,25 @@ class AbstractFlips(abc.ABC):
             return lax.dynamic_index_in_dim(a, i, keepdims=False) if a.shape[0] > 1 else a[0]
 
         return jax.tree.map(pick, self.rows)
+
+    @hook
+    def learn(self, x: Array, known: PyTree = None) -> PyTree:
+        """What to know of the neighbourhood of `x` before flips are tried there.
+
+        **Arguments:**
+
+        - `x`: the state; in the first call of a loop the one that it starts from.
+        - `known`: what was known before, if anything was.
+
+        **Returns:** arrays for `using`; by default there is nothing to know.
+        """
+        del x, known
+
+    @hook
+    def using(self, known: PyTree) -> "AbstractFlips":
+        """The form that tries flips with what `learn` returned: by default this one."""
+        del known
+        return self
 
     @abc.abstractmethod
     def proves_fixed(self, x: Array, bits: Array) -> Array | None:

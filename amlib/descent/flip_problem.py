@@ -4,13 +4,16 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Integer, PyTree
 
 from amlib._numbers import Numbers
 from amlib._types import EnergyFn, Key, Scalar
+from amlib.descent.derivatives import with_derivative
 from amlib.descent.evaluators import AbstractFlips
+from amlib.descent.integers import refuse_sums_in_int8
 from amlib.descent.orders import AbstractOrder
 from amlib.descent.plan import FlipPlan, Path
 from amlib.descent.trajectory import RESULTS
@@ -18,6 +21,7 @@ from amlib.descent.visits import Free, all_flips, fixed_or_not, try_moves
 from amlib.spaces import AbstractTwoValued, Spins
 
 _SPINS = Spins()
+_COPIED = 2**20  # elements of int8 patterns of which a float copy, 4 MiB, costs nothing
 
 
 class Visits(NamedTuple):
@@ -102,7 +106,25 @@ class FlipProblem:
 
     def plan(self, s: Array) -> FlipPlan:
         """How flips are evaluated, made in the trace that uses it."""
+        if self._stored_as_int8():
+            refuse_sums_in_int8(self.of_spins, s)
         return FlipPlan(self.of_spins, s, self.path, self.bounded)
+
+    def _stored_as_int8(self) -> list[Array]:
+        leaves = jax.tree.leaves(self.memory)
+        return [a for a in leaves if getattr(a, "dtype", None) == jnp.int8]
+
+    def last_energy(self, x: Array, e: Array) -> Scalar:
+        """The energy of the state `x` of the space in which a loop ended at the energy `e`.
+
+        It is evaluated in full, not frozen: it has its derivative in the parameters. Where
+        that could make a float copy of many int8 patterns, it is `e`, and the full energy is what
+        a derivative is taken of.
+        """
+        if sum(a.size for a in self._stored_as_int8()) <= _COPIED:
+            return self.energy(x)
+        here = lambda flat, _: (flat, flat)
+        return with_derivative(self.energy, e[None], x, jnp.zeros(1, jnp.int32), here)[0]
 
     @property
     def bits(self) -> Integer[Array, " F"]:

@@ -41,6 +41,7 @@ class _Loop(NamedTuple):
     state: PyTree
     result: RESULTS
     sound: Array
+    known: PyTree
 
 
 class AbstractFlipMethod(AbstractMethod):
@@ -140,9 +141,9 @@ class AbstractFlipMethod(AbstractMethod):
             bound = dataclasses.replace(problem, flips=flips)
             return self._descend(bound, start, key, limit, stops, save_every is None)
 
-        end, taken, rows = plan.run(loop)
+        end, taken, rows = plan.run(loop, start)
         x = space.from_spins(end.at.x)
-        e = problem.energy(x)  # not frozen: the final energy has its derivative in the parameters
+        e = problem.last_energy(x, end.at.energy)
         result = RESULTS.where(e == jnp.inf, RESULTS.nonfinite, end.result)
         at = end.at._replace(x=x, energy=e, steps=end.steps)
         at, result = self.postprocess(problem, at, end.state, result)
@@ -176,15 +177,20 @@ class AbstractFlipMethod(AbstractMethod):
         assert problem.flips is not None
         x0, exact = lax.stop_gradient(x0), problem.flips.exact
         zero, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
-        e = problem.flips.start(x0)[0]
+        flips = problem.flips
+        known = flips.learn(x0)
+        near = dataclasses.replace(problem, flips=flips.using(known))
+        e = flips.using(known).start(x0)[0]
         at = Sweep(x0, e, zero, no)
         result = RESULTS.where(_lost(e), RESULTS.nonfinite, RESULTS.step_limit)
-        start = _Loop(at, zero, self.init(problem, at), result, jnp.ones((), bool))
+        start = _Loop(at, zero, self.init(near, at), result, jnp.ones((), bool), known)
 
         def step(c: _Loop, k: Array) -> tuple[_Loop, Any]:
             done = c.result != RESULTS.step_limit
+            known = flips.learn(c.at.x, c.known)
+            near = dataclasses.replace(problem, flips=flips.using(known))
             before = c.at._replace(steps=k, done=done)
-            at, state = self.step(problem, before, c.state, jr.fold_in(key, k))
+            at, state = self.step(near, before, c.state, jr.fold_in(key, k))
             x, state, last = jax.tree.map(
                 lambda new, old: jnp.where(done, old, new),
                 (at.x, state, at.energy),
@@ -202,7 +208,7 @@ class AbstractFlipMethod(AbstractMethod):
                 jnp.where(done, c.at.energy, made.energy),
             )
             at = Sweep(x, last, k + 1, done, made)
-            result = self.terminate(problem, at, state)
+            result = self.terminate(near, at, state)
             stuck = (last == jnp.inf) & (result != RESULTS.step_limit)
             result = RESULTS.where(_lost(last) | stuck, RESULTS.nonfinite, result)
             result = RESULTS.where(done, c.result, result)
@@ -210,16 +216,16 @@ class AbstractFlipMethod(AbstractMethod):
             sound = c.sound & (result != RESULTS.nonfinite)
             if not exact:
                 sound &= jnp.isfinite(made.energy).all()
-            next_ = _Loop(
-                at._replace(steps=zero, done=no, visits=None), steps, state, result, sound
-            )
+            at = at._replace(steps=zero, done=no, visits=None)
+            next_ = _Loop(at, steps, state, result, sound, known)
             return next_, made if visits else (x, last, steps)
 
         row = jax.eval_shape(step, start, zero)[1]
         runs = lambda c: c.result == RESULTS.step_limit
         whole = visits and self.record is None
-        out = iterate_together(step, start, runs, max_steps, stops, row, whole)
-        return out, out[0].sound & (out[0].result != RESULTS.nonfinite)
+        end, taken, kept = iterate_together(step, start, runs, max_steps, stops, row, whole)
+        sound = end.sound & (end.result != RESULTS.nonfinite)
+        return (end._replace(known=None), taken, kept), sound  # all forms return the same
 
 
 def _lost(e: Array) -> Array:
@@ -261,11 +267,18 @@ def visit(problem: FlipProblem, x0: Array, idx: Integer[Array, " T"]) -> tuple[A
         return new < e if may is None else (new < e) & may
 
     def loop(flips: AbstractFlips) -> tuple[PyTree, Array]:
-        chunk = lambda x, given: try_moves(flips, x, given[0], falls, given[1], by_change=True)
-        x, record = lax.scan(chunk, lax.stop_gradient(s0), (bits, may))
+        def chunk(at: tuple[Array, PyTree], given: tuple[Array, Array | None]) -> Any:
+            x, known = at
+            known = flips.learn(x, known)
+            near = flips.using(known)
+            x, record = try_moves(near, x, given[0], falls, given[1], by_change=True)
+            return (x, known), record
+
+        x0 = lax.stop_gradient(s0)
+        (x, _), record = lax.scan(chunk, (x0, flips.learn(x0)), (bits, may))
         return (x, record), jnp.isfinite(record[1]).all()
 
-    s, record = plan.run(loop)
+    s, record = plan.run(loop, s0)
     accepted, energies = (a.reshape(-1)[:T] for a in record)
     energies = with_derivative(problem.of_spins, energies, s0, (idx, accepted), visited_state)
     visited = idx.astype(compact_dtype(plan.D))
@@ -291,7 +304,7 @@ def _compare(plan: FlipPlan, x: Array, free: Free | None = None) -> tuple[Array,
     """The energy of `x`, and that after each single flip."""
 
     def loop(flips: AbstractFlips) -> tuple[tuple[Array, Array], Array]:
-        e, energies = all_flips(flips, x, free)
+        e, energies = all_flips(flips.using(flips.learn(x)), x, free)
         return (e, energies), jnp.isfinite(e)
 
-    return plan.run(loop)
+    return plan.run(loop, x)

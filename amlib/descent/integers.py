@@ -5,8 +5,10 @@ that became an integer is 0 or 1, an int8 lies in [-128, 127], a sum of n of the
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -105,3 +107,29 @@ class Ranges:
 
 def _share(shape: Shape, axes: Iterable[IntLike]) -> int:
     return math.prod(shape[a] for a in axes)
+
+
+_ADD_UP = frozenset({"dot_general", "conv_general_dilated", "reduce_sum", "cumsum"})
+
+
+def refuse_sums_in_int8(fn: Callable[[Any], Any], x: Any) -> None:
+    """Raise where the energy `fn(x)`, which is traced only, adds up many int8 numbers in int8."""
+
+    def look(jaxpr: Any) -> None:
+        for e in jaxpr.eqns:
+            narrow = [v.aval for v in e.outvars if getattr(v.aval, "dtype", None) == jnp.int8]
+            if narrow and e.primitive.name in _ADD_UP:
+                raise TypeError(
+                    "energy: must not add up int8 numbers in int8, which wraps around at 127; "
+                    f"{e.primitive.name} -> int8{list(narrow[0].shape)} came. Write "
+                    "self.Xi.astype(x.dtype) where patterns meet patterns, or store floats."
+                )
+            for inner in jax.tree.leaves(tuple(e.params.values()), is_leaf=_is_jaxpr):
+                if _is_jaxpr(inner):
+                    look(getattr(inner, "jaxpr", inner))
+
+    look(jax.make_jaxpr(fn)(jax.ShapeDtypeStruct(x.shape, x.dtype)).jaxpr)
+
+
+def _is_jaxpr(a: Any) -> bool:
+    return hasattr(getattr(a, "jaxpr", a), "eqns")

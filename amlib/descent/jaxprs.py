@@ -18,6 +18,7 @@ from jaxtyping import Array
 
 from amlib._checks import is_concrete
 from amlib._numbers import Numbers
+from amlib.descent.products import blocked_product, matrix_of
 
 # Where each call primitive keeps the jaxpr that it calls. Custom derivative rules are dropped
 # with the call: a flip evaluator is never differentiated in x.
@@ -52,6 +53,9 @@ _SUMS = frozenset({"reduce_sum", "cumsum", "reduce_window_sum"})
 # floats), or than four times all that goes in and comes out: who wrote `lax.map` may have meant it.
 _UNROLL_LIMIT = 2**22
 
+
+NARROW_FROM = 2**16
+"""Elements from which int8 patterns are not copied to floats."""
 
 Value: TypeAlias = Array | np.ndarray
 """A value of an equation. Known ones may stay NumPy's."""
@@ -90,6 +94,27 @@ def fold(primitive: jcore.Primitive, params: Params, values: Sequence[Value]) ->
     return eqn.bind(*values)
 
 
+class _Constants(dict[int, Value]):
+    """Constants by number. One that is a wider copy of small integers is made where it is used.
+
+    Made here, outside the branches and loops that use it, it would take four times the memory of
+    the patterns, and stay.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.narrow: dict[int, tuple[Value, Equation]] = {}
+
+    def __getitem__(self, v: int) -> Value:
+        if v in self.narrow:
+            small, conversion = self.narrow[v]
+            return fold(conversion.primitive, conversion.params, [small])[0]
+        return super().__getitem__(v)
+
+    def get(self, v: int, default: Any = None) -> Any:
+        return self[v] if v in self.keys() else default
+
+
 class Program:
     """The flat form of the jaxpr of a function from `x` to a scalar.
 
@@ -102,7 +127,7 @@ class Program:
         if closed.effects:
             raise Unsupported(f"the energy has side effects ({closed.effects})")
         self.aval: list[ShapedArray] = []
-        self.const: dict[int, Value] = {}
+        self.const = _Constants()
         self.equations: list[Equation] = []
         self._numbers: dict[Hashable, int] = {}
         self._seen: dict[Hashable, tuple[int, ...]] = {}
@@ -115,10 +140,27 @@ class Program:
         self, equations: Sequence[Equation], known: Mapping[int, Value], outs: Sequence[int]
     ) -> list[Array]:
         """Run `equations` from the `known` values; return the values `outs`."""
-        env = {**self.const, **known}
+        env = dict(known)
+        read = lambda i: env[i] if i in env else self.const[i]
         for e in equations:
-            env.update(zip(e.outs, e.bind(*[env[i] for i in e.ins]), strict=True))
-        return [jnp.asarray(env[o]) for o in outs]
+            if self.is_narrow(e):
+                env[e.outs[0]] = self._narrow_product(e, *[read(i) for i in self.depends(e)])
+            else:
+                env.update(zip(e.outs, e.bind(*[read(i) for i in e.ins]), strict=True))
+        return [jnp.asarray(read(o)) for o in outs]
+
+    def evaluate_to(self, known: Mapping[int, Value], outs: Sequence[int]) -> list[Array]:
+        """Run only the equations that the values `outs` need."""
+        needed, used = set(outs), []
+        for e in reversed(self.equations):
+            if needed & set(e.outs):
+                used.append(e)
+                needed |= set(self.depends(e))
+        return self.evaluate(used[::-1], known, outs)
+
+    def stored(self, v: int) -> Value:
+        """A constant in the dtype that it is stored in: int8 where floats are a copy of it."""
+        return self.const.narrow[v][0] if v in self.const.narrow else self.const[v]
 
     def leading_to(
         self, equations: Sequence[Equation], outs: Iterable[int], known: Collection[int] = ()
@@ -151,6 +193,26 @@ class Program:
         if e.name in _LOOPS:
             return 50 * max(n, reads)
         return max(n, reads) * (8 if e.name in _SLOW else 1)
+
+    def is_narrow(self, e: Equation) -> bool:
+        """Whether an equation is a product of all of a float with patterns stored as int8."""
+        if e.name != "dot_general" or not jnp.issubdtype(self.aval[e.outs[0]].dtype, jnp.floating):
+            return False
+        constant = [i for i in e.ins if i in self.const]
+        if len(constant) != 1 or self.stored(constant[0]).dtype != np.int8:
+            return False
+        side = int(e.ins[0] in self.const)
+        contract, batch = e.params["dimension_numbers"]
+        return not batch[0] and len(contract[side]) == len(self.aval[e.ins[side]].shape)
+
+    def _narrow_product(self, e: Equation, x: Value) -> Array:
+        side, out = int(e.ins[0] in self.const), self.aval[e.outs[0]]
+        contract, _ = e.params["dimension_numbers"]
+        weights = matrix_of(
+            jnp.asarray(self.stored(e.ins[1 - side])), tuple(map(int, contract[1 - side]))
+        )
+        x = jnp.transpose(jnp.asarray(x), contract[side]).reshape(-1).astype(out.dtype)
+        return blocked_product(weights, x).reshape(out.shape)
 
     # -- building -----------------------------------------------------------------------------
 
@@ -199,6 +261,9 @@ class Program:
                 return self._inline(sub.jaxpr, sub.consts, ins)
             return self._inline(sub, [], ins)
         if all(i in self.const for i in ins):
+            outs = self._widened(primitive, params, ins, avals)
+            if outs is not None:
+                return outs
             values = fold(primitive, params, [self.const[i] for i in ins])
             outs = [self._constant(v) for v in values]
             if name in _VIEWS and ins[0] in self.given:
@@ -216,6 +281,27 @@ class Program:
             self.equations.append(Equation(primitive, params, tuple(ins), outs))
             self._seen[key] = outs
         return self._seen[key]
+
+    def _widened(
+        self, primitive: jcore.Primitive, params: Params, ins: list[int], avals: list[ShapedArray]
+    ) -> Sequence[int] | None:
+        """A conversion of many int8 to floats, or another view of one: a number, no value yet."""
+        name, first = primitive.name, ins[0] if ins else -1
+        if name == "convert_element_type" and self.aval[first].dtype == np.int8:
+            if not jnp.issubdtype(avals[0].dtype, jnp.floating) or self.size(first) < NARROW_FROM:
+                return None
+            small, conversion = self.const[first], Equation(primitive, params, (), ())
+        elif name in _VIEWS - {"neg"} and first in self.const.narrow:
+            small, conversion = self.const.narrow[first]
+            (small,) = fold(primitive, params, [small])
+        else:
+            return None
+        key = (id(small), name, avals[0].dtype)
+        if key not in self._numbers:
+            self._numbers[key] = v = self._new(avals[0])
+            self.const[v] = small  # that it is a constant, and that it stays alive
+            self.const.narrow[v] = small, conversion
+        return [self._numbers[key]]
 
     @staticmethod
     def _key(primitive: jcore.Primitive, params: Params, ins: list[int]) -> Hashable:

@@ -38,6 +38,7 @@ from amlib import _checks as checks
 from amlib._compiled import check_powers
 from amlib._numbers import Numbers
 from amlib._types import EnergyFn
+from amlib.descent.active import Active, capacity, find_structure
 from amlib.descent.affine import MOVES, Affine
 from amlib.descent.carried import AbstractRows, Dense
 from amlib.descent.derivatives import freeze
@@ -139,10 +140,12 @@ class Cut:
     def finite(self, tables: dict[int, Rows]) -> Array | bool:
         """Whether no sum of rows can overflow, so that what is added can be taken away again."""
         finite: Array | bool = True
-        for t in tables.values():
-            if jnp.issubdtype(t.raw.dtype, jnp.inexact) and t.given is None:
-                most = self.D * jnp.max(jnp.abs(t.entries), initial=0) * jnp.max(jnp.abs(t.scale))
-                info = jnp.finfo(t.raw.dtype)
+        for v, t in tables.items():
+            dtype = self.program.aval[v].dtype
+            if jnp.issubdtype(dtype, jnp.inexact) and t.given is None:
+                scale = jnp.max(jnp.abs(t.scale))
+                most = self.D * _size(t.entries).astype(scale.dtype) * scale
+                info = jnp.finfo(dtype)
                 finite &= most <= float(info.max) * float(info.eps) / 4
         for v, n in self.local.items():
             dtype = self.program.aval[v].dtype
@@ -166,8 +169,7 @@ class Cut:
         for t in tables.values():
             whole = None if t.given is None else t.given.whole
             if whole is None:
-                small = jnp.max(jnp.abs(t.entries)) <= 127
-                allowed &= (t.entries == jnp.round(t.entries)).all() & small
+                allowed &= _small_integers(t.entries)[0]
             elif not whole:
                 return False, {}
         stabilizers = {}
@@ -221,8 +223,8 @@ class FlipPlan:
 
     # -- use ----------------------------------------------------------------------------------
 
-    def run(self, loop: Loop) -> Any:
-        """Run `loop(flips)` with the fastest form of the energy that the values allow.
+    def run(self, loop: Loop, x0: Array) -> Any:
+        """Run `loop(flips)`, from the state `x0`, with the fastest form that the values allow.
 
         Which values allow which form may only be known when the program runs:
 
@@ -230,10 +232,11 @@ class FlipPlan:
           energy, since infinity minus infinity is not what a flip changes;
         - rows of small integers, as those of spin patterns are, are kept as int8: a quarter of the
           memory traffic. In place of the maxima of log-sum-exps that form follows a leader, see
-          `stabilizers`. A run in it that met a value that is not finite is repeated in the exact
-          form.
+          `stabilizers`;
+        - where few patterns count at `x0`, the flips are tried on these alone, see `active`.
 
-        A form that is known not to be needed is not compiled.
+        A run in one of the last two forms that met a value that is not finite is repeated in the
+        form before it. A form that is known not to be needed is not compiled.
         """
         generic = lambda: loop(Generic(self._energy, self.D, self.out.dtype))[0]
         cut = self.cut
@@ -247,16 +250,20 @@ class FlipPlan:
         allowed, stabilizers = cut.allows_compact(tables)
         if allowed is False:
             return exact()
-        if not stabilizers:
-            small = lambda: loop(cut.form(tables, {}))[0]
-            return _choose(allowed & finite, small, exact)
-        compact = lambda: loop(cut.form(tables, stabilizers))
 
-        def nothing() -> tuple[Any, Array]:
-            return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(compact))
+        def compact() -> Any:
+            form = lambda: loop(cut.form(tables, stabilizers))
+            if not stabilizers:
+                return _choose(allowed & finite, lambda: form()[0], exact)
+            return _first_of(allowed & finite, form, exact)
 
-        out, sound = _choose(allowed & finite, compact, nothing)
-        return _choose(sound, lambda: out, exact)
+        structure = find_structure(cut.analysis, cut.carried, cut.head)
+        if structure is None:
+            return compact()
+        (rows,) = tables.values()
+        small, size = _small_integers(rows.entries)
+        active = Active(structure, rows, size, lax.stop_gradient(x0), self.D, self.out.dtype)
+        return _first_of(small & finite & active.allowed, lambda: loop(active), compact)
 
     # -- report -------------------------------------------------------------------------------
 
@@ -280,12 +287,16 @@ class FlipPlan:
         if cut.local:
             what = "local: a flip costs the terms that it touches"
             what += "" if len(cut.local) == len(cut.carried) else ", and a row of what is carried"
+        structure = find_structure(cut.analysis, cut.carried, cut.head)
+        K = 0 if structure is None else cut.program.size(structure.overlaps.carried)
+        few = f"near      a memory, {capacity(K):,} of {K:,} patterns: the rest is below rounding\n"
         return (
             f"path      {what}\n"
             f"{self._describe_terms(cut)}"
             f"carried   {carried or 'nothing: the energy is affine in single bits'}\n"
             f"per flip  about {self.flip_cost:,} operations"
             f"{', and the state itself is read' if cut.uses_state else ''}\n"
+            f"{few if K else ''}"
             f"full      about {self.full_cost:,} operations ({ratio:.0f} times as many)\n"
             f"rows      {self.row_bytes / 1e6:.1f} MB"
         )
@@ -328,7 +339,7 @@ class FlipPlan:
         program = cut.program
         self.flip_cost = self._cost(cut)
         dense = [v for v in cut.carried if v not in cut.local]
-        rows = self.D * sum(program.size(v) * program.aval[v].dtype.itemsize for v in dense)
+        rows = self.D * sum(program.size(v) * _itemsize(cut.analysis, v) for v in dense)
         if rows > MAX_ROW_BYTES:
             raise Unsupported(
                 f"the rows would take {rows / 2**30:.1f} GiB, "
@@ -377,11 +388,54 @@ class FlipPlan:
         return sum(map(program.cost, cut.head)) + 3 * dense + touched
 
 
+def _first_of(
+    allowed: Array | bool, form: Callable[[], tuple[Any, Array]], other: Callable[[], Any]
+) -> Any:
+    """What `form()` returns if it is allowed, and says that it was sound; else `other()`."""
+
+    def nothing() -> tuple[Any, Array]:
+        return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(form))
+
+    out, sound = _choose(allowed, form, nothing)
+    return _choose(sound, lambda: out, other)
+
+
+def _size(entries: Array) -> Array:
+    """The largest absolute value; that of -128 is no int8."""
+    if not jnp.issubdtype(entries.dtype, jnp.integer):
+        return jnp.max(jnp.abs(entries), initial=0)
+    low, high = jnp.min(entries, initial=0), jnp.max(entries, initial=0)
+    return jnp.maximum(-low.astype(jnp.float32), high.astype(jnp.float32))
+
+
+def _small_integers(entries: Array) -> tuple[Array, Array]:
+    """Whether all entries are integers that int8 holds with either sign, and the largest size."""
+    if not jnp.issubdtype(entries.dtype, jnp.floating):
+        size = _size(entries).astype(jnp.float32)
+        whole = jnp.issubdtype(entries.dtype, jnp.integer)
+        return (size <= 127) & whole, size
+    # In one pass: XLA would make two, and they cost more than a product with the matrix.
+    broken, size = lax.reduce(
+        (entries != jnp.round(entries), jnp.abs(entries)),
+        (np.False_, np.zeros((), entries.dtype)),
+        lambda a, b: (a[0] | b[0], jnp.maximum(a[1], b[1])),
+        tuple(range(entries.ndim)),
+    )
+    return ~broken & (size <= 127), size.astype(jnp.float32)
+
+
 def _choose(predicate: Array | bool, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
     """`yes()` if the predicate holds in every lane of a `vmap`, else `no()`: one of them runs."""
     if checks.is_concrete(predicate):
         return yes() if predicate else no()
     return lax.cond(all_lanes(jnp.asarray(predicate)), yes, no)
+
+
+def _itemsize(analysis: Affine, v: int) -> int:
+    """Bytes of an entry of the rows of `v`: one where they are a view of int8 patterns."""
+    e = analysis.producer.get(v)
+    narrow = e is not None and analysis.program.is_narrow(e)
+    return 1 if narrow else analysis.program.aval[v].dtype.itemsize
 
 
 def _obstacle(program: Program, analysis: Affine) -> str:

@@ -31,7 +31,8 @@ class Rows(NamedTuple):
     The scale, of shape `(1,)` or `(D,)`, stays apart because a bare transpose is three times
     faster on a CPU than a transpose that also multiplies. `entries` holds the numbers of `raw` in
     the order in which they lie in memory: reductions over a transpose are slow as well. `given` is
-    what is known of these numbers, if they and the scale are known to be bounded.
+    what is known of these numbers, if they and the scale are known to be bounded. Patterns stored
+    as int8 stay int8 in `raw` and `entries`.
     """
 
     raw: Array
@@ -58,7 +59,8 @@ class RowMaker:
         if v not in self._memo:
             rows = self._rows(v)
             if isinstance(rows, Rows):
-                rows = rows.raw * rows.scale.reshape(-1, *(1,) * (rows.raw.ndim - 1))
+                raw = rows.raw.astype(self._program.aval[v].dtype)
+                rows = raw * rows.scale.reshape(-1, *(1,) * (raw.ndim - 1))
             self._memo[v] = rows
         return self._memo[v]
 
@@ -91,7 +93,9 @@ class RowMaker:
             side = 0 if e.ins[0] == dep else 1
             contract, batch = e.params["dimension_numbers"]
             if len(contract[side]) + len(batch[side]) == b.source.ndim:
-                weights = jnp.asarray(program.const[e.ins[1 - side]]).astype(aval.dtype)
+                weights = jnp.asarray(program.stored(e.ins[1 - side]))
+                narrow = program.is_narrow(e)
+                weights = weights if narrow else weights.astype(aval.dtype)
                 c, bt = contract[1 - side], batch[1 - side]
                 free = [a for a in range(weights.ndim) if a not in (*c, *bt)]
                 rows = self._sum(
@@ -99,7 +103,7 @@ class RowMaker:
                 )
                 if not isinstance(rows, Rows):
                     return rows
-                given = program.given.get(e.ins[1 - side])
+                given = Numbers() if narrow else program.given.get(e.ins[1 - side])
                 given = given if _is_small(b.delta(aval.dtype)) else None
                 return rows._replace(entries=weights, given=given)
         # Convolutions and the like: push one-hot differences through, in blocks.
@@ -170,7 +174,7 @@ class RowMaker:
             return Rows(raw, jnp.asarray(delta.reshape(count)), raw)
         if weights is not None:
             free = math.prod(weights.shape[len(order) :])
-            delta = weights.reshape(count, rest, free) * delta
+            delta = weights.astype(aval.dtype).reshape(count, rest, free) * delta
         delta = jnp.asarray(delta)
         one_bit_each = (source == source[:, :1]).all()
         if one_bit_each and in_order:

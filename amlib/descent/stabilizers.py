@@ -215,17 +215,33 @@ def find_factor(
     return Factor(v, signed, uniform)
 
 
-def monotone_head(program: Program, head: list[Equation], t: Stabilizer) -> list[Equation] | None:
+def path_to(program: Program, head: list[Equation], factor: Factor, v: int) -> list[Equation]:
+    """The equations by which `v` follows from the carried value, see `find_factor`."""
+    producer, path = {o: e for e in head for o in e.outs}, []
+    while v != factor.carried:
+        path.append(producer[v])
+        (v,) = program.depends(producer[v])
+    return path[::-1]
+
+
+def head_of_sum(program: Program, head: list[Equation], t: Stabilizer) -> list[Equation] | None:
     """The equations from the sum of exponentials and its centre to the energy.
 
-    **Returns:** `None` if the energy needs another value of the head, or is not provably a
-    monotone function of the sum.
+    **Returns:** `None` if the energy needs another value of the head.
     """
     known = {t.total, t.c}
     used = program.leading_to(head, [program.out], known)
     needed = {program.out}.union(*map(program.depends, used))
     made = {o for e in head for o in e.outs}
     if not needed <= known | {o for e in used for o in e.outs} or not known <= made:
+        return None
+    return used[::-1]
+
+
+def monotone_head(program: Program, head: list[Equation], t: Stabilizer) -> list[Equation] | None:
+    """The same where the energy is provably a monotone function of the sum, else `None`."""
+    used = head_of_sum(program, head, t)
+    if used is None:
         return None
     moving, positive = {t.total}, {t.total}  # what changes with the sum; what is the sum
     for e in used:

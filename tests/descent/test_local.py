@@ -128,6 +128,7 @@ def test_whole_numbers_stay_exact_under_weights():
     energy = lambda x: 0.3 * ising(x)
     x0 = state("torus", 2)
     plan = FlipPlan(energy, x0)
+    assert plan.cut is not None
     form = plan.cut.form(plan.cut.tables())
     e, carry = form.start(x0)
     assert float(carry.values[0]) == round(float(carry.values[0]))
@@ -146,7 +147,7 @@ def test_penalties_leave_no_noise_behind():
     idx = jr.randint(jr.key(0), (400,), 0, D)
     always = lambda e, new, extra, spins: jnp.asarray(True)
     loop = lambda flips: (try_moves(flips, x0, idx, always), jnp.asarray(True))
-    _, (_, energies) = FlipPlan(energy, x0).run(loop)
+    _, (_, energies) = FlipPlan(energy, x0).run(loop, x0)
     states = np.asarray(am.descent.Trajectory(x0, idx, jnp.ones(400, bool), energies).frames)
     true = np.asarray(jax.vmap(energy)(jnp.asarray(states[1:])))
     assert (true > 1e8).any()
@@ -252,7 +253,7 @@ def test_a_users_rule_sees_the_energies():
         out = p.sweep(at, am.descent.Colours(), jr.key(0), rule)
         return (out.x, out.visits), jnp.asarray(True)
 
-    _, visits = problem.plan(x0).run(loop)
+    _, visits = problem.plan(x0).run(loop, x0)
     e = float(energy(x0))
     for kept, after in zip(visits.accepted, visits.energy, strict=True):
         if kept:

@@ -28,6 +28,9 @@ METHODS = ("sweep", "greedy")
 MAX_SIZE = 3_000  # elements of one value
 _TRIES = 12
 
+SCALES = ("0.3", "1.0", "0.05", "2.0", "20.0", "50.0", "300.0")
+"""What heads multiply by."""
+
 PRELUDE = """
 import jax, jax.numpy as jnp, numpy as np
 from jax import lax
@@ -114,7 +117,7 @@ class Case(NamedTuple):
         small = "\n".join(f"amlib.descent.{name} = {n}" for name, n in self.limits)
         call = "visit" if self.call == "eager" else "jax.jit(visit)"
         return f"""# call = {self.call!r}; used {", ".join(self.used)}{PRELUDE}
-import amlib.descent.jaxprs, amlib.descent.rows, amlib.descent.visits
+import amlib.descent.jaxprs, amlib.descent.products, amlib.descent.rows, amlib.descent.visits
 from amlib.descent import flips, plan
 jax.config.update("jax_enable_x64", {self.x64})
 {small}
@@ -168,6 +171,7 @@ class Writer:
         self.used: list[str] = []
         self.refused: list[str] = []
         self._known: dict[str, Any] = {}
+        self.near: tuple[int, ...] | None = None  # a state to start near
 
     # -- constants, for the productions -----------------------------------------------------------
 
@@ -263,7 +267,29 @@ class Writer:
             v = self.step(rng.choice([bits, LINEAR, BENT, BENT]), v)
         return self.head(v)
 
-    def head(self, v: Value, kind: str | None = None) -> str:
+    def memory(self) -> str:
+        """Patterns, overlaps, a log-sum-exp: most memories, at which few patterns may count."""
+        rng, x = self.rng, self.values[0]
+        K, D = rng.choice([3, 5, 9, 17, 40]), size(x)
+        dtype = rng.choice([self.float, self.float, "int8"])
+        low = rng.choice([-1, -3])
+        patterns = f'spins({rng.randrange(1000)}, {K}, {D}, dtype="{dtype}")'
+        if rng.random() < 0.2:
+            patterns = f'integers({rng.randrange(1000)}, {low}, 2, {K}, {D}, dtype="{dtype}")'
+        name = self.constant(patterns)
+        self.near = tuple(np.where(np.asarray(_evaluate(patterns, {}))[0] > 0, 1, -1).tolist())
+        bits = rng.choice(["{x}", "{x}", "{x}", "({x} + 1)/2", "({x} > 0).astype({x}.dtype)"])
+        flat = bits.format(x="x.reshape(-1)")
+        product = rng.choice([f"{name} @ {flat}", f"{flat} @ {name}.T"])
+        h = self.attempt("patterns", lambda w, v: product, x)
+        assert h is not None
+        if rng.random() < 0.3:
+            bias = self._shaped(f"reals({rng.randrange(1000)}", (K,), self.float)
+            h = self.attempt("bias", lambda w, v: f"{v.name} + {bias}", h) or h
+        kinds = [k for k in HEADS if k.startswith("lse") or "total" in k]
+        return self.head(h, rng.choice(kinds), ("2.0", "6.0", "15.0", "20.0", "50.0"))
+
+    def head(self, v: Value, kind: str | None = None, scales: tuple[str, ...] = SCALES) -> str:
         """One scalar from a value: by the head that is named, or by any."""
         rng = self.rng
 
@@ -279,7 +305,7 @@ class Writer:
             kind = rng.choice(exponentials if rng.random() < 0.4 else list(HEADS))
         text = HEADS[kind]
         fill = {
-            "b": rng.choice(["0.3", "1.0", "0.05", "2.0", "20.0", "50.0", "300.0"]),
+            "b": rng.choice(scales),
             "steep": rng.choice(["5000", "3", "50"]),
             "power": rng.choice(["s*s*s", "s**3", "s**2"]),
         }
@@ -318,6 +344,10 @@ def _wall(w: Writer) -> str | None:
 
 LIMITS = {
     "plan._COMPACT_FROM": 1,
+    "active._ACTIVE_FROM": 1,
+    "active._FEWEST": 3,
+    "products._BLOCK": 30,
+    "jaxprs.NARROW_FROM": 1,
     "rows._DENSE_LIMIT": 60,
     "rows._BLOCK": 16,
     "visits._BLOCK": 30,
@@ -325,7 +355,10 @@ LIMITS = {
 }
 """Constants of `amlib.descent` made small: forms for large sizes then run on small ones."""
 
-_COMPACT, *_TIGHT = LIMITS.items()
+_COMPACT, *_ACTIVE = list(LIMITS.items())[:5]
+_TIGHT = list(LIMITS.items())[5:]
+_LIMITS = ((), (), (_COMPACT,), (_COMPACT, *_ACTIVE), (_COMPACT, *_ACTIVE), tuple(_TIGHT))
+_LIMITS += ((_COMPACT, *_ACTIVE, *_TIGHT),)
 
 _PATHS: tuple[Path, ...] = ("incremental",) * 5 + ("auto",)
 _SCALES = ["{e}"] * 6 + ["1e-4*{e}", "1e4*{e}", "1e-30*{e}", "1e30*{e}", "-{e}", "{e} + 3.0"]
@@ -343,7 +376,10 @@ def draw(rng: random.Random) -> Case:
         shape = ()
     with promotion(x64=dtype == "float64"):
         w = Writer(rng, shape, dtype, wide)
-        terms = [w.term() for _ in range(rng.choice([1, 1, 1, 2, 2, 3]))]
+        if rng.random() < 0.12:
+            terms = [w.memory()]
+        else:
+            terms = [w.term() for _ in range(rng.choice([1, 1, 1, 2, 2, 3]))]
         if rng.random() < 0.12 and (wall := _wall(w)):
             terms.append(wall)
     scaled = [rng.choice(_SCALES).format(e=t) for t in terms]
@@ -352,7 +388,9 @@ def draw(rng: random.Random) -> Case:
         total = rng.choice(["{0}*{1}", "jnp.maximum({0}, {1})"]).format(*scaled)
     out = rng.choice([dtype, "float32", "float32"]) if dtype in ("float16", "bfloat16") else dtype
     line = f"e = ({total}).astype(jnp.{out})"
-    starts = tuple(tuple(rng.choice([-1, 1]) for _ in range(D)) for _ in range(2))
+    wrong = rng.choice([0.0, 0.1, 0.1, 0.5]) if w.near else 0.5
+    near = w.near or (1,) * D
+    starts = tuple(tuple(-s if rng.random() < wrong else s for s in near) for _ in range(2))
     T = rng.choice([D, 3 * D, 3 * D]) if not wide else 2 * D
     if dtype in ("float16", "bfloat16"):
         T *= 4  # long enough for drift to show
@@ -367,7 +405,7 @@ def draw(rng: random.Random) -> Case:
         rng.choice(_PATHS),
         rng.choice(["eager", "eager", "jit", "jit", "arguments", "vmap", "grad"]),
         rng.choice(("none", "none", *METHODS)),
-        rng.choice([(), (), (_COMPACT,), (_COMPACT,), tuple(_TIGHT), (_COMPACT, *_TIGHT)]),
+        rng.choice(_LIMITS),
         tuple(w.used),
     )
 
