@@ -140,6 +140,7 @@ def _with_indices(fn: Callable[..., _Made]) -> Callable[..., _Made]:
             given.append(arg)
         return fn(*given)
 
+    del whole.__wrapped__  # its signature is not that of `fn`
     return whole
 
 

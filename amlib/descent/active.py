@@ -263,7 +263,7 @@ def _exponents(s: Structure, h: Array, constants: Sequence[Array]) -> Array:
         if len(operands) > 1 or e.name == "neg":
             shape = jnp.broadcast_shapes(*[o.shape for o in operands])
             (value,) = e.bind(*[jnp.broadcast_to(o, shape) for o in operands])
-    return value
+    return jnp.asarray(value)
 
 
 class _Near(AbstractFlips):

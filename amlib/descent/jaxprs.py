@@ -151,12 +151,7 @@ class Program:
 
     def evaluate_to(self, known: Mapping[int, Value], outs: Sequence[int]) -> list[Array]:
         """Run only the equations that the values `outs` need."""
-        needed, used = set(outs), []
-        for e in reversed(self.equations):
-            if needed & set(e.outs):
-                used.append(e)
-                needed |= set(self.depends(e))
-        return self.evaluate(used[::-1], known, outs)
+        return self.evaluate(self.leading_to(self.equations, outs, known.keys()), known, outs)
 
     def stored(self, v: int) -> Value:
         """A constant in the dtype that it is stored in: int8 where floats are a copy of it."""

@@ -183,6 +183,7 @@ class Factor(NamedTuple):
 
     carried: int
     signed: Array  # of the first element
+    largest: Array
     uniform: Array  # whether all elements have the same factor
 
 
@@ -194,7 +195,7 @@ def find_factor(
     **Returns:** `None` if `v` is not one carried value times, over, plus or minus constants.
     """
     producer = {o: e for e in head for o in e.outs}
-    signed = jnp.ones((), jnp.float32)
+    signed = largest = jnp.ones((), jnp.float32)
     uniform = jnp.asarray(True)
     while v not in carried:
         e = producer.get(v)
@@ -208,11 +209,12 @@ def find_factor(
                 value = jnp.asarray(program.const[i]).astype(jnp.float32)
                 value = value if e.name == "mul" else 1.0 / value
                 signed = signed * value.reshape(-1)[0]
+                largest = largest * jnp.max(jnp.abs(value))
                 uniform &= (value == value.reshape(-1)[0]).all()
         if e.name == "neg" or (e.name == "sub" and e.ins[1] == deps[0]):
             signed = -signed
         v = deps[0]
-    return Factor(v, signed, uniform)
+    return Factor(v, signed, largest, uniform)
 
 
 def path_to(program: Program, head: list[Equation], factor: Factor, v: int) -> list[Equation]:
@@ -235,7 +237,7 @@ def head_of_sum(program: Program, head: list[Equation], t: Stabilizer) -> list[E
     made = {o for e in head for o in e.outs}
     if not needed <= known | {o for e in used for o in e.outs} or not known <= made:
         return None
-    return used[::-1]
+    return used
 
 
 def monotone_head(program: Program, head: list[Equation], t: Stabilizer) -> list[Equation] | None:

@@ -1,5 +1,6 @@
 """Views of pictures: many, distinct, and of the pictures that they say."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -29,11 +30,10 @@ def test_the_seed_chooses():
 
 
 def test_no_more_than_there_are():
-    blank = np.full((1, 20, 20), -1.0, np.float32)
+    blank = jnp.full((1, 20, 20), -1.0)
     assert len(views(blank, 1, SIDE)[0]) == 1
     with pytest.raises(ValueError, match="count must be at most 1, the distinct views of 1"):
         views(blank, 2, SIDE)
-    bar = blank.copy()
-    bar[0, :, 9:11] = 1
+    bar = blank.at[0, :, 9:11].set(1)
     one = views(bar, ROOM, SIDE)[0].reshape(-1, SIDE, SIDE)
     assert all((v == v[:1]).all() or (v == v[:, :1]).all() for v in one)
