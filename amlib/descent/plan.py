@@ -383,7 +383,7 @@ class FlipPlan:
     def _cost(cut: Cut) -> int:
         """The work of one flip, in additions."""
         program = cut.program
-        dense = sum(program.size(v) for v in cut.carried if v not in cut.local)
+        dense = sum(program.size(v) for v in cut.carried if program.size(v) > 1)
         touched = sum(4 * n.degree for n in cut.local.values())
         return sum(map(program.cost, cut.head)) + 3 * dense + touched
 

@@ -174,7 +174,7 @@ def x_of(n):
 
 def test_a_head_as_costly_as_the_energy_falls_back():
     wide = jr.normal(jr.key(0), (500, 4))
-    plan = FlipPlan(lambda x: jnp.sum(jnp.tanh(wide @ jnp.tanh(Xi[:4, :6] @ x))), x_of(6))
+    plan = FlipPlan(lambda x: jnp.sum(jnp.tanh(wide @ jnp.tanh(Xi[:4, :12] @ x))), x_of(12))
     assert plan.path == "generic"
     assert "too little to gain" in plan.reason
 
