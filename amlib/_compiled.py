@@ -51,14 +51,15 @@ class compiled(Generic[_Given, _Made]):  # noqa: N801: a decorator
         return self._with(self._program.lower, args).compile
 
     def _with(self, use: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        plain, indices = jax.tree.leaves(args), _NO_INDICES
+        if any(map(_is_index, plain)):
+            args, indices = _without_indices(args)
+        use = functools.partial(use, indices)
+        if float not in map(type, plain):
+            return use(*args)
         # The two values of a unit stay as they are: results of a batch hold the space, too.
         leaves, structure = jax.tree.flatten(args, is_leaf=_is_space)
-        indices = _NO_INDICES
-        if any(map(_is_index, leaves)):
-            args, indices = _without_indices(args)
-            leaves, structure = jax.tree.flatten(args, is_leaf=_is_space)
-        use = functools.partial(use, indices)
-        if float not in map(type, leaves) or (self._as_written and structure in self._as_written):
+        if structure in self._as_written:
             return use(*args)
         given = [jnp.asarray(leaf) if type(leaf) is float else leaf for leaf in leaves]
         before, _trying.now = _trying.now, True
@@ -97,7 +98,7 @@ _NO_INDICES = _Indices(())
 
 def _is_index(a: object) -> bool:
     """Whether a leaf is an array of integers as wide as indices are, known now."""
-    if not isinstance(a, (jax.Array, np.ndarray)) or not is_concrete(a):
+    if not isinstance(a, jax.Array | np.ndarray) or not a.ndim or not is_concrete(a):
         return False
     dtype = a.dtype
     return isinstance(dtype, np.dtype) and dtype.kind == "i" and dtype.itemsize >= 4

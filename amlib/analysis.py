@@ -244,7 +244,8 @@ def retrieval_curve(
         for i, level in enumerate(values):
             step = jax.random.fold_in(jax.random.fold_in(key, count), i)
             starts = _spoiled(corruption, chosen, jnp.asarray(level.item()), step)
-            x, *rest = _recalled(*memory, *starts)
+            arguments: Any = *memory, *starts
+            x, *rest = _recalled(*arguments)
             means = [float(np.mean(np.asarray(a))) for a in (*_judged(success, x, chosen), *rest)]
             table.append((count, float(level), *means, queries))
             bar.update()
@@ -257,7 +258,8 @@ def retrieval_curve(
                 chosen = patterns[np.arange(queries) % count]
                 memory: Any = recall, model, known_numbers(model)
                 starts = _spoiled(corruption, chosen, jnp.asarray(values[0].item()), key)
-                program = pool.submit(_recalled.prepare(*memory, *starts))
+                arguments: Any = *memory, *starts
+                program = pool.submit(_recalled.prepare(*arguments))
                 ahead.append((count, chosen, memory, program))
                 while ahead and ahead[0][-1].done():
                     measure(*ahead.popleft())

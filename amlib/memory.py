@@ -151,19 +151,19 @@ class AbstractMemory(eqx.Module):
         space = family._space_for(self, chosen) if asked.space is None else asked.space
         check_method(chosen, space, asked.key)
         if asked.key is not None:
-            checks.key(asked.key, f"{self._where}: key")
-        x0 = family._start(self, x0, self._where, space)
-        held, where = None, f"{self._where}: clamp"
+            checks.key(asked.key, f"{family._where}: key")
+        x0 = family._start(self, x0, family._where, space)
+        held, where = None, f"{family._where}: clamp"
         if asked.clamp is not None:
             held = family._held(self, x0, asked.clamp, space, where)
         steps, bounded = type(chosen).check(chosen, asked.max_steps), ()
         if isinstance(space, AbstractTwoValued):
             if asked.tol is not None:
                 raise TypeError(
-                    f"{self._where}: tol= is of real states; bits rest where no flip lowers the "
+                    f"{family._where}: tol= is of real states; bits rest where no flip lowers the "
                     "energy. Drop it."
                 )
-            checks.at_most(steps, checks.COUNTABLE // x0.size, f"{self._where}: max_steps")
+            checks.at_most(steps, checks.COUNTABLE // x0.size, f"{family._where}: max_steps")
             bounded = known_numbers(self)
         save_every = asked.save_every
         if save_every is not None:
