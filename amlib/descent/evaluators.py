@@ -20,7 +20,7 @@ from jax import lax
 from jaxtyping import Array
 
 from amlib._types import EnergyFn
-from amlib.descent.jaxprs import Equation, Program
+from amlib.descent.jaxprs import Equation, Program, Value
 from amlib.descent.lanes import any_lane
 from amlib.descent.stabilizers import Factor, Stabilizer, monotone_head, most_above
 
@@ -182,7 +182,9 @@ class Compact(AbstractCarried):
     def flip(self, x: Array, carry: Carry, row: BitRows, s: Array) -> tuple[Array, Carry]:
         program, values = self._program, self._moved(carry, row, s)
         known = {program.x: x} | dict(zip(self._carried, values, strict=True))
-        exponents = program.evaluate(self._to_exponents, known, [t.v for t in self._stabilizers])
+        exponents = program.evaluate(
+            self._to_exponents, self._apart(known), [t.v for t in self._stabilizers]
+        )
         centres = map(_entry, exponents, carry.leaders)
         centred = known | {t.c: c for t, c in zip(self._stabilizers, centres, strict=True)}
         wanted = [program.out, *(t.total for t in self._stabilizers)]
@@ -200,6 +202,15 @@ class Compact(AbstractCarried):
             as_is = lax.cond(any_lane(~near), anew, lambda: as_is)
         e, leaders = as_is
         return e, Carry(values, leaders)
+
+    def _apart(self, known: Mapping[int, Array]) -> Mapping[int, Value]:
+        """What exponents follow from, but for the compiler other values than it.
+
+        It writes out to memory what is used twice: here all exponents, for the sake of one.
+        """
+        used = {i for e in self._to_exponents for i in e.ins} | {t.v for t in self._stabilizers}
+        values = {**self._program.const, **known}
+        return lax.optimization_barrier({i: values[i] for i in used if i in values})
 
     def _with_maxima(
         self, equations: Sequence[Equation], known: Mapping[int, Array]
