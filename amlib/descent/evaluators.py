@@ -264,7 +264,9 @@ class Compact(AbstractCarried):
         program = self._program
         moved, values = self._flipped(carry, row, s, seen)
         known = {program.x: x} | values
-        exponents = program.evaluate(self._to_exponents, known, [t.v for t in self._stabilizers])
+        exponents = program.evaluate(
+            self._to_exponents, self._apart(known), [t.v for t in self._stabilizers]
+        )
         centres = map(_entry, exponents, carry.leaders)
         centred = known | {t.c: c for t, c in zip(self._stabilizers, centres, strict=True)}
         wanted = [program.out, *(t.total for t in self._stabilizers)]
@@ -282,6 +284,16 @@ class Compact(AbstractCarried):
             as_is = lax.cond(any_lane(~near), anew, lambda: as_is)
         e, leaders = as_is
         return e, Carry(moved, leaders)
+
+    def _apart(self, known: Mapping[int, Array]) -> Mapping[int, Value]:
+        """What exponents follow from, but for the compiler other values than it.
+
+        It writes out to memory what is used twice: here all exponents, for the sake of one.
+        """
+        used = {i for e in self._to_exponents for i in e.ins} | {t.v for t in self._stabilizers}
+        const = self._program.const
+        given = {i: known[i] if i in known else const[i] for i in used if i in known or i in const}
+        return lax.optimization_barrier(given)
 
     def _with_maxima(
         self, equations: Sequence[Equation], known: Mapping[int, Array]

@@ -21,8 +21,6 @@ import numpy as np
 from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend import core as jcore
-from jaxtyping import Array
-
 from amlib.descent.jaxprs import CALLS
 
 _CALL = {"xla_cpu_small_call": "true", "inlineable": "false"}
@@ -59,7 +57,7 @@ _HOLDS = frozenset(
 
 In = TypeVar("In")
 Out = TypeVar("Out")
-Arrays: TypeAlias = tuple[Array, ...]
+Arrays: TypeAlias = tuple[Any, ...]
 
 
 def in_one_kernel(
@@ -90,7 +88,7 @@ def in_one_kernel(
     jaxpr = closed.jaxpr if detach is None else detach(())
     n = len(closed.consts)
 
-    def plain(*given: Array) -> Arrays:
+    def plain(*given: Any) -> Arrays:
         return tuple(jcore.jaxpr_as_fun(jcore.ClosedJaxpr(jaxpr, list(given[:n])))(*given[n:]))
 
     outs = _with_vmap(plain, in_turn)(*closed.consts, *flat)
@@ -156,21 +154,21 @@ def _bind(primitive: Any, params: dict[str, Any], ins: list[Any], env: dict[Any,
 def _with_vmap(plain: Callable[..., Arrays], in_turn: bool) -> Callable[..., Arrays]:
     """A function of arrays that on a CPU is one kernel, also under `vmap`."""
 
-    def alone(*given: Array) -> Arrays:
+    def alone(*given: Any) -> Arrays:
         with set_xla_metadata(**_CALL):
             return jax.jit(plain)(*given)
 
     @jax.custom_batching.custom_vmap
-    def run(*given: Array) -> Arrays:
+    def run(*given: Any) -> Arrays:
         return lax.platform_dependent(*given, cpu=alone, default=plain) if ASKS else plain(*given)
 
     @run.def_vmap
-    def _(axis_size: int, in_batched: list[bool], *given: Array) -> tuple[Arrays, tuple[bool, ...]]:
+    def _(axis_size: int, in_batched: list[bool], *given: Any) -> tuple[Arrays, tuple[bool, ...]]:
         del axis_size
         together = jax.vmap(plain, [0 if b else None for b in in_batched])
 
-        def one_by_one(*given: Array) -> Arrays:
-            def one(lane: list[Array]) -> Arrays:
+        def one_by_one(*given: Any) -> Arrays:
+            def one(lane: list[Any]) -> Arrays:
                 own = iter(lane)
                 return run(*[next(own) if b else a for a, b in zip(given, in_batched, strict=True)])
 

@@ -1,15 +1,20 @@
 """The incremental path: taken where it must be, and always equal to the generic one."""
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from jax import lax
+from numpy.testing import assert_allclose
 
 from amlib.descent.jaxprs import Program
 from amlib.descent.plan import MAX_ROW_BYTES, FlipPlan, Path
 from amlib.descent.stabilizers import find_stabilizers
+from amlib.descent.visits import all_flips
 from tests import engine as flips
 
 K, D = 12, 40
@@ -229,6 +234,42 @@ def test_compact_and_exact_forms_visit_the_same_states(beta, kind):
     x0, idx = spins(5, D), jr.randint(jr.key(6), (300,), 0, D)
     record = same_trajectory(lambda x: -jax.nn.logsumexp(beta * (patterns @ x)), x0, idx)
     assert record.accepted.any()
+
+
+@pytest.mark.parametrize("beta", [0.05, 1.0, 50.0, 300.0])
+def test_a_leader_that_is_overtaken_is_replaced(beta):
+    """Flips as they come: among 300 patterns of 12 bits the nearest one changes all the time."""
+    patterns, x0 = spins(0, WIDE, 12), spins(5, 12)
+    energy = lambda x: -jax.nn.logsumexp(beta * (patterns @ x))
+    cut = FlipPlan(energy, x0).cut
+    assert cut is not None
+    tables = cut.tables()
+    form = cut.form(tables, cut.allows_compact(tables)[1])
+
+    def step(loop, i):
+        x, carry = loop
+        s = x[i]
+        x = x.at[i].set(-s)
+        e, carry = form.flip(x, carry, form.row(i), s)
+        return (x, carry), (x, e, carry.leaders[0])
+
+    walk = jr.randint(jr.key(6), (400,), 0, 12)
+    start = (x0, form.start(x0)[1])
+    _, (xs, found, leaders) = jax.jit(lambda: lax.scan(step, start, walk))()
+    # In double precision: no outcome of one way to round is taken for right.
+    v = beta * (np.asarray(xs, np.float64) @ np.asarray(patterns, np.float64).T)
+    most = v.max(1)
+    exact = -(most + np.log(np.exp(v - most[:, None]).sum(1)))
+    assert_allclose(found, exact, rtol=2e-6, atol=1e-5)
+    behind = most - v[np.arange(400), np.asarray(leaders)]
+    assert (behind <= math.log(WIDE) + 10 + 1e-3).all()
+    if beta > 1:
+        assert len(set(leaders.tolist())) > 50
+    # Flips that are compared at once, from one leader.
+    plan = FlipPlan(energy, x0)
+    _, all_of_them = plan.run(lambda flips: (all_flips(flips, x0), jnp.ones((), bool)))
+    expected = [energy(x0.at[i].multiply(-1)) for i in range(12)]
+    assert_allclose(all_of_them, jnp.stack(expected), rtol=2e-6, atol=1e-5)
 
 
 def test_the_centre_follows_a_long_descent():
