@@ -27,7 +27,7 @@ _Given = ParamSpec("_Given")
 _Made = TypeVar("_Made")
 
 
-class compiled(Generic[_Given, _Made]):  # noqa: N801: a decorator
+class compiled(Generic[_Given, _Made]):
     """The same function, compiled once for each kind of arguments, whatever their floats are.
 
     A function that asks for the value of such a number while it is traced (`if self.beta > 1:`,

@@ -5,15 +5,16 @@ that became an integer is 0 or 1, an int8 lies in [-128, 127], a sum of n of the
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend import core as jcore
+from jaxtyping import Array
 
 from amlib._checks import is_concrete
-from amlib._types import IntLike, Shape
+from amlib._types import EnergyFn, IntLike, Shape
 from amlib.descent.jaxprs import Equation, Program, Value
 
 Range = tuple[int, int]
@@ -112,18 +113,18 @@ def _share(shape: Shape, axes: Iterable[IntLike]) -> int:
 _ADD_UP = frozenset({"dot_general", "conv_general_dilated", "reduce_sum", "cumsum"})
 
 
-def refuse_sums_in_int8(fn: Callable[[Any], Any], x: Any) -> None:
+def refuse_sums_in_int8(fn: EnergyFn, x: Array) -> None:
     """Raise where the energy `fn(x)`, which is traced only, adds up many int8 numbers in int8."""
 
-    def look(jaxpr: Any) -> None:
+    def look(jaxpr: jcore.Jaxpr) -> None:
         for e in jaxpr.eqns:
-            narrow = [v.aval for v in e.outvars if getattr(v.aval, "dtype", None) == jnp.int8]
-            if narrow and e.primitive.name in _ADD_UP:
-                raise TypeError(
-                    "energy: must not add up int8 numbers in int8, which wraps around at 127; "
-                    f"{e.primitive.name} -> int8{list(narrow[0].shape)} came. Write "
-                    "self.Xi.astype(x.dtype) where patterns meet patterns, or store floats."
-                )
+            for out in e.outvars if e.primitive.name in _ADD_UP else ():
+                if getattr(out.aval, "dtype", None) == jnp.int8:
+                    raise TypeError(
+                        "energy: must not add up int8 numbers in int8, which wraps around at 127; "
+                        f"{e.primitive.name} -> {out.aval.str_short()} came. Write "
+                        "self.Xi.astype(x.dtype) where patterns meet patterns, or store floats."
+                    )
             for inner in jax.tree.leaves(tuple(e.params.values()), is_leaf=_is_jaxpr):
                 if _is_jaxpr(inner):
                     look(getattr(inner, "jaxpr", inner))
@@ -131,5 +132,5 @@ def refuse_sums_in_int8(fn: Callable[[Any], Any], x: Any) -> None:
     look(jax.make_jaxpr(fn)(jax.ShapeDtypeStruct(x.shape, x.dtype)).jaxpr)
 
 
-def _is_jaxpr(a: Any) -> bool:
+def _is_jaxpr(a: object) -> bool:
     return hasattr(getattr(a, "jaxpr", a), "eqns")

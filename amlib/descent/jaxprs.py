@@ -5,7 +5,7 @@ milliseconds), so the constants of an energy may be tracers of a user's `jit`, `
 """
 
 import math
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -94,25 +94,34 @@ def fold(primitive: jcore.Primitive, params: Params, values: Sequence[Value]) ->
     return eqn.bind(*values)
 
 
-class _Constants(dict[int, Value]):
+class Constants(Mapping[int, Value]):
     """Constants by number. One that is a wider copy of small integers is made where it is used.
 
-    Made here, outside the branches and loops that use it, it would take four times the memory of
-    the patterns, and stay.
+    Made once, outside the branches and loops that use it, it would take four times the memory of
+    the patterns, and stay. `narrow` holds those: what is stored, and the conversion of it.
     """
 
     def __init__(self):
-        super().__init__()
+        self._values: dict[int, Value] = {}
         self.narrow: dict[int, tuple[Value, Equation]] = {}
 
     def __getitem__(self, v: int) -> Value:
         if v in self.narrow:
             small, conversion = self.narrow[v]
             return fold(conversion.primitive, conversion.params, [small])[0]
-        return super().__getitem__(v)
+        return self._values[v]
 
-    def get(self, v: int, default: Any = None) -> Any:
-        return self[v] if v in self.keys() else default
+    def __setitem__(self, v: int, value: Value) -> None:
+        self._values[v] = value
+
+    def __contains__(self, v: object) -> bool:
+        return v in self._values
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
 
 
 class Program:
@@ -127,7 +136,7 @@ class Program:
         if closed.effects:
             raise Unsupported(f"the energy has side effects ({closed.effects})")
         self.aval: list[ShapedArray] = []
-        self.const = _Constants()
+        self.const = Constants()
         self.equations: list[Equation] = []
         self._numbers: dict[Hashable, int] = {}
         self._seen: dict[Hashable, tuple[int, ...]] = {}
