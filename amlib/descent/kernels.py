@@ -92,7 +92,9 @@ def in_one_kernel(
     def plain(*given: Any) -> Arrays:
         return tuple(jcore.jaxpr_as_fun(jcore.ClosedJaxpr(jaxpr, list(given[:n])))(*given[n:]))
 
-    outs = _with_vmap(plain, in_turn)(*closed.consts, *flat)
+    # Of constants, XLA would make constants of the kernel, and die of large ones.
+    given = lax.optimization_barrier([*closed.consts, *flat])
+    outs = _with_vmap(plain, in_turn)(*given)
     return jax.tree.unflatten(jax.tree.structure(out), outs)
 
 

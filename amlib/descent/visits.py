@@ -206,8 +206,9 @@ def _seen_one_by_one(flips: AbstractFlips, flat: Array, row: Any) -> Any:
     def read(at: Array) -> Array:
         if at.size > _FEW:
             return _at(flat, at)
-        each = [lax.dynamic_index_in_dim(flat, i, keepdims=False) for i in at.reshape(-1)]
-        return jnp.stack(each).reshape(at.shape) if each else jnp.zeros(at.shape, flat.dtype)
+        each = [lax.dynamic_slice_in_dim(flat, i, 1) for i in at.reshape(-1)]
+        each = each or [jnp.zeros((0,), flat.dtype)]
+        return jnp.concatenate(each).reshape(at.shape)
 
     return jax.tree.map(read, flips.reads(row))
 
