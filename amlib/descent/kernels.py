@@ -21,6 +21,7 @@ import numpy as np
 from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend import core as jcore
+
 from amlib.descent.jaxprs import CALLS
 
 _CALL = {"xla_cpu_small_call": "true", "inlineable": "false"}
