@@ -214,8 +214,6 @@ def test_loops_of_real_states_and_their_derivatives_are_the_same(name, monkeypat
             jax.tree.leaves(way()), jax.tree.leaves(as_it_is(monkeypatch, way)), strict=True
         ):
             assert_allclose(got, expected, rtol=2e-4, atol=2e-4)
-    if kernels.ASKS:
-        assert calls(run, STARTS[0], one) > 0
 
 
 def test_what_does_not_depend_on_the_state_is_computed_before():
