@@ -34,7 +34,6 @@ from amlib.descent.lanes import any_lane
 from amlib.descent.products import matrix_of
 from amlib.descent.rows import Rows
 from amlib.descent.stabilizers import (
-    Factor,
     Stabilizer,
     find_factor,
     find_stabilizers,
@@ -76,7 +75,6 @@ class Structure(NamedTuple):
     overlaps: Overlaps
     exponents: list[Equation]
     stabilizer: Stabilizer
-    factor: Factor
     after: list[Equation]
 
 
@@ -119,7 +117,7 @@ def find_structure(
     exponents = path_to(program, head, factor, t.v)
     if not all(_is_elementwise(program, e) for e in exponents):
         return None
-    return Structure(program, overlaps, exponents, t, factor, after)
+    return Structure(program, overlaps, exponents, t, after)
 
 
 def _overlaps(analysis: Affine, carried: int) -> Overlaps | None:
@@ -169,7 +167,7 @@ class Active(AbstractFlips):
         self._dtype = structure.program.aval[structure.overlaps.carried].dtype
         self._scale = rows.scale.astype(self._dtype)
         size, moved = size.astype(self._dtype), jnp.max(jnp.abs(self._scale))
-        self.step = structure.factor.largest.astype(self._dtype) * size * moved * (1 + 1e-5)
+        self.step = _largest_factor(structure, self._dtype) * size * moved * (1 + 1e-5)
         # Every overlap, and every partial sum of one, is an integer that the dtype holds.
         (value,) = structure.program.evaluate_to(
             {structure.program.x: x0}, [self._s.overlaps.operand]
@@ -248,6 +246,17 @@ def _choose_active(v: Array, below: float) -> tuple[Array, Array, Array, Array]:
     rounding = 16 * float(jnp.finfo(v.dtype).eps) * jnp.max(jnp.abs(v)) + 0.1
     ceiling = others + below + rounding
     return at, largest > last, ceiling, jnp.max(largest) - ceiling
+
+
+def _largest_factor(s: Structure, dtype: np.dtype) -> Array:
+    """The most that an exponent moves where its overlap moves by one."""
+    factor = jnp.ones((), dtype)
+    for e in s.exponents:
+        for i in e.ins if e.name in ("mul", "div") else ():
+            if i in s.program.const:
+                size = jnp.abs(jnp.asarray(s.program.const[i]).astype(dtype))
+                factor = factor * jnp.max(size if e.name == "mul" else 1 / size)
+    return factor
 
 
 def _exponents(s: Structure, h: Array, constants: Sequence[Array]) -> Array:

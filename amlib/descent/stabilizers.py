@@ -218,7 +218,8 @@ def head_of_sum(program: Program, head: list[Equation], t: Stabilizer) -> list[E
     made = {o for e in head for o in e.outs}
     if not needed <= known | {o for e in used for o in e.outs} or not known <= made:
         return None
-    return used[::-1]
+    chosen = {e.outs for e in used}
+    return [e for e in head if e.outs in chosen]
 
 
 def monotone_head(program: Program, head: list[Equation], t: Stabilizer) -> list[Equation] | None:
