@@ -307,14 +307,14 @@ class _Near(AbstractFlips):
 
     def start(self, x: Array) -> tuple[Array, Carry]:
         h, n = self.overlaps(x)
-        return self._energy(h, n), Carry((h,), (n,))
+        return self._energy(h, n), Carry((h, n), ())
 
     def flip(self, x: Array, carry: Carry, row: BitRows, s: Array) -> tuple[Array, Carry]:
         del x
-        ((raw, scale), (reference, _)), (h,), (n,) = row, carry.values, carry.centres
+        ((raw, scale), (reference, _)), (h, n) = row, carry.values
         h = add_row(h, raw.astype(h.dtype), scale, s)
         n = n + jnp.where(s == reference[0], 1.0, -1.0).astype(n.dtype)
-        return self._energy(h, n), Carry((h,), (n,))
+        return self._energy(h, n), Carry((h, n), ())
 
     def proves_fixed(self, x: Array, bits: Array) -> None:
         """All flips of so few patterns are compared as soon as that."""
