@@ -35,7 +35,6 @@ from amlib.descent.lanes import any_lane
 from amlib.descent.products import matrix_of
 from amlib.descent.rows import Rows
 from amlib.descent.stabilizers import (
-    Factor,
     Stabilizer,
     find_factor,
     find_stabilizers,
@@ -77,7 +76,6 @@ class Structure(NamedTuple):
     overlaps: Overlaps
     exponents: list[Equation]
     stabilizer: Stabilizer
-    factor: Factor
     after: list[Equation]
 
 
@@ -120,7 +118,7 @@ def find_structure(
     exponents = path_to(program, head, factor, t.v)
     if not all(_is_elementwise(program, e) for e in exponents):
         return None
-    return Structure(program, overlaps, exponents, t, factor, after)
+    return Structure(program, overlaps, exponents, t, after)
 
 
 def _overlaps(analysis: Affine, carried: int) -> Overlaps | None:
@@ -170,7 +168,7 @@ class Active(AbstractFlips):
         self._dtype = structure.program.aval[structure.overlaps.carried].dtype
         self._scale = rows.scale.astype(self._dtype)
         size, moved = size.astype(self._dtype), jnp.max(jnp.abs(self._scale))
-        self.step = structure.factor.largest.astype(self._dtype) * size * moved * (1 + 1e-5)
+        self.step = _largest_factor(structure, self._dtype) * size * moved * (1 + 1e-5)
         # Every overlap, and every partial sum of one, is an integer that the dtype holds.
         (value,) = structure.program.evaluate_to(
             {structure.program.x: x0}, [self._s.overlaps.operand]
@@ -253,6 +251,17 @@ def _choose_active(v: Array, below: float) -> tuple[Array, Array, Array, Array]:
     return at, largest > last, ceiling, jnp.max(largest) - ceiling
 
 
+def _largest_factor(s: Structure, dtype: np.dtype) -> Array:
+    """The most that an exponent moves where its overlap moves by one."""
+    factor = jnp.ones((), dtype)
+    for e in s.exponents:
+        for i in e.ins if e.name in ("mul", "div") else ():
+            if i in s.program.const:
+                size = jnp.abs(jnp.asarray(s.program.const[i]).astype(dtype))
+                factor = factor * jnp.max(size if e.name == "mul" else 1 / size)
+    return factor
+
+
 def _exponents(s: Structure, h: Array, constants: Sequence[Array]) -> Array:
     """The exponents of some patterns, by the very operations of the energy."""
     given = iter(constants)
@@ -303,17 +312,17 @@ class _Near(AbstractFlips):
 
     def start(self, x: Array) -> tuple[Array, Carry]:
         h, n = self.overlaps(x)
-        return self._energy(h, n), Carry((h,), (n,))
+        return self._energy(h, n), Carry((h, n), ())
 
     def flip(
         self, x: Array, carry: Carry, row: BitRows, s: Array, seen: Seen
     ) -> tuple[Array, Carry]:
         del x
-        (overlaps, reference), (h,), (n,) = row, carry.values, carry.leaders
+        (overlaps, reference), (h, n) = row, carry.values
         assert isinstance(reference, Dense)
         h = overlaps.flipped(h, seen[0], s)
         n = n + jnp.where(s == reference.raw[0], 1.0, -1.0).astype(n.dtype)
-        return self._energy(h, n), Carry((h,), (n,))
+        return self._energy(h, n), Carry((h, n), ())
 
     def proves_fixed(self, x: Array, bits: Array) -> None:
         """All flips of so few patterns are compared as soon as that."""
