@@ -18,7 +18,6 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Integer, PyTree
 
-from amlib.descent.kernels import in_one_kernel
 from amlib.descent.lanes import any_lane
 from amlib.descent.problems import Point
 from amlib.descent.trajectory import RESULTS, StateTrajectory
@@ -98,51 +97,25 @@ def march(
     **Returns:** the last state, and the measures, stacked.
     """
 
-    if steps > UNROLLED:
-        step = eqx.filter_closure_convert(step, x)
-        measure = eqx.filter_closure_convert(measure, x)
-        return _march(step, measure, x, steps, every)
-    kept = [x]
-    for _ in range(steps // every):
-        kept.append(x := _several(step, x, every))
-    measures = lax.map(measure, jax.tree.map(lambda *a: jnp.stack(a), *kept))
-    return _several(step, x, steps % every), measures
+    def several(x: X, count: int) -> X:
+        if count <= UNROLLED:
+            for _ in range(count):
+                x = step(x)
+            return x
+        return lax.scan(lambda x, _: (step(x), None), x, None, length=count)[0]
 
-
-def _several(step: Callable[[X], X], x: X, count: int) -> X:
-    if count <= UNROLLED:
-        for _ in range(count):
-            x = step(x)
-        return x
-    return lax.scan(lambda x, _: (step(x), None), x, None, length=count)[0]
-
-
-def _all_steps(
-    step: Callable[[X], X], measure: Callable[[X], Y], x: X, steps: int, every: int
-) -> tuple[X, Y]:
     def segment(x: X, _: None) -> tuple[X, Y]:
-        x = _several(step, x, every)
+        x = several(x, every)
         return x, measure(x)
 
-    first = measure(x)
-    x, rest = lax.scan(segment, x, None, length=steps // every)
-    measures = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rest)
-    return _several(step, x, steps % every), measures
-
-
-@eqx.filter_custom_jvp
-def _march(
-    step: Callable[[X], X], measure: Callable[[X], Y], x: X, steps: int, every: int
-) -> tuple[X, Y]:
-    loop = lambda step, measure, x: _all_steps(step, measure, x, steps, every)
-    return in_one_kernel(loop, x, steps=(step, measure))
-
-
-@_march.def_jvp
-def _(primals: PyTree, tangents: PyTree) -> PyTree:
-    step, measure, x, steps, every = primals
-    run = lambda step, measure, x: _all_steps(step, measure, x, steps, every)
-    return eqx.filter_jvp(run, (step, measure, x), tuple(tangents[:3]))
+    if steps <= UNROLLED:
+        kept = [x] + [x := several(x, every) for _ in range(steps // every)]
+        measures = lax.map(measure, jax.tree.map(lambda *a: jnp.stack(a), *kept))
+    else:
+        first = measure(x)
+        x, rest = lax.scan(segment, x, None, length=steps // every)
+        measures = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rest)
+    return several(x, steps % every), measures
 
 
 def iterate_together(
@@ -241,11 +214,7 @@ def _advance(
 ) -> Carry:
     """Repeat `step` until its result is final or `stop` steps are taken: `longest` at most."""
     del longest
-
-    def loop(step: Callable[[Carry], Carry], carry: Carry, stop: Array) -> Carry:
-        return lax.while_loop(lambda c: _runs(c, stop), lambda c: step(c), carry)
-
-    return in_one_kernel(loop, carry, stop, steps=(step,))
+    return lax.while_loop(lambda c: _runs(c, stop), lambda c: step(c), carry)
 
 
 @_advance.def_jvp

@@ -183,7 +183,6 @@ class Factor(NamedTuple):
 
     carried: int
     signed: Array  # of the first element
-    largest: Array
     uniform: Array  # whether all elements have the same factor
 
 
@@ -195,7 +194,7 @@ def find_factor(
     **Returns:** `None` if `v` is not one carried value times, over, plus or minus constants.
     """
     producer = {o: e for e in head for o in e.outs}
-    signed = largest = jnp.ones((), jnp.float32)
+    signed = jnp.ones((), jnp.float32)
     uniform = jnp.asarray(True)
     while v not in carried:
         e = producer.get(v)
@@ -209,12 +208,11 @@ def find_factor(
                 value = jnp.asarray(program.const[i]).astype(jnp.float32)
                 value = value if e.name == "mul" else 1.0 / value
                 signed = signed * value.reshape(-1)[0]
-                largest = largest * jnp.max(jnp.abs(value))
                 uniform &= (value == value.reshape(-1)[0]).all()
         if e.name == "neg" or (e.name == "sub" and e.ins[1] == deps[0]):
             signed = -signed
         v = deps[0]
-    return Factor(v, signed, largest, uniform)
+    return Factor(v, signed, uniform)
 
 
 def path_to(program: Program, head: list[Equation], factor: Factor, v: int) -> list[Equation]:

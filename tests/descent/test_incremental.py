@@ -250,7 +250,8 @@ def test_a_leader_that_is_overtaken_is_replaced(beta):
         x, carry = loop
         s = x[i]
         x = x.at[i].set(-s)
-        e, carry = form.flip(x, carry, form.row(i), s)
+        row = form.row(i)
+        e, carry = form.flip(x, carry, row, s, form.reads(row))
         return (x, carry), (x, e, carry.leaders[0])
 
     walk = jr.randint(jr.key(6), (400,), 0, 12)
@@ -267,7 +268,7 @@ def test_a_leader_that_is_overtaken_is_replaced(beta):
         assert len(set(leaders.tolist())) > 50
     # Flips that are compared at once, from one leader.
     plan = FlipPlan(energy, x0)
-    _, all_of_them = plan.run(lambda flips: (all_flips(flips, x0), jnp.ones((), bool)))
+    _, all_of_them = plan.run(lambda flips: (all_flips(flips, x0), jnp.ones((), bool)), x0)
     expected = [energy(x0.at[i].multiply(-1)) for i in range(12)]
     assert_allclose(all_of_them, jnp.stack(expected), rtol=2e-6, atol=1e-5)
 

@@ -77,6 +77,7 @@ def test_loops_of_known_primitives_are_one_kernel_on_a_cpu_only():
         lambda c: jnp.fft.fft(c).real,
         lambda c: lax.top_k(c, 3)[0].sum() * c,
         lambda c: (c.reshape(8, 8) @ c.reshape(8, 8)).reshape(-1),
+        lambda c: jnp.outer(c, c) @ c,
         lambda c: (c[:, None] * jnp.ones((1, 64))).sum(1),  # 4,096 elements
         lambda c: lax.cond(c[0] > 0, jnp.sort, jnp.sin, c),
         lambda c: jax.pure_callback(lambda a: a, jax.ShapeDtypeStruct((64,), c.dtype), c),
@@ -160,74 +161,6 @@ def test_gradients_go_through_recalls_in_any_nesting(monkeypatch):
     )
     for way in ways:
         same(way(), as_it_is(monkeypatch, way))
-
-
-# -- loops of real states ------------------------------------------------------------------------
-
-REALS = jr.normal(jr.key(7), (20, 12))
-STARTS = jr.normal(jr.key(8), (3, 12))
-
-
-def ham():
-    synapse = am.DenseSynapse(0.2 * jr.normal(jr.key(2), (12, 5)))
-    return am.HAM([am.TanhLayer(12), am.SoftmaxLayer(5)], [synapse], [((0, 1), 0)])
-
-
-REAL = {
-    "cccp": lambda x, s: am.ModernHopfield(s * REALS, 0.3).recall(x, max_steps=20).x,
-    "descent": lambda x, s: (
-        am.ModernHopfield(s * REALS, 0.3).recall(x, method=am.GradientDescent(0.05), max_steps=40).x
-    ),
-    "backtracking": lambda x, s: (
-        am.ModernHopfield(s * REALS, 0.3)
-        .recall(x, method=am.GradientDescent(0.5, backtracking=True), max_steps=40)
-        .x
-    ),
-    "record": lambda x, s: (
-        am.ModernHopfield(s * REALS, 0.3).recall(x, max_steps=20, save_every=3).trajectory.energy
-    ),
-    "euler": lambda x, s: (
-        am.ModernHopfield(s * REALS, 0.3)
-        .recall(x, method=am.Euler(0.1), max_steps=30, save_every=2)
-        .trajectory.energy
-    ),
-    "hierarchical": lambda x, s: ham().recall([s * x, jnp.zeros(5)], 30, 0.1).x[0],
-}
-
-
-@pytest.mark.parametrize("name", REAL)
-def test_loops_of_real_states_and_their_derivatives_are_the_same(name, monkeypatch):
-    run, one = REAL[name], jnp.ones(())
-    total = lambda x, s: jnp.sum(run(x, s) ** 2)
-    ways = (
-        lambda: jax.jit(run)(STARTS[0], one),
-        lambda: jax.jit(jax.vmap(run, (0, None)))(STARTS, one),
-        lambda: jax.jit(jax.grad(total, (0, 1)))(STARTS[0], one),
-        lambda: jax.jit(jax.vmap(jax.grad(total, (0, 1)), (0, None)))(STARTS, one),
-        lambda: jax.jit(jax.grad(lambda x: jax.vmap(jax.jit(total), (0, None))(x, one).sum()))(
-            STARTS
-        ),
-        lambda: jax.jit(lambda x, s: jax.jvp(lambda s: total(x, s), (s,), (one,)))(STARTS[0], one),
-    )
-    for way in ways:
-        for got, expected in zip(
-            jax.tree.leaves(way()), jax.tree.leaves(as_it_is(monkeypatch, way)), strict=True
-        ):
-            assert_allclose(got, expected, rtol=2e-4, atol=2e-4)
-
-
-def test_what_does_not_depend_on_the_state_is_computed_before():
-    matrix, offset = jr.normal(jr.key(0), (12, 12)), jnp.ones(12)
-
-    @jax.jit
-    def inner(x):
-        return x + jnp.sum(matrix**2)  # in a call: not in sight of who does not look inside
-
-    step = lambda x: jax.nn.relu(inner(x) + matrix @ offset)
-    later = kernels.hoisted(step, STARTS[0])
-    names = {e.primitive.name for e in jax.make_jaxpr(later)(STARTS[0]).eqns}
-    assert names <= {"add", "max"}
-    assert_allclose(later(STARTS[0]), step(STARTS[0]), rtol=1e-6)
 
 
 def test_exported_programs_hold_the_form_of_their_platform():
