@@ -11,7 +11,7 @@ and not by the values of `x`; so indices must be known when the energy is traced
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,6 @@ from amlib.descent.affine import (
 )
 from amlib.descent.jaxprs import Equation, Params, Program, Value, fold
 from amlib.descent.neighbours import is_uneven
-from amlib.descent.separable import is_linear_step
 from amlib.descent.terms import (
     MAX_SUMMANDS,
     NONE,
@@ -42,8 +41,10 @@ from amlib.descent.terms import (
     TooLarge,
     is_known,
     is_product,
+    places_of,
     pooled,
     products,
+    summed,
     together,
 )
 
@@ -121,7 +122,7 @@ class Locals:
         if not adds_up(aval.dtype):
             return None
         if e.name == "reduce_sum":
-            return _summed(found[0], e.params["axes"], aval.shape)
+            return summed(found[0], e.params["axes"], aval.shape)
         if e.name == "dot_general":
             return self._contracted(e, found, aval.shape, aval.dtype)
         if e.name == "conv_general_dilated":
@@ -230,9 +231,10 @@ class Locals:
         none = np.zeros(base.shape, np.float32)
         places = np.arange(1, base.size + 1, dtype=np.float32).reshape(base.shape)
         with jax.ensure_compile_time_eval():
-            add = lambda u: e.primitive.bind(
-                jnp.asarray(none), jnp.asarray(known[1]), u, **e.params
-            )
+            names = ("dimension_numbers", "indices_are_sorted", "unique_indices", "mode")
+            options = {name: e.params[name] for name in names}
+            at = jnp.asarray(known[1])
+            add = lambda u: lax.scatter_add(jnp.asarray(none), at, u, **options)
             _, pull = jax.vjp(add, np.zeros(updates.shape, np.float32))
             where = np.asarray(pull(jnp.asarray(places))[0]).reshape(-1).astype(np.int64) - 1
         moved = []
@@ -249,7 +251,7 @@ class Locals:
         """A dot product: the elements that meet, multiplied and summed."""
         (cl, cr), (bl, br) = e.params["dimension_numbers"]
         left, right = (
-            _places(o.shape, c, b) for o, c, b in zip(operands, (cl, cr), (bl, br), strict=True)
+            places_of(o.shape, c, b) for o, c, b in zip(operands, (cl, cr), (bl, br), strict=True)
         )
         B, M, C = left.shape
         N = right.shape[1]
@@ -303,19 +305,6 @@ class Locals:
         terms = _summed_products(a, b, 1, (len(element),), dtype)
         moved = [t._replace(element=element[t.element]) for t in terms.blocks]
         return terms.with_blocks(moved, tuple(shape))
-
-
-def find_scaled(program: Program, terms: Mapping[int, Terms]) -> set[int]:
-    """Single sums that are weighted by numbers: what is weighted can be carried more exactly.
-
-    A sum of spins is a whole number, and two such are equal or not; of tenths that is not so.
-    """
-    scaled: set[int] = set()
-    for e in program.equations:
-        if is_linear_step(program, e) and all(v in terms for v in program.depends(e)):
-            weighted = e.name in ("mul", "div") or scaled.intersection(e.ins)
-            scaled.update(e.outs if weighted else ())
-    return scaled
 
 
 # -- values ----------------------------------------------------------------------------------------
@@ -392,21 +381,13 @@ def _reduced(
     primitive: jcore.Primitive, o: Terms, axes: Sequence[int], shape: tuple[int, ...]
 ) -> Terms:
     """A product, maximum or the like over few elements."""
-    places = _places(o.shape, axes, ())[0]
+    places = places_of(o.shape, axes, ())[0]
     if not 0 < places.shape[1] <= _MAX_REDUCED:
         raise TooLarge
     total = o.taken(places[:, 0]).joined()
     for k in range(1, places.shape[1]):
         total = _apply(primitive, {}, [total, o.taken(places[:, k]).joined()])
     return Terms(tuple(shape), o.dtype, (total,), True)
-
-
-def _summed(o: Terms, axes: Sequence[int], shape: tuple[int, ...]) -> Terms:
-    places = _places(o.shape, axes, ())[0]
-    target = np.zeros(o.size, np.int64)
-    target[places.reshape(-1)] = np.repeat(np.arange(len(places)), places.shape[1])
-    moved = [b._replace(element=target[b.element]) for b in o.blocks]
-    return o.with_blocks(moved, tuple(shape))
 
 
 def _summed_products(
@@ -417,12 +398,3 @@ def _summed_products(
     made = products(a, b, times)
     moved = [t._replace(element=t.element // count) for t in made]
     return Terms(tuple(shape), dtype, (), False).with_blocks(moved)
-
-
-def _places(shape: tuple[int, ...], last: Sequence[int], first: Sequence[int]) -> np.ndarray:
-    """Flat indices with the axes `first` in front, `last` at the end: three axes in all."""
-    free = [a for a in range(len(shape)) if a not in (*last, *first)]
-    order = [int(a) for a in (*first, *free, *last)]
-    index = np.arange(math.prod(shape)).reshape(shape).transpose(order)
-    size = lambda axes: math.prod(shape[a] for a in axes)
-    return index.reshape(size(first), size(free), size(last))

@@ -101,7 +101,8 @@ class Neighbours(AbstractRows):
 
     def change(self, seen: tuple[Value, ...], s: Array) -> Array:
         """What turning bits from `s` to `-s`, each alone, adds to a value of one element."""
-        return sum_in_order([t.change(o, s) for t, o in zip(self.slots, seen, strict=True)])
+        parts = [t.change(o, s) for t, o in zip(self.slots, seen, strict=True)]
+        return sum_in_order(parts) if parts else jnp.zeros(s.shape, s.dtype)  # nothing changes it
 
     def moved(self, place: np.ndarray) -> "Neighbours":
         """See `AbstractRows`."""

@@ -22,14 +22,12 @@ Real-valued carried values drift by rounding: after `m` accepted flips by at mos
 `m * eps * max|h|`. The loops in `flips` evaluate them afresh every sweep.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.extend import core as jcore
 from jaxtyping import Array
@@ -39,145 +37,26 @@ from amlib._compiled import check_powers
 from amlib._numbers import Numbers
 from amlib._types import EnergyFn
 from amlib.descent.active import Active, capacity, find_structure
-from amlib.descent.affine import MOVES, Affine
-from amlib.descent.carried import AbstractRows, Dense
+from amlib.descent.affine import Affine
+from amlib.descent.cut import Cut, affine_cut, local_cut, obstacle, small_integers
 from amlib.descent.derivatives import freeze
-from amlib.descent.evaluators import AbstractCarried, Compact, Generic, Incremental, Loop
-from amlib.descent.jaxprs import Equation, Program, Unsupported
+from amlib.descent.evaluators import Generic, Loop
+from amlib.descent.jaxprs import Program, Unsupported
 from amlib.descent.lanes import all_lanes
-from amlib.descent.local import Locals, find_scaled
-from amlib.descent.neighbours import Neighbourhood, neighbourhood
-from amlib.descent.rows import RowMaker, Rows
-from amlib.descent.separable import Separable, colour, is_linear
-from amlib.descent.stabilizers import (
-    Factor,
-    Stabilizer,
-    find_factor,
-    find_stabilizers,
-    most_above,
-)
+from amlib.descent.separable import colour
 
 Path: TypeAlias = Literal["auto", "incremental", "generic"]
 
 MAX_ROW_BYTES = 2**30
 """Rows larger than this (1 GiB) are not kept: the energy takes the generic path."""
 
-_COMPACT_FROM = 256  # elements per row from which int8 rows are worth a second program
-
 _LOOKED_AT = (
     2**26
 )  # bytes of rows up to which `describe` makes them, to see whether they are finite
 
-_LARGEST_EXPONENT = 80.0  # of a power of a sum of exponentials; float32 holds exp(88)
-
 _LOCAL_GAIN = 20  # terms of few bits are looked for unless a flip is so much cheaper than the whole
 
 _MIN_GAIN = 0.8  # the incremental path must cost less than this share of the full energy
-
-# Cheap operations that the cut is pushed back through, so that what is carried is `Xi @ x`
-# (exact for integer patterns) and not `beta * (Xi @ x) + b`.
-_LIGHT = (MOVES - {"gather", "dynamic_slice", "dynamic_update_slice", "scatter"}) | {
-    "neg", "mul", "div", "add", "add_any", "sub", "convert_element_type", "stop_gradient",
-}  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class Cut:
-    """An energy cut in two: what is carried, and the equations from there to the energy.
-
-    Carried values are affine, or sums of terms of few bits: these are in `local`.
-    """
-
-    program: Program
-    analysis: Affine
-    carried: list[int]
-    head: list[Equation]
-    uses_state: bool
-    D: int
-    out: Any  # the dtype of the energy
-    local: dict[int, Neighbourhood] = dataclasses.field(default_factory=dict)
-
-    @property
-    def separable(self) -> bool:
-        """Whether the energy is a weighted sum of sums of terms, and nothing else."""
-        linear = is_linear(self.program, self.head, self.carried)
-        return bool(self.local) and not self.uses_state and linear
-
-    @property
-    def pairs(self) -> np.ndarray:
-        """Bits that share a term, of a separable energy."""
-        return np.concatenate([n.pairs for n in self.local.values()])
-
-    def tables(self) -> dict[int, Rows]:
-        """The rows of each affine carried value, made in the trace that uses them."""
-        maker = RowMaker(self.analysis)
-        return {v: maker(v) for v in self.carried if v not in self.local}
-
-    def form(
-        self, tables: dict[int, Rows], compact: dict[Stabilizer, Factor] | None = None
-    ) -> AbstractCarried:
-        """The incremental form, or with the maxima to carry the compact one.
-
-        Rows that are no more than another view of the patterns are made again where they are used:
-        as an input of a branch they would be written out, in the dtype of the patterns.
-        """
-        maker = RowMaker(self.analysis)
-
-        def rows_of(v: int) -> AbstractRows:
-            if v in self.local:
-                return self.local[v].rows
-            t = tables[v] if tables[v].raw is tables[v].entries else maker(v)
-            return Dense(t.raw if compact is None else t.raw.astype(jnp.int8), t.scale)
-
-        rows = tuple(map(rows_of, self.carried))
-        sums = {v: n.summands for v, n in self.local.items() if n.summands is not None}
-        parts = (self.program, self.carried, self.head, rows, self.D, self.out, self.uses_state)
-        parts = (*parts, sums)
-        if compact:
-            return Compact(*parts, stabilizers=compact)
-        return Separable(*parts, pairs=self.pairs) if self.separable else Incremental(*parts)
-
-    def finite(self, tables: dict[int, Rows]) -> Array | bool:
-        """Whether no sum of rows can overflow, so that what is added can be taken away again."""
-        finite: Array | bool = True
-        for v, t in tables.items():
-            dtype = self.program.aval[v].dtype
-            if jnp.issubdtype(dtype, jnp.inexact) and t.given is None:
-                scale = jnp.max(jnp.abs(t.scale))
-                most = self.D * _size(t.entries).astype(scale.dtype) * scale
-                info = jnp.finfo(dtype)
-                finite &= most <= float(info.max) * float(info.eps) / 4
-        for v, n in self.local.items():
-            dtype = self.program.aval[v].dtype
-            if jnp.issubdtype(dtype, jnp.inexact):
-                info = jnp.finfo(dtype)
-                fits = n.largest <= float(info.max) * float(info.eps) / 4
-                finite &= fits if isinstance(fits, Array) else bool(fits)
-        return finite
-
-    def may_compact(self) -> bool:
-        """Whether int8 rows could pay: decided by shapes."""
-        avals = [self.program.aval[v] for v in self.carried if v not in self.local]
-        real = all(jnp.issubdtype(a.dtype, jnp.floating) for a in avals)
-        return real and max((math.prod(a.shape) for a in avals), default=0) >= _COMPACT_FROM
-
-    def allows_compact(
-        self, tables: dict[int, Rows]
-    ) -> tuple[Array | bool, dict[Stabilizer, Factor]]:
-        """Whether all rows are small integers, and the maxima that need not be computed."""
-        allowed: Array | bool = True
-        for t in tables.values():
-            whole = None if t.given is None else t.given.whole
-            if whole is None:
-                allowed &= _small_integers(t.entries)[0]
-            elif not whole:
-                return False, {}
-        stabilizers = {}
-        for t in find_stabilizers(self.program, self.head):
-            factor = find_factor(self.program, self.head, t.v, self.carried)
-            if factor is not None and t.power * most_above(self.program, t) <= _LARGEST_EXPONENT:
-                stabilizers[t] = factor
-        return allowed, stabilizers
 
 
 class FlipPlan:
@@ -261,7 +140,7 @@ class FlipPlan:
         if structure is None:
             return compact()
         (rows,) = tables.values()
-        small, size = _small_integers(rows.entries)
+        small, size = small_integers(rows.entries)
         active = Active(structure, rows, size, lax.stop_gradient(x0), self.D, self.out.dtype)
         return _first_of(small & finite & active.allowed, lambda: loop(active), compact)
 
@@ -317,29 +196,26 @@ class FlipPlan:
     def _plan(self, program: Program, path: Path) -> Cut:
         self.full_cost = sum(map(program.cost, program.equations))
         analysis = Affine(program, self.x)
-        affine = self._affine_cut(program, analysis)
+        affine = affine_cut(analysis, self.out.dtype)
         found = [] if affine is None else [affine]
         refused: list[Unsupported] = []
-        if affine is None or affine.uses_state or _LOCAL_GAIN * self._cost(affine) > self.full_cost:
+        if affine is None or affine.uses_state or _LOCAL_GAIN * affine.cost > self.full_cost:
             try:
-                found += self._local_cut(program, analysis)
+                found += local_cut(analysis, self.out.dtype)
             except Unsupported as err:
                 refused.append(err)
-        for cut in sorted(found, key=self._cost):
+        for cut in sorted(found, key=lambda cut: cut.cost):
             try:
                 self._check(cut, path)
             except Unsupported as err:
                 refused.append(err)
             else:
                 return cut
-        raise refused[-1] if refused else Unsupported(_obstacle(program, analysis))
+        raise refused[-1] if refused else Unsupported(obstacle(analysis))
 
     def _check(self, cut: Cut, path: Path) -> None:
         """Raise `Unsupported` unless flips can be evaluated by a cut, and it pays."""
-        program = cut.program
-        self.flip_cost = self._cost(cut)
-        dense = [v for v in cut.carried if v not in cut.local]
-        rows = self.D * sum(program.size(v) * _itemsize(cut.analysis, v) for v in dense)
+        self.flip_cost, rows = cut.cost, cut.row_bytes
         if rows > MAX_ROW_BYTES:
             raise Unsupported(
                 f"the rows would take {rows / 2**30:.1f} GiB, "
@@ -354,39 +230,6 @@ class FlipPlan:
         # Rows that cannot be made are found here, and not when they are needed.
         jax.eval_shape(cut.tables)
 
-    def _affine_cut(self, program: Program, analysis: Affine) -> Cut | None:
-        """The energy cut where it is affine, or `None` if it is so nowhere."""
-        push = lambda v, deps, carried: _push_back(program, analysis, v, deps, carried)
-        carried, head, uses_state = cut_energy(program, analysis.producer, analysis.affine, push)
-        if not carried and uses_state:
-            return None
-        return Cut(program, analysis, carried, head, uses_state, self.D, self.out.dtype)
-
-    def _local_cut(self, program: Program, analysis: Affine) -> list[Cut]:
-        """The energy cut where it is a sum of terms of few bits too, if it is one anywhere."""
-        terms = Locals(program, analysis).carryable()
-        scaled = find_scaled(program, terms)
-
-        def push(v: int, deps: set[int], carried: Sequence[int]) -> bool:
-            if v in terms and v not in analysis.affine:
-                return v in scaled
-            return _push_back(program, analysis, v, deps, carried)
-
-        sums = analysis.affine | set(terms)
-        carried, head, uses_state = cut_energy(program, analysis.producer, sums, push)
-        local = {v: neighbourhood(terms[v], self.D) for v in carried if v not in analysis.affine}
-        if not local:
-            return []
-        return [Cut(program, analysis, carried, head, uses_state, self.D, self.out.dtype, local)]
-
-    @staticmethod
-    def _cost(cut: Cut) -> int:
-        """The work of one flip, in additions."""
-        program = cut.program
-        dense = sum(program.size(v) for v in cut.carried if program.size(v) > 1)
-        touched = sum(4 * n.degree for n in cut.local.values())
-        return sum(map(program.cost, cut.head)) + 3 * dense + touched
-
 
 def _first_of(
     allowed: Array | bool, form: Callable[[], tuple[Any, Array]], other: Callable[[], Any]
@@ -400,50 +243,11 @@ def _first_of(
     return _choose(sound, lambda: out, other)
 
 
-def _size(entries: Array) -> Array:
-    """The largest absolute value; that of -128 is no int8."""
-    if not jnp.issubdtype(entries.dtype, jnp.integer):
-        return jnp.max(jnp.abs(entries), initial=0)
-    low, high = jnp.min(entries, initial=0), jnp.max(entries, initial=0)
-    return jnp.maximum(-low.astype(jnp.float32), high.astype(jnp.float32))
-
-
-def _small_integers(entries: Array) -> tuple[Array, Array]:
-    """Whether all entries are integers that int8 holds with either sign, and the largest size."""
-    if not jnp.issubdtype(entries.dtype, jnp.floating):
-        size = _size(entries).astype(jnp.float32)
-        whole = jnp.issubdtype(entries.dtype, jnp.integer)
-        return (size <= 127) & whole, size
-    # In one pass: XLA would make two, and they cost more than a product with the matrix.
-    broken, size = lax.reduce(
-        (entries != jnp.round(entries), jnp.abs(entries)),
-        (np.False_, np.zeros((), entries.dtype)),
-        lambda a, b: (a[0] | b[0], jnp.maximum(a[1], b[1])),
-        tuple(range(entries.ndim)),
-    )
-    return ~broken & (size <= 127), size.astype(jnp.float32)
-
-
 def _choose(predicate: Array | bool, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
     """`yes()` if the predicate holds in every lane of a `vmap`, else `no()`: one of them runs."""
     if checks.is_concrete(predicate):
         return yes() if predicate else no()
     return lax.cond(all_lanes(jnp.asarray(predicate)), yes, no)
-
-
-def _itemsize(analysis: Affine, v: int) -> int:
-    """Bytes of an entry of the rows of `v`: one where they are a view of int8 patterns."""
-    e = analysis.producer.get(v)
-    narrow = e is not None and analysis.program.is_narrow(e)
-    return 1 if narrow else analysis.program.aval[v].dtype.itemsize
-
-
-def _obstacle(program: Program, analysis: Affine) -> str:
-    """Why nothing between the state and the energy is affine in the bits."""
-    push = lambda v, deps, carried: False
-    _, head, _ = cut_energy(program, analysis.producer, analysis.affine, push)
-    found = [analysis.obstacles[o] for e in head for o in e.outs if o in analysis.obstacles]
-    return found[0] if found else "no value between the state and the energy is affine in the bits"
 
 
 def scalar_output(energy: EnergyFn, x: Any) -> Any:
@@ -455,53 +259,3 @@ def scalar_output(energy: EnergyFn, x: Any) -> Any:
         "Sum over patterns and units (jnp.sum), and return the sum.",
         check_powers,
     )
-
-
-def cut_energy(
-    program: Program,
-    producer: dict[int, Equation],
-    sums: set[int],
-    push_back: Callable[[int, set[int], Sequence[int]], bool],
-) -> tuple[list[int], list[Equation], bool]:
-    """Split a program into carried values and a head.
-
-    **Arguments:**
-
-    - `program`, `producer`: the energy, and the equation that makes each value.
-    - `sums`: the values that can be carried.
-    - `push_back`: whether to carry what goes into one of them instead, from the value, its inputs
-      that are not needed anyway, and what is carried so far.
-
-    **Returns:** the values to carry, the equations of the head in order, and whether the head
-    reads the state itself.
-    """
-    order = {o: k for k, e in enumerate(program.equations) for o in e.outs}
-    carried: list[int] = []
-    head: set[int] = set()
-    needed, uses_state = {program.out}, False
-    while needed:  # the latest value first, so that its consumers are all known
-        v = max(needed, key=lambda v: order.get(v, -1))
-        needed.discard(v)
-        if v in program.const:
-            continue
-        if v == program.x:
-            uses_state = True
-            continue
-        e = producer[v]
-        deps = set(program.depends(e))
-        if v in sums and not push_back(v, deps - needed, carried):
-            carried.append(v)
-            continue
-        head.add(order[v])
-        needed |= deps - set(carried)
-    return carried, [program.equations[k] for k in sorted(head)], uses_state
-
-
-def _push_back(
-    program: Program, analysis: Affine, v: int, deps: set[int], carried: Sequence[int]
-) -> bool:
-    """Whether to carry the inputs of a light operation instead of its output."""
-    e = analysis.producer[v]
-    if e.name not in _LIGHT or not set(program.depends(e)) <= analysis.affine:
-        return False
-    return sum(program.size(i) for i in deps - set(carried)) <= program.size(v)

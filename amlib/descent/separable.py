@@ -4,7 +4,7 @@ Bits that share no term do not see one another's flips. They are sorted into *co
 a colour can be tried at once, with the same result as one after the other.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from amlib.descent.carried import AbstractRows, Carried
 from amlib.descent.evaluators import BitRows, Incremental, Seen
 from amlib.descent.jaxprs import Equation, Program, Value
 from amlib.descent.neighbours import Neighbours, add_exactly, sum_exactly
+from amlib.descent.terms import Terms
 
 _LINEAR = frozenset(
     """neg mul div add add_any sub convert_element_type reshape squeeze broadcast_in_dim
@@ -46,6 +47,19 @@ def is_linear_step(program: Program, e: Equation) -> bool:
     if e.name == "mul":
         return len(deps) == 1 and e.ins.count(deps[0]) == 1
     return e.name != "div" or deps == [e.ins[0]]
+
+
+def find_scaled(program: Program, terms: Mapping[int, Terms]) -> set[int]:
+    """Single sums that are weighted by numbers: what is weighted can be carried more exactly.
+
+    A sum of spins is a whole number, and two such are equal or not; of tenths that is not so.
+    """
+    scaled: set[int] = set()
+    for e in program.equations:
+        if is_linear_step(program, e) and all(v in terms for v in program.depends(e)):
+            weighted = e.name in ("mul", "div") or scaled.intersection(e.ins)
+            scaled.update(e.outs if weighted else ())
+    return scaled
 
 
 class Separable(Incremental):

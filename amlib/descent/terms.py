@@ -196,6 +196,24 @@ def products(a: Terms, b: Terms, times: Callable[[Block, Block], Block]) -> list
     return made
 
 
+def summed(o: Terms, axes: Sequence[int], shape: tuple[int, ...]) -> Terms:
+    """The sums of a value over some axes."""
+    places = places_of(o.shape, axes, ())[0]
+    target = np.zeros(o.size, np.int64)
+    target[places.reshape(-1)] = np.repeat(np.arange(len(places)), places.shape[1])
+    moved = [b._replace(element=target[b.element]) for b in o.blocks]
+    return o.with_blocks(moved, tuple(shape))
+
+
+def places_of(shape: tuple[int, ...], last: Sequence[int], first: Sequence[int]) -> np.ndarray:
+    """Flat indices with the axes `first` in front, `last` at the end: three axes in all."""
+    free = [a for a in range(len(shape)) if a not in (*last, *first)]
+    order = [int(a) for a in (*first, *free, *last)]
+    index = np.arange(math.prod(shape)).reshape(shape).transpose(order)
+    size = lambda axes: math.prod(shape[a] for a in axes)
+    return index.reshape(size(first), size(free), size(last))
+
+
 def split(b: Block, j: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The terms that read a bit at place `j`: which they are, that bit, and the others."""
     which = np.flatnonzero(b.bits[:, j] != NONE)

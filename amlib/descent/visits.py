@@ -15,8 +15,6 @@ from amlib.descent.kernels import in_one_kernel
 from amlib.descent.lanes import any_lane
 from amlib.descent.trajectory import RESULTS
 
-_FEW = 32  # reads of a row that are taken one by one
-
 _BLOCK = 2**18  # elements evaluated at once where all flips are compared
 
 
@@ -85,7 +83,7 @@ def try_moves(
 
     def fetch(flat: Array, at: tuple[Array, ...]) -> tuple[Any, Any]:
         spins = tuple(lax.dynamic_index_in_dim(flat, i, keepdims=False) for i in at)
-        return spins, tuple(_seen_one_by_one(flips, flat, flips.row(i)) for i in at)
+        return spins, tuple(_seen(flips, flat, flips.row(i)) for i in at)
 
     def step(loop: PyTree[Array], move: PyTree[Array]) -> tuple[PyTree[Array], tuple[Array, Array]]:
         # The spins `s` and what their rows read were fetched by the step before: if the state were
@@ -197,24 +195,7 @@ def compact_dtype(D: int) -> type[np.generic]:
 
 def _seen(flips: AbstractFlips, flat: Array, row: Any) -> Any:
     """The values of the bits that a row reads."""
-    return jax.tree.map(lambda at: _at(flat, at), flips.reads(row))
-
-
-def _seen_one_by_one(flips: AbstractFlips, flat: Array, row: Any) -> Any:
-    """The same by slices, if they are few: XLA on a CPU makes one kernel of a loop with slices."""
-
-    def read(at: Array) -> Array:
-        if at.size > _FEW:
-            return _at(flat, at)
-        each = [lax.dynamic_slice_in_dim(flat, i, 1) for i in at.reshape(-1)]
-        each = each or [jnp.zeros((0,), flat.dtype)]
-        return jnp.concatenate(each).reshape(at.shape)
-
-    return jax.tree.map(read, flips.reads(row))
-
-
-def _at(flat: Array, at: Array) -> Array:
-    return flat.at[at].get(mode="promise_in_bounds")
+    return jax.tree.map(lambda at: flat.at[at].get(mode="promise_in_bounds"), flips.reads(row))
 
 
 def _is_none(a: object) -> bool:

@@ -366,7 +366,7 @@ def test_other_exceptions_of_the_analysis_are_not_hidden(monkeypatch):
     def broken(*_):
         raise AssertionError("a bug in the analysis")
 
-    monkeypatch.setattr("amlib.descent.plan.cut_energy", broken)
+    monkeypatch.setattr("amlib.descent.cut.cut_energy", broken)
     with pytest.raises(AssertionError, match="a bug in the analysis"):
         FlipPlan(lambda x: -jnp.sum((Xi @ x) ** 2), spins(0, D))
 

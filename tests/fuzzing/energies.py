@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from amlib.descent.plan import Path
 from tests.fuzzing.heads import HEADS
 from tests.fuzzing.sites import MOVES, Unfit, fits, site, size
-from tests.fuzzing.sums import BENT, LINEAR
+from tests.fuzzing.sums import BENT, FEW, LINEAR, SUMS_OF_FEW
 
-METHODS = ("sweep", "greedy")
+METHODS = ("sweep", "greedy", "colours")
 """Methods of `flips` that say whether they converged."""
 
 MAX_SIZE = 3_000  # elements of one value
@@ -289,6 +289,29 @@ class Writer:
         kinds = [k for k in HEADS if k.startswith("lse") or "total" in k]
         return self.head(h, rng.choice(kinds), ("2.0", "6.0", "15.0", "20.0", "50.0"))
 
+    def terms_of_few(self) -> str:
+        """Terms of a few bits each, of a lattice or a graph, with anything done to each, summed."""
+        rng, x = self.rng, self.values[0]
+        D = size(x)
+        n = rng.choice([1, D, 2 * D, 3 * D])
+        seeds = [rng.randrange(1000) for _ in range(3)]
+        sides = [f"np.random.default_rng({s}).integers(0, {D}, {n})" for s in seeds]
+        if n == D and rng.random() < 0.5:
+            text = [f"jnp.roll(x.reshape(-1), {k})" for k in range(3)]
+        else:
+            # Indices stay NumPy's: which bits a term reads is known when the energy is traced.
+            text = [f"x.reshape(-1)[{s}]" for s in sides]
+        seen = [self.attempt("few", lambda w, v, t=t: t, x) for t in text]
+        assert all(seen)
+        a, b, c = (v.name for v in seen if v is not None)
+        J = self._shaped(f"reals({rng.randrange(1000)}", (n,), self.float)
+        made = rng.choice(FEW).format(
+            a=a, b=b, c=c, J=J, big=rng.choice(["1.0", "1e4", "1e9", "-30.0", "0.0"])
+        )
+        v = self.attempt("term", lambda w, v: f"({made}).astype(jnp.{self.float})", x)
+        assert v is not None
+        return rng.choice(SUMS_OF_FEW).format(v=v.name, n=n, groups=max(1, n // 3))
+
     def head(self, v: Value, kind: str | None = None, scales: tuple[str, ...] = SCALES) -> str:
         """One scalar from a value: by the head that is named, or by any."""
         rng = self.rng
@@ -343,7 +366,7 @@ def _wall(w: Writer) -> str | None:
 
 
 LIMITS = {
-    "plan._COMPACT_FROM": 1,
+    "cut._COMPACT_FROM": 1,
     "active._ACTIVE_FROM": 1,
     "active._FEWEST": 3,
     "products._BLOCK": 30,
@@ -376,8 +399,12 @@ def draw(rng: random.Random) -> Case:
         shape = ()
     with promotion(x64=dtype == "float64"):
         w = Writer(rng, shape, dtype, wide)
-        if rng.random() < 0.12:
+        kind = rng.random()
+        if kind < 0.12:
             terms = [w.memory()]
+        elif kind < 0.35:
+            terms = [w.terms_of_few() for _ in range(rng.choice([1, 1, 2]))]
+            terms += [w.term()] * (rng.random() < 0.2)
         else:
             terms = [w.term() for _ in range(rng.choice([1, 1, 1, 2, 2, 3]))]
         if rng.random() < 0.12 and (wall := _wall(w)):

@@ -126,7 +126,7 @@ def _run(case: Case, make: Any, constants: list[Any], path: Path | None = None) 
         out["flips"] = flips.flip_energies(energy, x0, path=path)
         if case.method != "none":
             out["fixed"] = flips.is_fixed_point(energy, x, path=path)
-            method = {"sweep": _sweep, "greedy": flips.greedy}[case.method]
+            method = {"sweep": _sweep, "greedy": flips.greedy, "colours": _colours}[case.method]
 
             def end(x):
                 end = method(energy, x, max_sweeps=4, record=1, path=path)
@@ -177,6 +177,10 @@ def _more_starts(case: Case, x0: Any) -> jax.Array:
 
 def _sweep(energy, x0, **options):
     return flips.sweep(energy, x0, jax.random.key(0), **options)
+
+
+def _colours(energy, x0, **options):
+    return _sweep(energy, x0, order="colours", **options)
 
 
 def _generic_fails_too(case: Case, make: Any, constants: list[Any]) -> bool:

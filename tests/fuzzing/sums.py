@@ -254,3 +254,25 @@ BENT = {
     "several": _several,
     "two": _two,
 }
+
+
+# -- terms of few bits ------------------------------------------------------------------------
+
+FEW = (
+    "{a}*{b}", "{J}*{a}*{b}", "{a}*{b}*{c}", "{J}*{a}*{b} + {a}", "jnp.tanh({a} + 0.5*{b})*{J}",
+    "jnp.where(({a} > 0) & ({b} < 0), {big}, 0.1*{c})", "jnp.where({a} == {b}, {J}, {big})",
+    "jnp.exp(0.7*{a}*{b})", "({a} != {b})", "jnp.abs({a} - {b})*{J}", "({a} + {b} + {c})**2",
+    "jnp.maximum({a}, {b})*{c}", "jax.nn.logsumexp(jnp.stack([{a}, 2*{b}]), axis=0)",
+    "jnp.prod(jnp.stack([{a}, {b}, {c}]), 0)", "({a} > 0).astype(jnp.int32)*({b} > 0)",
+    "{a}*({b} + {J}*{c})", "jax.nn.relu({a} + {b})*{big}", "{J}/(1.5 + {a}*{b})",
+    "{a}.astype(jnp.int8)*{b}.astype(jnp.int8)", "{big}*({a} - {b})**2 + {J}*{c}",
+)  # fmt: skip
+"""Terms of three arrays of bits and weights `J`."""
+
+SUMS_OF_FEW = (
+    "jnp.sum({v})", "jnp.sum({v})", "0.3*jnp.sum({v})", "-jnp.sum({v}) + 0.7*jnp.sum({v}*{v})",
+    "jnp.sum({v}[::2]) - 2*jnp.sum({v}[1::2])", "jnp.mean({v})", "jnp.ones({n}, {v}.dtype) @ {v}",
+    "jnp.sum(jax.ops.segment_sum({v}, np.arange({n}) % {groups}, {groups})**2)",
+    "jnp.log(1 + jnp.sum({v})**2)", "jnp.max({v})", "jax.nn.logsumexp({v})",
+)  # fmt: skip
+"""From the terms to a number."""
