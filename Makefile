@@ -36,9 +36,12 @@ format: $(VENV)/.dev
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-bench: $(VENV)/.test
+bench: $(VENV)/.peers
 	$(PY) benchmarks/bench_flips.py
+	$(PY) benchmarks/bench_local.py
+	$(PY) benchmarks/bench_million.py
 	$(PY) benchmarks/bench_retrieval.py
+	$(PY) benchmarks/bench_first.py
 
 # The notebooks as tests; `make nbs-save` also stores their outputs, which the site shows.
 nbs: $(VENV)/.docs
@@ -75,6 +78,10 @@ $(VENV)/.demo: pyproject.toml | $(PY)
 $(VENV)/.test: pyproject.toml | $(PY)
 	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[test]'
 	@touch $@ $(VENV)/.demo
+
+$(VENV)/.peers: pyproject.toml | $(PY)
+	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[test,peers]'
+	@touch $@ $(VENV)/.test $(VENV)/.demo
 
 $(VENV)/.dev: pyproject.toml | $(PY)
 	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[dev]'

@@ -1,7 +1,12 @@
 """Engines that lower any scalar function. They know no model."""
 
 from amlib.descent.evaluators import AbstractFlips as AbstractFlips
-from amlib.descent.flip_problem import FlipProblem as FlipProblem, Sweep as Sweep, Visits as Visits
+from amlib.descent.flip_problem import (
+    FlipProblem as FlipProblem,
+    OfChange as OfChange,
+    Sweep as Sweep,
+    Visits as Visits,
+)
 from amlib.descent.flips import AbstractFlipMethod as AbstractFlipMethod
 from amlib.descent.frames import Frames as Frames
 from amlib.descent.gradients import (
