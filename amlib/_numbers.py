@@ -76,6 +76,8 @@ def _numbers(leaf: Any) -> Numbers | None:
         return Numbers()
     if not checks.is_concrete(leaf) or not getattr(leaf, "is_fully_addressable", True):
         return None
+    if not isinstance(leaf, jax.Array):  # NumPy's may change
+        return _look(leaf)
     # Arrays do not change, and large ones take long to look through.
     seen = _seen.get(id(leaf))
     if seen is None or seen[0]() is not leaf:
@@ -87,8 +89,8 @@ def _numbers(leaf: Any) -> Numbers | None:
 _seen: dict[int, tuple[weakref.ref[Array], Numbers | None]] = {}
 
 
-def _look(leaf: Array) -> Numbers | None:
-    on_host = all(d.platform == "cpu" for d in leaf.devices())
+def _look(leaf: Array | np.ndarray) -> Numbers | None:
+    on_host = not isinstance(leaf, jax.Array) or all(d.platform == "cpu" for d in leaf.devices())
     array: Any = np.asarray(leaf) if on_host else leaf  # on a CPU this is a view
     if array.size == 0:
         return Numbers()

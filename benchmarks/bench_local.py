@@ -116,7 +116,7 @@ def same_states(model: Any, shape: tuple[int, ...]) -> None:
     """Stop unless flips visit the states that the energy in full visits."""
     x0 = jr.rademacher(jr.key(2), shape, jnp.float32)
     energy = jax.jit(lambda x: model.energy(x))
-    x, (frames, energies) = model.async_recall(x0, 500, jr.key(3))
+    x, (_, energies) = model.async_recall(x0, 500, jr.key(3))
     bits = jr.choice(jr.key(3), x0.size, shape=(500,))
     state, e = x0, energy(x0)
     for i, recorded in zip(bits.tolist(), energies, strict=True):

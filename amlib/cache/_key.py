@@ -9,6 +9,7 @@ import dis
 import functools
 import importlib.metadata
 import sys
+import threading
 import types
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -20,21 +21,23 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
+from amlib._compiled import compiled
+
 _OPTIONS = (
     "jax_enable_x64 jax_default_matmul_precision jax_default_prng_impl jax_threefry_partitionable"
 ).split()
-# Names in a class or a module that say nothing about what it does.
+# Names in a class or a module that say nothing about what it does; `_seen` is what a process saw.
 _SILENT = (
     "__doc__ __dict__ __weakref__ __module__ __builtins__ __file__ __cached__ __loader__ __spec__ "
     "__path__ __annotations__ __annotations_cache__ __annotate__ __annotate_func__ _abc_impl "
-    "__static_attributes__ __firstlineno__ __conditional_annotations__ __slotnames__"
+    "__static_attributes__ __firstlineno__ __conditional_annotations__ __slotnames__ _seen"
 ).split()
 # All there is to code, but the lines it stands on.
 _CODE = (
     "co_code co_consts co_names co_varnames co_freevars co_cellvars co_flags co_argcount "
     "co_posonlyargcount co_kwonlyargcount co_exceptiontable"
 ).split()
-_WRAPPERS = (staticmethod, classmethod, type(functools.cache(len)), type(jax.jit(len)))
+_WRAPPERS = (staticmethod, classmethod, type(functools.cache(len)), type(jax.jit(len)), compiled)
 # The parts of objects that pickle cannot take apart, or takes for their names.
 _OPAQUE: dict[Any, Callable[[Any], Iterable[Any]]] = {
     types.CodeType: lambda value: [getattr(value, name) for name in _CODE],
@@ -46,6 +49,7 @@ _OPAQUE: dict[Any, Callable[[Any], Iterable[Any]]] = {
     property: lambda value: [value.fget, value.fset, value.fdel],
     functools.cached_property: lambda value: [value.func],  # beside a lock
     _WRAPPERS: lambda value: [value.__wrapped__],
+    threading.local: lambda value: [],
     weakref.ReferenceType: lambda value: [value()],
     types.GetSetDescriptorType | jax.tree_util.PyTreeDef: lambda value: [str(value)],
 }

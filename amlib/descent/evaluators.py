@@ -81,6 +81,7 @@ class AbstractFlips(abc.ABC):
         """The indices of the bits that a row reads."""
         return tuple(r.reads() for r in row)
 
+    @hook
     def change(self, row: BitRows, seen: Seen, s: Array) -> Array | None:
         """What a flip adds to the energy, where that is known better than as a difference of two.
 
@@ -88,10 +89,12 @@ class AbstractFlips(abc.ABC):
         """
         del row, seen, s
 
+    @hook
     def colours(self) -> Sequence[np.ndarray] | None:
         """All bits in groups that share no term; `None` where there is little to try at once."""
         return None
 
+    @hook
     def try_groups(
         self,
         x: Array,
@@ -218,23 +221,31 @@ class AbstractCarried(AbstractFlips):
         values = (r.value(m) for r, m in zip(row, moved, strict=True))
         return moved, dict(zip(self._carried, values, strict=True))
 
-
-class Incremental(AbstractCarried):
-    """Rows as they are; the head is evaluated as it is written."""
-
-    def start(self, x: Array) -> tuple[Array, Carry]:
+    def _start_as_written(self, x: Array) -> tuple[Array, Carry]:
         program = self._program
         wanted = [program.out, *self._carried]
         e, *values = program.evaluate(program.equations, {program.x: x}, wanted)
         return self._as_out(e), Carry(self._begun(values, x), ())
 
-    def flip(
+    def _flip_as_written(
         self, x: Array, carry: Carry, row: BitRows, s: Array, seen: Seen
     ) -> tuple[Array, Carry]:
         program = self._program
         moved, values = self._flipped(carry, row, s, seen)
         (e,) = program.evaluate(self._head, {program.x: x} | values, [program.out])
         return self._as_out(e), Carry(moved, ())
+
+
+class Incremental(AbstractCarried):
+    """Rows as they are; the head is evaluated as it is written."""
+
+    def start(self, x: Array) -> tuple[Array, Carry]:
+        return self._start_as_written(x)
+
+    def flip(
+        self, x: Array, carry: Carry, row: BitRows, s: Array, seen: Seen
+    ) -> tuple[Array, Carry]:
+        return self._flip_as_written(x, carry, row, s, seen)
 
     def proves_fixed(self, x: Array, bits: Array) -> None:
         del x, bits

@@ -196,17 +196,7 @@ class AbstractFlipMethod(AbstractMethod):
                 (at.x, state, at.energy),
                 (c.at.x, c.state, c.at.energy),
             )
-            made = at.visits
-            if made is None:
-                raise TypeError(
-                    f"{type(self).__name__}.step: must say what it tried; a Sweep without visits "
-                    "came. Return problem.try_moves(at, ...), or at.moved(x, Visits(...))."
-                )
-            made = Visits(
-                made.bits.astype(compact_dtype(x.size)),
-                made.accepted & ~done,
-                jnp.where(done, c.at.energy, made.energy),
-            )
+            made = self._tried(at, c.at.energy, done)
             at = Sweep(x, last, k + 1, done, made)
             result = self.terminate(near, at, state)
             stuck = (last == jnp.inf) & (result != RESULTS.step_limit)
@@ -226,6 +216,20 @@ class AbstractFlipMethod(AbstractMethod):
         end, taken, kept = iterate_together(step, start, runs, max_steps, stops, row, whole)
         sound = end.sound & (end.result != RESULTS.nonfinite)
         return (end._replace(known=None), taken, kept), sound  # all forms return the same
+
+    def _tried(self, at: Sweep, e: Array, done: Array) -> Visits:
+        """What a step tried; nothing if the descent was done before, at the energy `e`."""
+        made = at.visits
+        if made is None:
+            raise TypeError(
+                f"{type(self).__name__}.step: must say what it tried; a Sweep without visits "
+                "came. Return problem.try_moves(at, ...), or at.moved(x, Visits(...))."
+            )
+        return Visits(
+            made.bits.astype(compact_dtype(at.x.size)),
+            made.accepted & ~done,
+            jnp.where(done, e, made.energy),
+        )
 
 
 def _lost(e: Array) -> Array:

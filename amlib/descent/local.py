@@ -11,13 +11,14 @@ and not by the values of `x`; so indices must be known when the energy is traced
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.extend import core as jcore
+from jaxtyping import Array
 
 from amlib._checks import is_concrete
 from amlib.descent.affine import (
@@ -54,13 +55,13 @@ _MAX_TERMS = 2**22
 _MAX_REDUCED = 16  # elements that one product, maximum or minimum may take together
 
 _SAME = frozenset({"stop_gradient", "copy", "copy_p", "real"})
-_FOLDS: dict[str, jcore.Primitive] = {
-    "reduce_prod": lax.mul_p,
-    "reduce_max": lax.max_p,
-    "reduce_min": lax.min_p,
-    "reduce_and": lax.and_p,
-    "reduce_or": lax.or_p,
-    "reduce_xor": lax.xor_p,
+_FOLDS: dict[str, Callable[..., Array]] = {
+    "reduce_prod": lax.mul,
+    "reduce_max": lax.max,
+    "reduce_min": lax.min,
+    "reduce_and": lax.bitwise_and,
+    "reduce_or": lax.bitwise_or,
+    "reduce_xor": lax.bitwise_xor,
 }
 _KEEP_PRODUCT = _SAME | {"neg"}
 
@@ -90,6 +91,7 @@ class Locals:
             if v not in self._analysis.bitwise
             and adds_up(program.aval[v].dtype)
             and (value.size == 1 or not is_uneven(value))
+            and not value.is_infinite()
         }
 
     # -- operands -------------------------------------------------------------------------------
@@ -377,8 +379,15 @@ def _apply(primitive: jcore.Primitive, params: Params, blocks: Sequence[Block]) 
     return Block(np.arange(len(bits)), bits, table, product, balanced)
 
 
+def _primitive(fn: Callable[..., Array], dtype: np.dtype) -> tuple[jcore.Primitive, Params]:
+    """The primitive of a function of two numbers, with the parameters that this JAX gives it."""
+    number = jax.ShapeDtypeStruct((), dtype)
+    (e,) = jax.make_jaxpr(fn)(number, number).eqns
+    return e.primitive, e.params
+
+
 def _reduced(
-    primitive: jcore.Primitive, o: Terms, axes: Sequence[int], shape: tuple[int, ...]
+    fold_in: Callable[..., Array], o: Terms, axes: Sequence[int], shape: tuple[int, ...]
 ) -> Terms:
     """A product, maximum or the like over few elements."""
     places = places_of(o.shape, axes, ())[0]
@@ -386,7 +395,7 @@ def _reduced(
         raise TooLarge
     total = o.taken(places[:, 0]).joined()
     for k in range(1, places.shape[1]):
-        total = _apply(primitive, {}, [total, o.taken(places[:, k]).joined()])
+        total = _apply(*_primitive(fold_in, o.dtype), [total, o.taken(places[:, k]).joined()])
     return Terms(tuple(shape), o.dtype, (total,), True)
 
 
@@ -394,7 +403,8 @@ def _summed_products(
     a: Terms, b: Terms, count: int, shape: tuple[int, ...], dtype: np.dtype
 ) -> Terms:
     """The products of two flat values, every `count` of them summed."""
-    times = lambda x, y: _apply(lax.mul_p, {}, [x, y])._replace(element=x.element)
+    multiply = _primitive(lax.mul, dtype)
+    times = lambda x, y: _apply(*multiply, [x, y])._replace(element=x.element)
     made = products(a, b, times)
     moved = [t._replace(element=t.element // count) for t in made]
     return Terms(tuple(shape), dtype, (), False).with_blocks(moved)

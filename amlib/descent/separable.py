@@ -15,7 +15,7 @@ from jax import lax
 from jaxtyping import Array, PyTree
 
 from amlib.descent.carried import AbstractRows, Carried
-from amlib.descent.evaluators import BitRows, Incremental, Seen
+from amlib.descent.evaluators import AbstractCarried, BitRows, Carry, Seen
 from amlib.descent.jaxprs import Equation, Program, Value
 from amlib.descent.neighbours import Neighbours, add_exactly, sum_exactly
 from amlib.descent.terms import Terms
@@ -62,7 +62,7 @@ def find_scaled(program: Program, terms: Mapping[int, Terms]) -> set[int]:
     return scaled
 
 
-class Separable(Incremental):
+class Separable(AbstractCarried):
     """The energy is a weighted sum of what is carried, so that its change is known by itself.
 
     **Arguments:**
@@ -74,6 +74,20 @@ class Separable(Incremental):
         super().__init__(*args)
         self._pairs = pairs
         self._colours: list[np.ndarray] | None = None
+
+    def start(self, x: Array) -> tuple[Array, Carry]:
+        """See `AbstractFlips`."""
+        return self._start_as_written(x)
+
+    def flip(
+        self, x: Array, carry: Carry, row: BitRows, s: Array, seen: Seen
+    ) -> tuple[Array, Carry]:
+        """See `AbstractFlips`."""
+        return self._flip_as_written(x, carry, row, s, seen)
+
+    def proves_fixed(self, x: Array, bits: Array) -> None:
+        """All flips are compared as soon as that."""
+        del x, bits
 
     def change(self, row: BitRows, seen: Seen, s: Array) -> Array:
         """What a flip adds to the energy."""
@@ -124,8 +138,7 @@ class Separable(Incremental):
             rows = tuple(_of_group(r, g, place) for r in self.rows)
             end = start + len(g)
             s = flat[start:end]
-            read = lambda at, flat=flat: flat.at[at].get(mode="promise_in_bounds")
-            seen = jax.tree.map(read, self.reads(rows))
+            seen = jax.tree.map(lambda at, flat=flat: _read(flat, at), self.reads(rows))
             change = self.change(rows, seen, s)
             own = jax.tree.map(lambda a, i=start, j=end: a[i:j], extra)
             made = accept(jnp.zeros_like(change), change, own)
@@ -144,6 +157,20 @@ class Separable(Incremental):
         last = energy([t.end() for t in totals])
         record = jnp.concatenate(kept), self._as_out(energies)
         return flat[place].reshape(x.shape), record, self._as_out(last)
+
+
+def _read(flat: Array, at: Value) -> Array:
+    """Some bits of a state; those of lanes of a `vmap` in turn: CPUs read batches slowly."""
+    from_one = lambda flat: flat.at[at].get(mode="promise_in_bounds")
+    read = jax.custom_batching.custom_vmap(from_one)
+
+    @read.def_vmap
+    def _(axis_size: int, in_batched: list[bool], flats: Array) -> tuple[Array, bool]:
+        del axis_size, in_batched
+        in_turn = lambda flats: lax.map(from_one, flats)
+        return lax.platform_dependent(flats, cpu=in_turn, default=jax.vmap(from_one)), True
+
+    return read(flat)
 
 
 class _Running:

@@ -97,6 +97,11 @@ class Terms:
         """How many terms there are."""
         return sum(len(b.element) for b in self.blocks)
 
+    def is_infinite(self) -> bool:
+        """Whether it is known now that a term is infinite or no number: sums are not rid of it."""
+        known = [b.table for b in self.blocks if is_known(b.table)]
+        return any(not np.isfinite(t).all() for t in known if t.dtype != bool)
+
     def with_blocks(self, blocks: Sequence[Block], shape: Shape | None = None) -> "Terms":
         """Other terms; no longer one for each element."""
         shape = self.shape if shape is None else shape
