@@ -32,7 +32,7 @@ from amlib.descent.affine import (
     adds_up,
     lands_once,
 )
-from amlib.descent.jaxprs import Equation, Params, Program, Value, fold
+from amlib.descent.jaxprs import Equation, Params, Program, fold
 from amlib.descent.neighbours import is_uneven
 from amlib.descent.terms import (
     MAX_SUMMANDS,
@@ -40,6 +40,7 @@ from amlib.descent.terms import (
     Block,
     Terms,
     TooLarge,
+    constant_terms,
     is_known,
     is_product,
     places_of,
@@ -105,7 +106,7 @@ class Locals:
             if program.size(v) > self._limit:
                 return None
             value = np.asarray(value) if is_concrete(value) else value
-            return _constant(value, np.shape(value), program.aval[v].dtype)
+            return constant_terms(value, program.aval[v].dtype)
         return self.known.get(v)
 
     def _follow(self, e: Equation) -> Terms | None:
@@ -120,11 +121,11 @@ class Locals:
         if e.name in MOVES:
             return self._move(e, found)
         if e.name in _FOLDS:
-            return _reduced(_FOLDS[e.name], found[0], e.params["axes"], aval.shape)
+            return _reduced(_FOLDS[e.name], found[0], _axes(e), aval.shape)
         if not adds_up(aval.dtype):
             return None
         if e.name == "reduce_sum":
-            return summed(found[0], e.params["axes"], aval.shape)
+            return summed(found[0], _axes(e), aval.shape)
         if e.name == "dot_general":
             return self._contracted(e, found, aval.shape, aval.dtype)
         if e.name == "conv_general_dilated":
@@ -138,7 +139,7 @@ class Locals:
     def _elementwise(
         self, e: Equation, operands: list[Terms], shape: tuple[int, ...], dtype: np.dtype
     ) -> Terms | None:
-        operands = [_broadcast(o, shape) for o in operands]
+        operands = [o.spread(shape) for o in operands]
         linear = self._linear(e, operands, shape, dtype)
         if linear is not None:
             return linear
@@ -323,22 +324,6 @@ def _of_bits(b: Bitwise, dtype: np.dtype) -> Terms:
     return Terms(b.source.shape, dtype, (Block(element, bits, table, odd, b.balanced),), True)
 
 
-def _constant(value: Value, shape: tuple[int, ...], dtype: np.dtype) -> Terms:
-    xp = np if isinstance(value, np.ndarray) else jnp
-    table = xp.reshape(value, (-1, 1))
-    n = math.prod(shape)
-    block = Block(np.arange(n), np.zeros((n, 0), np.int32), table, True, True)
-    return Terms(tuple(shape), dtype, (block,), True)
-
-
-def _broadcast(o: Terms, shape: tuple[int, ...]) -> Terms:
-    """A scalar operand of an elementwise operation, as large as the others."""
-    if o.shape == tuple(shape):
-        return o
-    places = np.broadcast_to(np.arange(o.size).reshape(o.shape), shape)
-    return o.taken(places)
-
-
 def _converted(o: Terms, dtype: np.dtype, analysis: Affine, v: int) -> Terms | None:
     """An operand of a product in the type of its result."""
     if o.dtype == dtype:
@@ -377,6 +362,10 @@ def _apply(primitive: jcore.Primitive, params: Params, blocks: Sequence[Block]) 
     if is_known(table) and table.dtype != bool:
         balanced |= bool((np.abs(table) == np.abs(table[:, :1])).all())
     return Block(np.arange(len(bits)), bits, table, product, balanced)
+
+
+def _axes(e: Equation) -> tuple[int, ...]:
+    return tuple(map(int, e.params["axes"]))
 
 
 def _primitive(fn: Callable[..., Array], dtype: np.dtype) -> tuple[jcore.Primitive, Params]:

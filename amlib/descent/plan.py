@@ -211,7 +211,9 @@ class FlipPlan:
                 refused.append(err)
             else:
                 return cut
-        raise refused[-1] if refused else Unsupported(obstacle(analysis))
+        if affine is not None:
+            raise refused[-1]
+        raise Unsupported("; ".join([obstacle(analysis), *map(str, refused)]))
 
     def _check(self, cut: Cut, path: Path) -> None:
         """Raise `Unsupported` unless flips can be evaluated by a cut, and it pays."""

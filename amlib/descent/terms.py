@@ -107,6 +107,12 @@ class Terms:
         shape = self.shape if shape is None else shape
         return Terms(shape, self.dtype, tuple(b for b in blocks if len(b.element)), False)
 
+    def spread(self, shape: Shape) -> "Terms":
+        """A scalar operand of an elementwise operation, as large as the others."""
+        if self.shape == tuple(shape):
+            return self
+        return self.taken(np.broadcast_to(np.arange(self.size).reshape(self.shape), shape))
+
     def joined(self) -> Block:
         """One term for each element, that reads all the bits which the element does."""
         if self.single:
@@ -141,6 +147,15 @@ class Terms:
             check_room(len(at), b.m)
             blocks.append(b.rows(at, new))
         return self.with_blocks(blocks, src.shape)
+
+
+def constant_terms(value: Value, dtype: np.dtype) -> Terms:
+    """A value that depends on no bit."""
+    shape = tuple(np.shape(value))
+    n = math.prod(shape)
+    table = _numpy(value).reshape(value, (-1, 1))
+    block = Block(np.arange(n), np.zeros((n, 0), np.int32), table, True, True)
+    return Terms(shape, dtype, (block,), True)
 
 
 def pooled(values: Sequence[Terms]) -> Terms:

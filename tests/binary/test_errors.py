@@ -38,7 +38,7 @@ def raises(kind: type[Exception], message: str):
 
 def test_the_type_checker_is_off():
     with raises(ValueError, "recall: order: must be one of 'permutation', 'sequential', 'random', "
-                            "'greedy', 'synchronous'; 3 came."):  # fmt: skip
+                            "'colours', 'greedy', 'synchronous'; 3 came."):  # fmt: skip
         model.recall(x, order=3)
 
 
@@ -482,7 +482,7 @@ def test_a_traced_number_of_steps():
     ],
 )
 def test_an_unknown_order(order, hint):
-    options = "'permutation', 'sequential', 'random', 'greedy', 'synchronous'"
+    options = "'permutation', 'sequential', 'random', 'colours', 'greedy', 'synchronous'"
     with raises(ValueError, f"recall: order: must be one of {options}; {order!r} came.{hint}"):
         model.recall(x, order=order)
 
@@ -524,7 +524,7 @@ def test_a_temperature_without_a_key():
 
 @pytest.mark.parametrize("order", ["greedy", "synchronous"])
 def test_a_temperature_with_an_order_that_keeps_no_law(order):
-    message = "recall: with beta, order must be one of permutation, sequential, random; "
+    message = "recall: with beta, order must be one of permutation, sequential, random, colours; "
     with raises(ValueError, f"{message}{order!r} came. It would not sample the Boltzmann law."):
         model.recall(x, key=key, beta=1.0, order=order)
 

@@ -221,7 +221,7 @@ def test_entmax_limits(K, scale, seed):
     z = np.asarray(jr.normal(jr.key(seed), (K,)) * scale)
     assert_allclose(jit_entmax(z, 1.0), softmax(z), atol=2e-6)
     assert_allclose(jit_entmax(z, 2.0), sparsemax(z), atol=3e-6)
-    assert_allclose(jit_entmax(z, 1.5).sum(), 1.0, atol=1e-6)
+    assert_allclose(jit_entmax(z, 1.5).sum(), 1.0, atol=5e-6)  # 30 numbers
     # Continuous through alpha = 1, where formulas divide by alpha - 1.
     assert_allclose(jit_entmax(z, 1 + 1e-4), softmax(z), atol=2e-3)
 

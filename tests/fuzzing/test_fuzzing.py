@@ -191,7 +191,7 @@ def test_a_seed_names_a_case():
 def test_a_case_prints_itself_as_a_program(capsys):
     exec(compile(HOPFIELD.source(), "case", "exec"), {})
     printed = capsys.readouterr().out
-    assert "incremental" in printed
+    assert "path      local" in printed
     assert printed.count("exact") == 2
 
 
