@@ -34,10 +34,11 @@ class Numbers(NamedTuple):
 
 
 class _Within(threading.local):
-    """Traced arrays of which something is known."""
+    """What a thread knows: of traced arrays, and of arrays that it has looked at."""
 
     def __init__(self):
         self.known: list[tuple[Tracer, Numbers]] = []
+        self.seen: dict[int, tuple[weakref.ref[Array], Numbers | None]] = {}
 
 
 _within = _Within()
@@ -79,14 +80,12 @@ def _numbers(leaf: Any) -> Numbers | None:
     if not isinstance(leaf, jax.Array):  # NumPy's may change
         return _look(leaf)
     # Arrays do not change, and large ones take long to look through.
-    seen = _seen.get(id(leaf))
-    if seen is None or seen[0]() is not leaf:
-        forget = functools.partial(_seen.pop, id(leaf), None)
-        seen = _seen[id(leaf)] = weakref.ref(leaf, lambda _: forget()), _look(leaf)
-    return seen[1]
-
-
-_seen: dict[int, tuple[weakref.ref[Array], Numbers | None]] = {}
+    found = _within.seen.get(id(leaf))
+    if found is None or found[0]() is not leaf:
+        forget = functools.partial(_within.seen.pop, id(leaf), None)
+        found = weakref.ref(leaf, lambda _: forget()), _look(leaf)
+        _within.seen[id(leaf)] = found
+    return found[1]
 
 
 def _look(leaf: Array | np.ndarray) -> Numbers | None:

@@ -199,6 +199,16 @@ def test_a_call_changes_no_key(wrap):
     assert walked(fn) == before
 
 
+def test_arrays_that_a_recall_looked_at_change_no_key():
+    """Also when they are gone: a key is what is computed, not what a process has seen."""
+    before = walked(outer(2))
+    memory = am.ClassicalHopfield(jnp.ones((2, 300)))
+    memory.recall(jnp.ones(300))
+    assert walked(outer(2)) == before
+    del memory
+    assert walked(outer(2)) == before
+
+
 def test_arguments_by_name_count():
     assert key_of(recall, a=1) != key_of(recall, b=1) != key_of(recall, 1)
 

@@ -235,6 +235,6 @@ def test_numbers_are_looked_at_once_and_forgotten_with_their_array():
     assert known_numbers(LARGE) == (Numbers(whole=False),)
     assert known_numbers(128 * Xi) == (Numbers(whole=False),)
     assert known_numbers((Xi, 1e16 * Xi)) == known_numbers((Xi, jnp.inf)) == ()
-    before = len(_numbers._seen)
+    before = len(_numbers._within.seen)
     del Xi
-    assert len(_numbers._seen) < before
+    assert len(_numbers._within.seen) < before

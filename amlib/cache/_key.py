@@ -26,11 +26,11 @@ from amlib._compiled import compiled
 _OPTIONS = (
     "jax_enable_x64 jax_default_matmul_precision jax_default_prng_impl jax_threefry_partitionable"
 ).split()
-# Names in a class or a module that say nothing about what it does; `_seen` is what a process saw.
+# Names in a class or a module that say nothing about what it does.
 _SILENT = (
     "__doc__ __dict__ __weakref__ __module__ __builtins__ __file__ __cached__ __loader__ __spec__ "
     "__path__ __annotations__ __annotations_cache__ __annotate__ __annotate_func__ _abc_impl "
-    "__static_attributes__ __firstlineno__ __conditional_annotations__ __slotnames__ _seen"
+    "__static_attributes__ __firstlineno__ __conditional_annotations__ __slotnames__"
 ).split()
 # All there is to code, but the lines it stands on.
 _CODE = (
