@@ -90,6 +90,7 @@ class Neighbours(AbstractRows):
 
     slots: tuple[Slots, ...]
     precise: bool = eqx.field(static=True)
+    dtype: np.dtype = eqx.field(static=True)
 
     def reads(self) -> tuple[Value, ...]:
         """The other bits of each term."""
@@ -102,7 +103,7 @@ class Neighbours(AbstractRows):
     def change(self, seen: tuple[Value, ...], s: Array) -> Array:
         """What turning bits from `s` to `-s`, each alone, adds to a value of one element."""
         parts = [t.change(o, s) for t, o in zip(self.slots, seen, strict=True)]
-        return sum_in_order(parts) if parts else jnp.zeros(s.shape, s.dtype)  # nothing changes it
+        return sum_in_order(parts) if parts else jnp.zeros(s.shape, self.dtype)
 
     def moved(self, place: np.ndarray) -> "Neighbours":
         """See `AbstractRows`."""
@@ -122,6 +123,8 @@ class Neighbours(AbstractRows):
 
     def flipped(self, carried: Carried, seen: tuple[Value, ...], s: Array) -> Carried:
         """See `AbstractRows`."""
+        if not self.slots:  # no bit changes it
+            return carried
         if self.precise:
             return add_exactly(carried, self.exact_change(seen, s))
         if self.slots and self.slots[0].element is not None:
@@ -260,7 +263,7 @@ def neighbourhood(value: Terms, D: int) -> Neighbourhood:
         bits = tuple(np.where(b.bits == NONE, 0, b.bits) for b in value.blocks)
         summands = Summands(bits, tuple(b.table for b in value.blocks))
     return Neighbourhood(
-        Neighbours(tuple(slots), summands is not None),
+        Neighbours(tuple(slots), summands is not None, value.dtype),
         summands,
         degree,
         _pairs(merged, D),
