@@ -61,7 +61,7 @@ class Slots(eqx.Module):
             return new - old
         if self.kind == "product":
             table = jnp.asarray(self.table)
-            up = table * jnp.prod(seen.astype(table.dtype), -1)
+            up = table * jnp.prod(seen.astype(table.dtype), -1, dtype=table.dtype)
         else:
             up = self._looked_up(seen)
         return jnp.where(s[..., None] > 0, -up, up)
@@ -143,7 +143,7 @@ def sum_in_order(parts: Sequence[Array]) -> Array:
     total: Array | None = None
     for p in parts:
         T = p.shape[-1]
-        each = [p[..., t] for t in range(T)] if T <= _UNROLLED else [jnp.sum(p, -1)]
+        each = [p[..., t] for t in range(T)] if T <= _UNROLLED else [jnp.sum(p, -1, dtype=p.dtype)]
         for a in each:
             total = a if total is None else total + a
     assert total is not None
