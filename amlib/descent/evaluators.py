@@ -218,7 +218,8 @@ class AbstractCarried(AbstractFlips):
             r.flipped(value, other, s)
             for r, value, other in zip(row, carry.values, seen, strict=True)
         )
-        values = (r.value(m) for r, m in zip(row, moved, strict=True))
+        shapes = (self._program.aval[v].shape for v in self._carried)
+        values = (r.value(m).reshape(n) for r, m, n in zip(row, moved, shapes, strict=True))
         return moved, dict(zip(self._carried, values, strict=True))
 
     def _start_as_written(self, x: Array) -> tuple[Array, Carry]:
