@@ -222,13 +222,15 @@ class AbstractCarried(AbstractFlips):
         values = (r.value(m).reshape(n) for r, m, n in zip(row, moved, shapes, strict=True))
         return moved, dict(zip(self._carried, values, strict=True))
 
-    def _start_as_written(self, x: Array) -> tuple[Array, Carry]:
+    @hook
+    def start(self, x: Array) -> tuple[Array, Carry]:
         program = self._program
         wanted = [program.out, *self._carried]
         e, *values = program.evaluate(program.equations, {program.x: x}, wanted)
         return self._as_out(e), Carry(self._begun(values, x), ())
 
-    def _flip_as_written(
+    @hook
+    def flip(
         self, x: Array, carry: Carry, row: BitRows, s: Array, seen: Seen
     ) -> tuple[Array, Carry]:
         program = self._program
@@ -239,14 +241,6 @@ class AbstractCarried(AbstractFlips):
 
 class Incremental(AbstractCarried):
     """Rows as they are; the head is evaluated as it is written."""
-
-    def start(self, x: Array) -> tuple[Array, Carry]:
-        return self._start_as_written(x)
-
-    def flip(
-        self, x: Array, carry: Carry, row: BitRows, s: Array, seen: Seen
-    ) -> tuple[Array, Carry]:
-        return self._flip_as_written(x, carry, row, s, seen)
 
     def proves_fixed(self, x: Array, bits: Array) -> None:
         del x, bits

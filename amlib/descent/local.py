@@ -208,11 +208,11 @@ class Locals:
         data = [o for o, k in zip(operands, known, strict=True) if k is None]
         start, values = 0, []
         for o, k in zip(operands, known, strict=True):
+            if k is not None:
+                values.append(k)
+                continue
             values.append(np.arange(start, start + o.size, dtype=np.int32).reshape(o.shape))
             start += o.size
-            if k is not None:
-                values[-1] = k
-                start -= o.size
         params = e.params | {"fill_value": -1} if e.name == "gather" else e.params
         if e.name == "scatter":
             sources = [Bitwise(v, v, v) for v in values]
@@ -382,9 +382,9 @@ def _reduced(
     places = places_of(o.shape, axes, ())[0]
     if not 0 < places.shape[1] <= _MAX_REDUCED:
         raise TooLarge
-    total = o.taken(places[:, 0]).joined()
+    total, operation = o.taken(places[:, 0]).joined(), _primitive(fold_in, o.dtype)
     for k in range(1, places.shape[1]):
-        total = _apply(*_primitive(fold_in, o.dtype), [total, o.taken(places[:, k]).joined()])
+        total = _apply(*operation, [total, o.taken(places[:, k]).joined()])
     return Terms(tuple(shape), o.dtype, (total,), True)
 
 

@@ -127,7 +127,7 @@ class Neighbours(AbstractRows):
             return carried
         if self.precise:
             return add_exactly(carried, self.exact_change(seen, s))
-        if self.slots and self.slots[0].element is not None:
+        if self.slots[0].element is not None:
             for t, o in zip(self.slots, seen, strict=True):
                 carried = carried.at[t.element].add(t.change(o, s), mode="drop")
             return carried

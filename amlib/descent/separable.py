@@ -15,7 +15,7 @@ from jax import lax
 from jaxtyping import Array, PyTree
 
 from amlib.descent.carried import AbstractRows, Carried
-from amlib.descent.evaluators import AbstractCarried, BitRows, Carry, Seen
+from amlib.descent.evaluators import AbstractCarried, BitRows, Seen
 from amlib.descent.jaxprs import Equation, Program, Value
 from amlib.descent.neighbours import Neighbours, add_exactly, sum_exactly
 from amlib.descent.terms import Terms
@@ -74,16 +74,6 @@ class Separable(AbstractCarried):
         super().__init__(*args)
         self._pairs = pairs
         self._colours: list[np.ndarray] | None = None
-
-    def start(self, x: Array) -> tuple[Array, Carry]:
-        """See `AbstractFlips`."""
-        return self._start_as_written(x)
-
-    def flip(
-        self, x: Array, carry: Carry, row: BitRows, s: Array, seen: Seen
-    ) -> tuple[Array, Carry]:
-        """See `AbstractFlips`."""
-        return self._flip_as_written(x, carry, row, s, seen)
 
     def proves_fixed(self, x: Array, bits: Array) -> None:
         """All flips are compared as soon as that."""
