@@ -128,9 +128,10 @@ class Neighbours(AbstractRows):
         if self.precise:
             return add_exactly(carried, self.exact_change(seen, s))
         if self.slots[0].element is not None:
+            flat = carried.reshape(-1)
             for t, o in zip(self.slots, seen, strict=True):
-                carried = carried.at[t.element].add(t.change(o, s), mode="drop")
-            return carried
+                flat = flat.at[t.element].add(t.change(o, s), mode="drop")
+            return flat.reshape(carried.shape)
         return carried + self.change(seen, s).reshape(carried.shape)
 
 
