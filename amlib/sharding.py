@@ -93,7 +93,9 @@ def _rule(tree: object, mesh: Mesh, over: str | tuple[str, ...] | None) -> Rule:
     return lambda path, leaf: PartitionSpec(over) if leaf.shape[:1] == (K,) else None
 
 
-def _check(spec: PartitionSpec, leaf: Array | np.ndarray, mesh: Mesh, path: tuple[object, ...]) -> None:
+def _check(
+    spec: PartitionSpec, leaf: Array | np.ndarray, mesh: Mesh, path: tuple[object, ...]
+) -> None:
     """Raise unless the devices can share an array evenly so."""
     where = f"shard{jax.tree_util.keystr(path)}"
     if len(spec) > leaf.ndim:

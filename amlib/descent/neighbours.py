@@ -341,7 +341,7 @@ def _merged(entries: Sequence[_Entry]) -> _Entry:
     if isinstance(table, np.ndarray):
         low = table[..., 0] if merged.kind == "exact" else np.zeros_like(table)
         high = table[..., 1] if merged.kind == "exact" else table
-        used = np.flatnonzero((low != high).reshape(len(first), -1).any(1))
+        used = np.flatnonzero((low != high).any(tuple(range(1, low.ndim))))
         merged = merged._replace(
             bit=merged.bit[used],
             element=merged.element[used],

@@ -67,6 +67,8 @@ GRAPH = {
     "soft maxima": lambda x: -jnp.sum(jax.nn.logsumexp(2 * x[TRIPLES], axis=-1)),
     "scattered": lambda x: -jnp.sum((y := jnp.ones(50).at[jnp.arange(5, 41)].set(x))[1:] * y[:-1]),
     "chain": lambda x: -x[1:] @ x[:-1],
+    "what is overwritten": lambda x: -x[1:] @ x[:-1]
+    + jnp.prod(jnp.tanh(jax.lax.dynamic_update_slice_in_dim(x[jnp.array([-2])], J[:1], 0, 0))),
 }  # fmt: skip
 MIXED = {
     "local and dense": lambda x: -x[1:] @ x[:-1] - jax.nn.logsumexp(0.3 * (Xi @ x)),
