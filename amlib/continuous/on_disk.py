@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Shaped
+from jaxtyping import Array, ArrayLike, Float, PyTree, Shaped
 from tqdm import tqdm
 
 from amlib import _checks as checks
@@ -233,15 +233,16 @@ class OnDisk:
         struct, space = memory.state_struct, memory.space
         x = space.asarray(x, f"{where}: x")
         if x.shape[1:] != struct.shape or x.ndim != len(struct.shape) + 1 or not x.shape[0]:
+            shape = ", ".join(map(str, ("Q", *struct.shape)))
             cure = "Of a single state make x[None]." if x.shape == struct.shape else ""
             raise ValueError(
-                f"{where}: on disk a batch of states must have shape {('Q', *struct.shape)}; "
-                f"{x.shape} came. {cure}".rstrip().replace("'", "")
+                f"{where}: on disk a batch of states must have shape ({shape}); {x.shape} came. "
+                f"{cure}".rstrip()
             )
         x = x.astype(struct.dtype)
         return space.check(x, where) if check else x
 
-    def _pass(self, x: Array, wanted: Wanted, label: str, progress: bool) -> tuple[Array, Array]:
+    def _pass(self, x: Array, wanted: Wanted, label: str, progress: bool) -> tuple[Array, PyTree]:
         """The energies, and what else is wanted of each state."""
         sums = zero_sums(self._memory, x, wanted)
         bar = tqdm(

@@ -139,17 +139,21 @@ def check_free_energy(memory: ContinuousAM, beta: Array) -> None:
     Xi, *values = checks.widen(own_part(memory))
     spread = float(jnp.sqrt(jnp.mean(Xi * Xi))) or 1.0
     other = 2 * spread * jr.normal(jr.key(0), Xi.shape, Xi.dtype)  # longer, if not much
-    one, two = (Xi, *values), (other, *values)
-    both = tuple(jnp.concatenate(pair) for pair in zip(one, two, strict=True))
-    for x in (jnp.zeros_like(Xi[0]), other[0] / 4):
-        parts = []
-        for part in (one, two, both):
-            here = _over(memory, part)
-            scalar_output(here.energy, x)
-            parts.append(-float(beta) * float(here._free_energy(x)))
-        gap = parts[2] - float(np.logaddexp(*parts[:2]))
-        if np.isfinite(parts).all() and abs(gap) > 1e-3 * (1 + max(map(abs, parts))):
-            name = type(memory).__name__
+    name = type(memory).__name__
+
+    def at(part: list[Array], x: Array) -> float:
+        here = _over(memory, tuple(part))
+        scalar_output(here.energy, x)
+        return -float(beta) * float(here._free_energy(x))
+
+    # A pattern twice weighs twice, however large its score; two show what depends on both.
+    for two in ([Xi, *values], [other, *values]):
+        both = [jnp.concatenate(pair) for pair in zip([Xi, *values], two, strict=True)]
+        for x in (jnp.zeros_like(Xi[0]), other[0] / 4):
+            s = [at(part, x) for part in ([Xi, *values], two, both)]
+            gap = s[2] - float(np.logaddexp(s[0], s[1]))
+            if not np.isfinite(s).all() or abs(gap) < 1e-3 * (1 + max(map(abs, s))):
+                continue
             raise ValueError(
                 "OnDisk: exp(-beta * energy) must add up over patterns; over two patterns that "
                 f"of {name} does not, at beta = {float(beta):g}. It must be a log-sum-exp over "

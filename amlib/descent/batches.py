@@ -22,6 +22,10 @@ from amlib.descent.methods import AbstractMethod, AbstractRealMethod
 from amlib.descent.problems import Problem
 from amlib.descent.trajectory import RESULTS, Recall
 
+FEWEST = 8
+"""So many states are stepped together at least. Beyond, a quarter at a time drops out: each number
+of states is compiled for."""
+
 
 def check_steps(method: AbstractMethod) -> AbstractRealMethod:
     """Return a method; raise unless its loop is the library's."""
@@ -120,8 +124,8 @@ def descend_batch(
         running = np.flatnonzero(carry.result == RESULTS.step_limit)
         if not running.size:
             break
-        while running.size <= width // 2:  # few widths, as each is compiled
-            width -= width // 2
+        while width > FEWEST and running.size <= width // 4:
+            width //= 4
         lanes = np.resize(running, width)  # some twice
         given = [leaf[lanes] for leaf in jax.tree.leaves((carry, x0, held, keys))]
         new = jax.vmap(step)(*jax.tree.unflatten(structure, given))
