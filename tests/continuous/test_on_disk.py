@@ -6,6 +6,7 @@ Sizes leave remainders of blocks and of pieces.
 import functools
 import io
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -44,8 +45,8 @@ class UserHopfield(am.ContinuousAM):
 class Tilted(am.ContinuousAM):
     """Scores that are no products, a parameter, and a bounded space."""
 
-    gain: jax.Array
-    beta: jax.Array
+    gain: float
+    beta: float
     unit_step: ClassVar[bool] = True
     space: ClassVar[am.spaces.AbstractReals] = am.Box(-0.6, 0.6)
 
@@ -58,17 +59,20 @@ CASES = {
     "modern": (am.ModernHopfield, {"beta": 3.0}),
     "gaussian": (am.GaussianMemory, {"beta": 2.0}),
     "user": (UserHopfield, {}),
-    "tilted": (Tilted, {"gain": jnp.asarray(0.3), "beta": jnp.asarray(2.0)}),
+    "tilted": (Tilted, {"gain": 0.3, "beta": 2.0}),
 }
 
 
 def numbers(K=K, D=D, seed=0):
-    return np.random.default_rng(seed).standard_normal((K, D)).astype(np.float32)
+    """Of JAX's default precision: in double, answers are told apart from rounding."""
+    return np.random.default_rng(seed).standard_normal((K, D)).astype(jnp.result_type(float))
 
 
 def queries(Xi, shape=(Q, D)):
-    noise = np.random.default_rng(9).standard_normal(shape).astype(np.float32)
-    return jnp.asarray(np.asarray(Xi[: shape[0]], np.float32) + 0.3 * noise)
+    noise = np.random.default_rng(9).standard_normal(shape)
+    return jnp.asarray(
+        np.asarray(Xi[: shape[0]], noise.dtype) + 0.3 * noise, jnp.result_type(float)
+    )
 
 
 def mapped(path, Xi):
@@ -89,28 +93,28 @@ FORMS = {"memmap": mapped, "zarr": in_zarr, "ndarray": lambda path, Xi: Xi}
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("case", CASES)
-def test_answers_are_those_of_the_memory_in_memory(case, form, tmp_path):
+def test_answers_are_those_of_the_memory_in_memory(case, form, tmp_path, x64):
     Xi, (kind, fields) = numbers(), CASES[case]
     disk = am.OnDisk(kind, FORMS[form](tmp_path, Xi), block=BLOCK, **fields)
     memory, x = kind(jnp.asarray(Xi), **fields), queries(Xi)
     assert_allclose(
-        disk.energy(x, progress=False), jax.vmap(memory.energy)(x), rtol=1e-5, atol=2e-6
+        disk.energy(x, progress=False), jax.vmap(memory.energy)(x), rtol=1e-10, atol=1e-10
     )
     if memory.unit_step:
         step = jax.vmap(memory.retrieve)(x)
-        assert_allclose(disk.retrieve(x, progress=False), step, rtol=1e-5, atol=5e-6)
+        assert_allclose(disk.retrieve(x, progress=False), step, rtol=1e-10, atol=1e-10)
     method = None if memory.unit_step else am.CCCP()
     end = disk.recall(x, method=method, progress=False)
     expected = jax.vmap(lambda x: memory.recall(x, method=method))(x)
     assert isinstance(end, am.Recall)
-    assert_allclose(end.x, expected.x, rtol=1e-5, atol=5e-5)
-    assert_allclose(end.energy, expected.energy, rtol=1e-5, atol=2e-6)
+    assert_allclose(end.x, expected.x, rtol=1e-10, atol=1e-10)
+    assert_allclose(end.energy, expected.energy, rtol=1e-10, atol=1e-10)
     assert bool((end.result == expected.result).all())
     assert_array_equal(end.steps, expected.steps)
     assert len(set(map(int, end.steps))) > 1 or case == "tilted"  # some rest while others move
 
 
-def test_states_that_rest_are_not_computed_with(monkeypatch):
+def test_states_that_rest_are_not_computed_with(monkeypatch, x64):
     Xi, widths = numbers(), []
     disk = am.OnDisk(am.GaussianMemory, Xi, beta=2.0)
     own = disk._pass
@@ -123,27 +127,27 @@ def test_states_that_rest_are_not_computed_with(monkeypatch):
     assert len(widths) == int(steps[-1]) + 1
 
 
-def test_a_step_limit_and_a_tolerance_are_those_of_recall():
+def test_a_step_limit_and_a_tolerance_are_those_of_recall(x64):
     Xi = numbers()
     disk, memory, x = am.OnDisk(am.ModernHopfield, Xi), am.ModernHopfield(Xi), queries(Xi)
     for steps, tol in ((2, None), (None, 0.05)):
         end = disk.recall(x, max_steps=steps, tol=tol, progress=False)
         one = functools.partial(memory.recall, max_steps=steps, tol=tol)
         expected = jax.vmap(one)(x)
-        assert_allclose(end.x, expected.x, rtol=1e-5, atol=1e-5)
+        assert_allclose(end.x, expected.x, rtol=1e-10, atol=1e-10)
         assert_array_equal(end.steps, expected.steps)
         assert bool((end.result == expected.result).all())
     assert int(end.steps.max()) < int(disk.recall(x, progress=False).steps.max())
 
 
-def test_what_is_clamped_stays():
+def test_what_is_clamped_stays(x64):
     Xi, mask = numbers(), np.arange(D) < 2
     disk, memory, x = am.OnDisk(am.GaussianMemory, Xi), am.GaussianMemory(Xi), queries(Xi)
     for clamp, axis in ((mask, None), (np.arange(Q * D).reshape(Q, D) % 3 == 0, 0)):
         end = disk.recall(x, clamp=clamp, progress=False)
         one = lambda x, held: memory.recall(x, clamp=held)
         expected = jax.vmap(one, (0, axis))(x, jnp.asarray(clamp))
-        assert_allclose(end.x, expected.x, atol=1e-4)
+        assert_allclose(end.x, expected.x, rtol=1e-10, atol=1e-10)
         assert_array_equal(
             end.x[jnp.broadcast_to(clamp, x.shape)], x[jnp.broadcast_to(clamp, x.shape)]
         )
@@ -164,35 +168,37 @@ class HeavyBall(am.AbstractRealMethod):
 @pytest.mark.parametrize(
     "method", [am.GradientDescent(0.5), am.GradientDescent(1.0, True), HeavyBall()], ids=str
 )
-def test_methods_step_as_they_do_in_memory(method):
+def test_methods_step_as_they_do_in_memory(method, x64):
     Xi = numbers()
     disk, memory, x = am.OnDisk(UserHopfield, Xi), UserHopfield(jnp.asarray(Xi)), queries(Xi)
     end = disk.recall(x, method=method, max_steps=4, progress=False)
     expected = jax.vmap(lambda x: memory.recall(x, method=method, max_steps=4))(x)
-    assert_allclose(end.x, expected.x, atol=1e-5)
+    assert_allclose(end.x, expected.x, rtol=1e-10, atol=1e-10)
     assert bool((end.result == expected.result).all())
 
 
-def test_draws_are_those_of_a_key_for_each_query():
+def test_draws_are_those_of_a_key_for_each_query(x64):
     Xi, method, key = numbers(), am.Langevin(5.0, 0.1), jr.key(3)
     disk, memory, x = am.OnDisk(am.ModernHopfield, Xi), am.ModernHopfield(Xi), queries(Xi)
     end = disk.recall(x, method=method, key=key, max_steps=5, progress=False)
     one = lambda x, key: memory.recall(x, method=method, key=key, max_steps=5)
     expected = jax.vmap(one)(x, jr.split(key, Q))
-    assert_allclose(end.x, expected.x, atol=1e-5)
+    assert_allclose(end.x, expected.x, rtol=1e-10, atol=1e-10)
     assert bool((end.result == am.RESULTS.sampled).all())
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_values_are_read_out(form, tmp_path):
+def test_values_are_read_out(form, tmp_path, x64):
     Xi, values = numbers(), numbers(D=12, seed=1).reshape(K, 3, 4)
     (tmp_path / "v").mkdir()
     stored = FORMS[form](tmp_path, Xi), FORMS[form](tmp_path / "v", values)
     disk = am.OnDisk(am.ModernHopfield, *stored, beta=2.0, block=BLOCK)
     memory, x = am.ModernHopfield(Xi, 2.0, values), queries(Xi)
-    assert_allclose(disk.readout(x, progress=False), jax.vmap(memory.readout)(x), atol=2e-6)
+    assert_allclose(
+        disk.readout(x, progress=False), jax.vmap(memory.readout)(x), rtol=1e-10, atol=1e-10
+    )
     alone = am.OnDisk(am.ModernHopfield, stored[0], beta=2.0)
-    assert_allclose(alone.readout(x), alone.retrieve(x), atol=2e-6)
+    assert_allclose(alone.readout(x), alone.retrieve(x), rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -211,20 +217,11 @@ def test_numbers_are_stored_in_many_ways_and_computed_with_in_one(dtype, tmp_pat
         jax.vmap(lambda x: memory.recall(x, max_steps=3))(x),
     )
     assert end.x.dtype == expected.x.dtype
-    assert_allclose(end.x.astype(float), expected.x.astype(float), atol=1e-4)
-    assert_allclose(end.energy, expected.energy, atol=1e-5)
+    assert_allclose(end.x.astype(float), expected.x.astype(float), atol=1e-3)
+    assert_allclose(end.energy, expected.energy, rtol=1e-4, atol=1e-4)
 
 
-def test_double_precision(x64, tmp_path):
-    Xi = np.random.default_rng(0).standard_normal((K, D))
-    disk = am.OnDisk(am.ModernHopfield, mapped(tmp_path, Xi), block=BLOCK)
-    x = jnp.asarray(Xi[:Q])
-    assert disk.retrieve(x).dtype == jnp.float64
-    expected = jax.vmap(am.ModernHopfield(Xi).energy)(x)
-    assert_allclose(disk.energy(x), expected, rtol=1e-13, atol=1e-13)
-
-
-def test_pictures_and_parts_of_files(tmp_path):
+def test_pictures_and_parts_of_files(tmp_path, x64):
     """A view of a mapping is read from where it lies in the file."""
     Xi = numbers()
     stored = mapped(tmp_path, Xi)
@@ -233,7 +230,7 @@ def test_pictures_and_parts_of_files(tmp_path):
     disk = am.OnDisk(am.GaussianMemory, view, block=BLOCK)
     assert disk._stored[0]._place is not None
     memory = am.GaussianMemory(Xi[100:3100].reshape(-1, 2, 3))
-    assert_allclose(disk.retrieve(x), jax.vmap(memory.retrieve)(x), atol=5e-6)
+    assert_allclose(disk.retrieve(x), jax.vmap(memory.retrieve)(x), atol=1e-10)
     changed = np.load(tmp_path / "Xi.npy", mmap_mode="c")
     changed[0] = 7.0  # is in no file
     assert_array_equal(Stored(changed, "Xi").one_time(0, 1)[0], 7.0)
@@ -241,13 +238,13 @@ def test_pictures_and_parts_of_files(tmp_path):
         am.OnDisk(am.GaussianMemory, stored[::2])
 
 
-def test_a_softmax_memory_of_another_temperature():
+def test_a_softmax_memory_of_another_temperature(x64):
     Xi = numbers()
     fields = {"similarity": "euclidean", "separation": "softmax", "beta": 30.0}
     disk = am.OnDisk(am.KernelMemory, Xi, inverse_temperature=30.0 / (D / 2), **fields)
     memory, x = am.KernelMemory(Xi, **fields), queries(Xi)
-    assert_allclose(disk.energy(x), jax.vmap(memory.energy)(x), rtol=1e-5)
-    assert_allclose(disk.readout(x), jax.vmap(memory.readout)(x), atol=1e-5)
+    assert_allclose(disk.energy(x), jax.vmap(memory.energy)(x), rtol=1e-10)
+    assert_allclose(disk.readout(x), jax.vmap(memory.readout)(x), atol=1e-10)
     with pytest.raises(ValueError, match="that of KernelMemory does not, at beta = 30"):
         am.OnDisk(am.KernelMemory, Xi, **fields)
 
@@ -430,15 +427,19 @@ def test_an_error_of_the_file_names_the_byte(tmp_path):
         stored._from_file(file, 512, 1024, stored.room(512))
 
 
-def test_ctrl_c_ends_the_reading(tmp_path):
+def test_ctrl_c_ends_the_reading():
     disk = am.OnDisk(am.ModernHopfield, Failing(1600, _stop), block=BLOCK)
     with pytest.raises(KeyboardInterrupt):
         disk.retrieve(queries(numbers()), progress=False)
     assert not readers()
 
 
-def _stop(_):
-    raise KeyboardInterrupt
+def _stop(rows):
+    """As a terminal does: it interrupts the main thread, whatever that is at."""
+    main = threading.main_thread().ident
+    assert main is not None
+    signal.pthread_kill(main, signal.SIGINT)
+    return rows
 
 
 def test_blocks_are_read_ahead_and_are_those_of_the_array(tmp_path):
