@@ -232,6 +232,12 @@ class OnDisk:
         memory = self._memory
         struct, space = memory.state_struct, memory.space
         x = space.asarray(x, f"{where}: x")
+        if not checks.is_concrete(x):
+            raise TypeError(
+                f"{where}: on disk the states must be known, since Python reads the files; a "
+                "traced array came. Call it outside of jax.jit and jax.grad, with a batch and "
+                "without jax.vmap."
+            )
         if x.shape[1:] != struct.shape or x.ndim != len(struct.shape) + 1 or not x.shape[0]:
             shape = ", ".join(map(str, ("Q", *struct.shape)))
             cure = "Of a single state make x[None]." if x.shape == struct.shape else ""

@@ -309,6 +309,8 @@ def test_bad_calls_are_refused(unchecked):
         disk.retrieve(Xi[0])
     with pytest.raises(ValueError, match=r"must have shape \(Q, 6\); \(0, 6\) came"):
         disk.energy(Xi[:0])
+    with pytest.raises(TypeError, match=r"the states must be known.*with a batch and without"):
+        jax.vmap(disk.recall)(Xi[:2])
     with pytest.raises(ValueError, match="must have a readout; GaussianMemory has none"):
         disk.readout(Xi[:2])
     with pytest.raises(ValueError, match="recall: x: every value must be finite"):
