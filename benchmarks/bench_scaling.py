@@ -129,14 +129,19 @@ def draw(path: Path, strong: list[Row], curves: dict[str, np.ndarray]) -> None:
     """Measured shares of the work, and the calculation."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     counts = [r.devices for r in strong]
-    for name in ("flops", "read", "room"):
-        values = [getattr(r, name) / getattr(strong[0], name) for r in strong]
-        left.plot(counts, values, "o-", label={"read": "bytes read"}.get(name, name))
     left.plot(counts, [1 / c for c in counts], "k:", label="1 / devices")
+    for name, label, mark, size in (
+        ("room", "room in memory", "s", 12),
+        ("read", "bytes read", "o", 8),
+        ("flops", "flops", "x", 6),
+    ):  # they lie on one another
+        values = [getattr(r, name) / getattr(strong[0], name) for r in strong]
+        left.plot(counts, values, mark, ms=size, label=label)
     left.set(
         xscale="log", yscale="log", xlabel="devices", ylabel="on one device, share of all",
         title=f"compiled: {K:,} patterns of {D}, {QUERIES} queries",
         xticks=counts, xticklabels=counts,
+        yticks=[1 / c for c in counts], yticklabels=[f"1/{c}" for c in counts],
     )  # fmt: skip
     left.minorticks_off()
     left.legend()
