@@ -61,17 +61,20 @@ def _labels(labels: ArrayLike, predictions: Array, where: str) -> Int[Array, "..
             f"{where}: labels must have shape {predictions.shape[:-1]}, one per row of "
             f"predictions; {labels.shape} came."
         )
-    if checks.is_concrete(labels):
+    if not checks.is_traced(labels):
         _in_range(labels, predictions.shape[-1], f"{where}: labels")
     return labels.astype(jnp.int32)
 
 
 def _in_range(labels: Array, C: int, where: str) -> None:
     """Raise unless all labels are in [0, C)."""
-    values = np.asarray(labels)
-    if values.size and not 0 <= values.min() <= values.max() < C:
+    values = checks.known(labels)
+    if values is None or not values.size:
+        return
+    low, high = int(values.min()), int(values.max())
+    if not 0 <= low <= high < C:
         raise ValueError(
-            f"{where} must lie in [0, {C}); {values.min()} to {values.max()} came. "
+            f"{where} must lie in [0, {C}); {low} to {high} came. "
             "Labels that count from 1 become labels - 1."
         )
 
