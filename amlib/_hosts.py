@@ -42,9 +42,9 @@ def spread(tree: PyTree) -> bool:
 def mesh_of(tree: PyTree) -> Mesh | None:
     """The mesh on which arrays of `tree` are placed, the first one; `None` where there is none."""
     for leaf in jax.tree.leaves(tree):
-        if isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer):
-            if isinstance(leaf.sharding, NamedSharding):
-                return leaf.sharding.mesh  # pyright: ignore[reportReturnType]
+        placed = isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer)
+        if placed and isinstance(leaf.sharding, NamedSharding):
+            return leaf.sharding.mesh  # pyright: ignore[reportReturnType]
     return None
 
 
@@ -88,7 +88,7 @@ def like(value: np.ndarray, model: Any) -> Array:
     return jax.make_array_from_callback(value.shape, sharding, lambda at: value[at])
 
 
-# -- reading what other processes hold ---------------------------------------------------------------
+# -- reading what other processes hold -------------------------------------------------------------
 
 
 def blocks(x: object, rows: np.ndarray | None = None) -> Iterator[np.ndarray]:
@@ -125,7 +125,7 @@ def whole(x: object) -> np.ndarray:
     return found[0] if len(found) == 1 else np.concatenate(found)
 
 
-# -- what is done once -------------------------------------------------------------------------------
+# -- what is done once -----------------------------------------------------------------------------
 
 
 def is_first() -> bool:

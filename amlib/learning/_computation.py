@@ -18,6 +18,8 @@ import optax
 from jax.extend import core as jcore
 from jaxtyping import PyTree
 
+from amlib import _hosts as hosts
+
 
 def versions() -> dict[str, str]:
     """What else a fingerprint depends on."""
@@ -27,12 +29,21 @@ def versions() -> dict[str, str]:
 def fingerprint(fn: Callable[..., PyTree], *args: PyTree) -> tuple[str, PyTree]:
     """Return a checksum of what `fn` computes for arguments like these, and its outputs' shapes.
 
-    Values of arrays among the arguments do not count; all else that `fn` uses does.
+    Values of arrays among the arguments do not count, nor where they lie; all else that `fn` uses
+    does.
     """
+    args = jax.tree.map(_shape, args)
     closed, shapes, _ = eqx.filter_make_jaxpr(fn)(*args)
     digest = _Digest()
     digest.add(closed)
     return digest.hexdigest(), shapes
+
+
+def _shape(leaf: PyTree) -> PyTree:
+    if not isinstance(leaf, jax.Array):
+        return leaf
+    weak = getattr(leaf, "weak_type", False)  # random keys have no such thing
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, weak_type=weak)
 
 
 class _Digest:
@@ -67,7 +78,8 @@ class _Digest:
         self._text(f"{value.dtype} {value.shape}")
         if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
             value = jr.key_data(value)
-        self._sha.update(np.ascontiguousarray(np.asarray(value)).tobytes())
+        for block in hosts.blocks(value):
+            self._sha.update(np.ascontiguousarray(block).tobytes())
 
     def _program(self, jaxpr: jcore.Jaxpr, consts: Sequence[object]) -> None:
         self.add(list(consts))

@@ -43,11 +43,12 @@ import optax
 from jaxtyping import Array, ArrayLike, PyTree
 from tqdm import tqdm
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _hosts as hosts
 from amlib._types import Key
-from amlib.learning import _epochs as epochs_
+from amlib.learning import _epochs as epochs_, _examples as examples_
 from amlib.learning._checkpoint import Checkpoint, State
 from amlib.learning._epochs import Keys, Run
+from amlib.learning._examples import Examples
 from amlib.learning.base import AbstractLoss, AbstractStatefulLoss, as_loss
 
 Metric = Callable[[PyTree, PyTree[Array]], ArrayLike]
@@ -158,20 +159,24 @@ def fit(
     checks.key(key, "fit: key")
     if patience is not None:
         patience = checks.integer(patience, 1, "fit: patience")
-    data = epochs_.arrays(data, "fit: data")
+    data = examples_.arrays(data, "fit: data")
+    validation = examples_.like(validation, data)
+    if (mesh := hosts.mesh_of((data, validation, model))) is not None:
+        given = (model, data, validation, loss)
+        model, data, validation, loss = hosts.together(given, mesh, "fit: model and data")
     keys = Keys(*jr.split(key, 4))
-    data, validation = epochs_.split(data, validation, keys.split)
-    metrics = _checked_metrics(metrics, validation, patience)
+    training, held_out = examples_.split(data, validation, keys.split)
+    metrics = _checked_metrics(metrics, held_out, patience)
     batch_size = checks.integer(batch_size, 1, "fit: batch_size")
-    if batch_size > epochs_.length(data):
+    if batch_size > len(training):
         raise ValueError(
             f"fit: batch_size must be at most the number of training examples, "
-            f"{epochs_.length(data)}; {batch_size} came. Every batch is full."
+            f"{len(training)}; {batch_size} came. Every batch is full."
         )
-    for part in (data, validation):
+    for part in (training, held_out):
         if part is not None:
-            loss.check(model, part)
-    run = Run(loss, optimizer, metrics, data, validation, batch_size, keys)
+            loss.check(model, part.data)  # where both are rows of the same data, all of these
+    run = Run(loss, optimizer, metrics, training, held_out, batch_size, keys)
     state, rest = _start(run, model, trainable)
     store = None if checkpoint is None else Checkpoint(checkpoint, run, state, rest, key)
     if store is not None:
@@ -184,11 +189,14 @@ def _start(run: Run, model: PyTree, trainable: PyTree | None) -> tuple[State, Py
     params, rest = epochs_.partition(model, trainable)
     loss_state = None
     if isinstance(run.loss, AbstractStatefulLoss):
-        loss_state = epochs_.strong(run.loss.initial_state(model, run.data, run.keys.state))
+        loss_state = epochs_.strong(run.loss.initial_state(model, run.data.all(), run.keys.state))
+    optimizer = _optimizer_state(run.optimizer, params)
+    if (mesh := hosts.mesh_of(params)) is not None:
+        optimizer, loss_state = hosts.together((optimizer, loss_state), mesh, "fit: optimizer")
     state = State(
         params=params,
         best=params,
-        optimizer=_optimizer_state(run.optimizer, params),
+        optimizer=optimizer,
         loss=loss_state,
         epoch=0,
         best_epoch=0,
@@ -215,9 +223,9 @@ def _loop(
 ) -> FitResult:
     """Run epochs until one of the outcomes."""
     outcome, bad_row, asks = OUTCOMES.completed, None, _ASKS
-    with tqdm(
-        total=epochs, initial=min(state.epoch, epochs), desc="fit", disable=not progress
-    ) as bar:
+    done = min(state.epoch, epochs)
+    quiet = not progress or (hosts.spread(state.params) and not hosts.is_first())
+    with tqdm(total=epochs, initial=done, desc="fit", disable=quiet) as bar:
         while state.epoch < epochs:
             if patience is not None and state.epoch - state.best_epoch >= patience:
                 outcome = OUTCOMES.early_stopped
@@ -253,9 +261,10 @@ def _epoch(run: Run, state: State, rest: PyTree) -> tuple[State | None, dict[str
     whether the parameters stayed as they do without a gradient."""
     start = time.perf_counter()
     key = jr.fold_in(run.keys.epochs, state.epoch)
+    carried = (state.params, state.optimizer, state.loss)
     trained, losses, finite, rested = epochs_.train(
-        (state.params, state.optimizer, state.loss), rest, run.data, key,
-        run.loss, run.optimizer, run.batch_size,
+        carried, rest, run.data, key, run.loss, run.optimizer, run.batch_size,
+        examples_.shardings(carried),
     )  # fmt: skip
     values = {"loss": losses}
     if run.validation is not None:
@@ -304,7 +313,7 @@ def _warned_of_no_gradient(run: Run, state: State, rest: PyTree) -> bool:
 
 
 def _checked_metrics(
-    metrics: Mapping[str, Metric] | None, validation: PyTree[Array] | None, patience: int | None
+    metrics: Mapping[str, Metric] | None, validation: Examples | None, patience: int | None
 ) -> dict[str, Metric]:
     """The metrics as a dict; raise for what needs validation data and has none."""
     if validation is None and (metrics or patience is not None):

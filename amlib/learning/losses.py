@@ -11,14 +11,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from amlib import _checks as checks
 from amlib._types import Key, Scalar
 from amlib.continuous import AbstractContinuousAM
 from amlib.descent.methods import AbstractMethod, descend
-from amlib.learning._epochs import length
+from amlib.learning._examples import length
 from amlib.learning._pictures import class_numbers
 from amlib.learning.base import AbstractLoss
 from amlib.learning.classifier import DenseAMClassifier
