@@ -32,7 +32,7 @@ def fingerprint(fn: Callable[..., PyTree], *args: PyTree) -> tuple[str, PyTree]:
     Values of arrays among the arguments do not count, nor where they lie; all else that `fn` uses
     does.
     """
-    args = jax.tree.map(_shape, args)
+    args, fn = jax.tree.map(_shape, args), jax.tree.map(_here, fn)
     closed, shapes, _ = eqx.filter_make_jaxpr(fn)(*args)
     digest = _Digest()
     digest.add(closed)
@@ -44,6 +44,17 @@ def _shape(leaf: PyTree) -> PyTree:
         return leaf
     weak = getattr(leaf, "weak_type", False)  # random keys have no such thing
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, weak_type=weak)
+
+
+_PLACES = ("reshard", "sharding_constraint", "typed")
+"""Operations that say where a value lies, and leave it as it is."""
+
+
+def _here(leaf: PyTree) -> PyTree:
+    """A field of a function, on one device: programs for several are others."""
+    if not isinstance(leaf, jax.Array) or hosts.mesh_of(leaf) is None:
+        return leaf
+    return jnp.asarray(hosts.whole(leaf))
 
 
 class _Digest:
@@ -69,7 +80,7 @@ class _Digest:
         elif isinstance(value, set | frozenset):
             self.add(sorted(map(_plain, value)))
         else:
-            self._text(_plain(value))
+            self._text(_plain(None if isinstance(value, jax.sharding.Sharding) else value))
 
     def _text(self, text: str) -> None:
         self._sha.update(f"{len(text)} {text}".encode())
@@ -84,8 +95,11 @@ class _Digest:
     def _program(self, jaxpr: jcore.Jaxpr, consts: Sequence[object]) -> None:
         self.add(list(consts))
         numbers: dict[jcore.Var, int] = {}
+        moved: dict[jcore.Var, jcore.Var | jcore.Literal] = {}
 
         def name(atom: jcore.Var | jcore.Literal) -> None:
+            while not isinstance(atom, jcore.Literal) and atom in moved:
+                atom = moved[atom]
             if isinstance(atom, jcore.Literal):
                 self.add(np.asarray(atom.val, atom.aval.dtype))  # pyright: ignore
             else:
@@ -94,6 +108,9 @@ class _Digest:
         for atom in (*jaxpr.constvars, *jaxpr.invars):
             name(atom)
         for eqn in jaxpr.eqns:
+            if eqn.primitive.name in _PLACES:
+                moved[eqn.outvars[0]] = eqn.invars[0]
+                continue
             self._text(eqn.primitive.name)
             self.add(eqn.params)
             for atom in (*eqn.invars, *eqn.outvars):
