@@ -54,7 +54,8 @@ def _here(leaf: PyTree) -> PyTree:
     """A field of a function, on one device: programs for several are others."""
     if not isinstance(leaf, jax.Array) or hosts.mesh_of(leaf) is None:
         return leaf
-    return jnp.asarray(hosts.whole(leaf))
+    value = hosts.whole(leaf)
+    return jnp.asarray(value.item() if leaf.weak_type and not leaf.ndim else value)
 
 
 class _Digest:

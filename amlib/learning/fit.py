@@ -162,8 +162,9 @@ def fit(
     data = examples_.arrays(data, "fit: data")
     validation = examples_.like(validation, data)
     if (mesh := hosts.mesh_of((data, validation, model))) is not None:
-        given = (model, data, validation, loss)
-        model, data, validation, loss = hosts.together(given, mesh, "fit: model and data")
+        where, given = "fit: model and data", (model, data, validation)
+        model, data, validation = hosts.together(given, mesh, where)
+        loss = loss if hosts.mesh_of(loss) is None else hosts.together(loss, mesh, where)
     keys = Keys(*jr.split(key, 4))
     training, held_out = examples_.split(data, validation, keys.split)
     metrics = _checked_metrics(metrics, held_out, patience)

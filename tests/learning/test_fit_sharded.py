@@ -134,6 +134,7 @@ def test_data_that_are_split_train_as_on_one_device(case, kind):
     """Validation by a fraction leaves 86 and 10 examples: neither is a multiple of 4 devices."""
     make, data, loss = CASES[case]
     one = fit(make(), data, loss, validation=0.1)
+    loss = on(mesh(kind), loss) if kind is AxisType.Explicit else loss
     split = fit(on(mesh(kind), make()), on(mesh(kind), data, "batch"), loss, validation=0.1)
     same(split, one)
     for leaf in jax.tree.leaves(eqx.filter(split.model, eqx.is_array)):
@@ -267,13 +268,14 @@ def test_a_checkpoint_goes_on_on_other_devices(tmp_path, case, kinds):
     make, data, loss = CASES[case]
 
     def run(kind, epochs, checkpoint=None):
-        model, given = make(), data
+        model, given, own = make(), data, loss
         if kind == "split":
             model, given = on(mesh(), make(), "k"), on(mesh(), data, "batch")
         elif kind == "other":
             other = mesh(AxisType.Explicit, 4)
-            model, given = on(other, make()), on(other, data, ("batch", "k"))
-        return fit(model, given, loss, epochs, validation=0.1, checkpoint=checkpoint)
+            model, given, own = on(other, (make(), data, loss))
+            given = on(other, data, ("batch", "k"))
+        return fit(model, given, own, epochs, validation=0.1, checkpoint=checkpoint)
 
     path, (first, second) = tmp_path / "run", kinds
     run(first, 2, path)
