@@ -68,8 +68,6 @@ def in_one_kernel(loop: Callable[..., Out], *args: Any) -> Out:
     flat, tree = jax.tree.flatten(args)
     trace = jax.make_jaxpr(lambda *a: loop(*tree.unflatten(a)), return_shape=True)
     closed, out = trace(*flat)
-    if any(jax.typeof(a).sharding.mesh.size > 1 for a in (*closed.consts, *flat)):
-        return loop(*args)  # a kernel sends nothing, and lanes on several devices take no turns
     largest = _largest(closed.jaxpr)
     in_turn = 0 <= largest <= LARGEST_IN_TURN
     if largest < 0 or not (ASKS or in_turn):
