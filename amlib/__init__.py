@@ -105,6 +105,7 @@ from amlib.learning import (
     fit as fit,
 )
 from amlib.memory import AbstractMemory as AbstractMemory
+from amlib.sharding import shard as shard
 from amlib.spaces import (
     Bits as Bits,
     Box as Box,

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jcore
 
+from amlib import _shards as shards
 from amlib._checks import is_concrete
 from amlib.spaces import AbstractSpace
 
@@ -38,7 +39,7 @@ class compiled(Generic[_Given, _Made]):
 
     def __init__(self, fn: Callable[_Given, _Made]):
         functools.update_wrapper(self, fn)
-        self._program: Any = eqx.filter_jit(_with_indices(fn))
+        self._program: Any = eqx.filter_jit(_with_indices(shards.local(fn)))
         self._as_written: set[Hashable] = set()
 
     def __call__(self, *args: _Given.args, **kwargs: _Given.kwargs) -> _Made:

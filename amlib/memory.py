@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from amlib import _checks as checks, _shards as shards
+from amlib import _checks as checks
 from amlib._compiled import compiled
 from amlib._numbers import Numbers, known_numbers
 from amlib._types import Key, Scalar, ScalarLike, hook
@@ -264,7 +264,6 @@ class AbstractMemory(eqx.Module):
 
 
 @compiled
-@shards.local
 def _recall(
     memory: AbstractMemory,
     x0: PyTree[Array],

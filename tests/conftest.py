@@ -27,7 +27,7 @@ from jaxtyping import install_import_hook  # noqa: E402
 jax.config.update("jax_disable_most_optimizations", QUICK)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_num_cpu_devices", 8)  # for what runs on several devices
+jax.config.update("jax_num_cpu_devices", 8)  # for what is shared between devices
 matplotlib.use("agg")
 
 with install_import_hook("amlib", "beartype.beartype"):

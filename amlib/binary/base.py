@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int8, Shaped
 
-from amlib import _checks as checks, _shards as shards
+from amlib import _checks as checks
 from amlib._compiled import compiled
 from amlib._numbers import Numbers, known_numbers
 from amlib._types import Key, Scalar, ScalarLike
@@ -242,7 +242,6 @@ class BinaryAM(AbstractBinaryAM):
 
 
 @compiled
-@shards.local
 def _async_update(model: AbstractBinaryAM, x: Array, idx: Array) -> tuple[Array, Array]:
     scalar_output(model.energy, x)  # the other functions leave this to the plan of their flips
     flat = x.reshape(-1)
@@ -266,7 +265,6 @@ class _Known(eqx.Module):
 
 
 @compiled
-@shards.local
 def _async_recall(
     known: _Known, x0: Array, key: Array, nsteps: int
 ) -> tuple[Array, tuple[Frames, Array]]:
@@ -276,12 +274,10 @@ def _async_recall(
 
 
 @compiled
-@shards.local
 def _flip_energies(known: _Known, x: Array) -> Array:
     return flips.flip_energies(known.problem(), x)
 
 
 @compiled
-@shards.local
 def _is_fixed_point(known: _Known, x: Array, free: Free | None) -> Array:
     return flips.is_fixed_point(known.problem(free), x)

@@ -21,7 +21,7 @@ from amlib.descent.jaxprs import Equation, Program
 from amlib.descent.local import Locals
 from amlib.descent.neighbours import Neighbourhood, neighbourhood
 from amlib.descent.rows import RowMaker, Rows
-from amlib.descent.separable import Separable, find_scaled, is_linear
+from amlib.descent.separable import Separable, find_scaled, is_linear, largest_of_head
 from amlib.descent.stabilizers import (
     Factor,
     Stabilizer,
@@ -113,20 +113,21 @@ class Cut:
 
     def finite(self, tables: dict[int, Rows]) -> Array | bool:
         """Whether no sum of rows can overflow, so that what is added can be taken away again."""
-        finite: Array | bool = True
+        most: dict[int, Any] = {}
         for v, t in tables.items():
-            dtype = self.program.aval[v].dtype
-            if jnp.issubdtype(dtype, jnp.inexact) and t.given is None:
+            if jnp.issubdtype(self.program.aval[v].dtype, jnp.inexact) and t.given is None:
                 scale = jnp.max(jnp.abs(t.scale))
-                most = self.D * _size(t.entries).astype(scale.dtype) * scale
-                info = jnp.finfo(dtype)
-                finite &= most <= float(info.max) * float(info.eps) / 4
+                most[v] = self.D * _size(t.entries).astype(scale.dtype) * scale
         for v, n in self.local.items():
-            dtype = self.program.aval[v].dtype
-            if jnp.issubdtype(dtype, jnp.inexact):
-                info = jnp.finfo(dtype)
-                fits = n.largest <= float(info.max) * float(info.eps) / 4
-                finite &= fits if isinstance(fits, Array) else bool(fits)
+            if jnp.issubdtype(self.program.aval[v].dtype, jnp.inexact):
+                most[v] = n.largest
+        if self.separable:  # flips are decided by what they add, and not by the energy
+            most |= largest_of_head(self.program, self.head, most)
+        finite: Array | bool = True
+        for v, size in most.items():
+            info = jnp.finfo(self.program.aval[v].dtype)
+            fits = size <= float(info.max) * float(info.eps) / 4
+            finite &= fits if isinstance(fits, Array) else bool(fits)
         return finite
 
     def may_compact(self) -> bool:

@@ -227,7 +227,13 @@ class AbstractCarried(AbstractFlips):
         program = self._program
         wanted = [program.out, *self._carried]
         e, *values = program.evaluate(program.equations, {program.x: x}, wanted)
-        return self._as_out(e), Carry(self._begun(values, x), ())
+        begun = self._begun(values, x)
+        if self._summands:  # as after a flip: sums as they are written have noise of their own
+            pairs = zip(self.rows, begun, values, strict=True)
+            own = [r.value(c).reshape(v.shape) for r, c, v in pairs]
+            known = dict(zip(self._carried, own, strict=True))
+            (e,) = program.evaluate(self._head, {program.x: x} | known, [program.out])
+        return self._as_out(e), Carry(begun, ())
 
     @hook
     def flip(

@@ -21,6 +21,8 @@ from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend import core as jcore
 
+from amlib import _shards as shards
+
 _CALL = {"xla_cpu_small_call": "true", "inlineable": "false"}
 
 ASKS = jax.__version_info__ < (0, 12)
@@ -70,7 +72,7 @@ def in_one_kernel(loop: Callable[..., Out], *args: Any) -> Out:
     closed, out = trace(*flat)
     largest = _largest(closed.jaxpr)
     in_turn = 0 <= largest <= LARGEST_IN_TURN
-    if largest < 0 or not (ASKS or in_turn):
+    if largest < 0 or not (ASKS or in_turn) or shards.devices(args) > 1:
         return loop(*args)
     # All that is read must be an argument of the call; newer jaxprs hold their constants.
     detach = getattr(closed.jaxpr, "with_consts", None)

@@ -128,9 +128,10 @@ class Neighbours(AbstractRows):
         if self.precise:
             return add_exactly(carried, self.exact_change(seen, s))
         if self.slots[0].element is not None:
+            flat = carried.reshape(-1)
             for t, o in zip(self.slots, seen, strict=True):
-                carried = carried.at[t.element].add(t.change(o, s), mode="drop")
-            return carried
+                flat = flat.at[t.element].add(t.change(o, s), mode="drop")
+            return flat.reshape(carried.shape)
         return carried + self.change(seen, s).reshape(carried.shape)
 
 
@@ -340,7 +341,7 @@ def _merged(entries: Sequence[_Entry]) -> _Entry:
     if isinstance(table, np.ndarray):
         low = table[..., 0] if merged.kind == "exact" else np.zeros_like(table)
         high = table[..., 1] if merged.kind == "exact" else table
-        used = np.flatnonzero((low != high).reshape(len(first), -1).any(1))
+        used = np.flatnonzero((low != high).any(tuple(range(1, low.ndim))))
         merged = merged._replace(
             bit=merged.bit[used],
             element=merged.element[used],

@@ -14,6 +14,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, PyTree
 
+from amlib._checks import is_concrete
+from amlib._numbers import BOUND
 from amlib.descent.carried import AbstractRows, Carried
 from amlib.descent.evaluators import AbstractCarried, BitRows, Seen
 from amlib.descent.jaxprs import Equation, Program, Value
@@ -47,6 +49,31 @@ def is_linear_step(program: Program, e: Equation) -> bool:
     if e.name == "mul":
         return len(deps) == 1 and e.ins.count(deps[0]) == 1
     return e.name != "div" or deps == [e.ins[0]]
+
+
+def largest_of_head(
+    program: Program, head: Sequence[Equation], largest: Mapping[int, Any]
+) -> dict[int, Array]:
+    """How large what a linear head makes may become, from how large what is carried may be."""
+    found = dict(largest)
+    for e in head:
+        dtype = program.aval[e.outs[0]].dtype
+        sizes = [jnp.asarray(found[i]).astype(dtype) for i in e.ins if i in found]
+        fixed = [_size_of(program, i).astype(dtype) for i in e.ins if i in program.const]
+        if e.name == "mul" and sizes:
+            found[e.outs[0]] = sizes[0] * fixed[0]
+        elif e.name == "div" and sizes:
+            found[e.outs[0]] = sizes[0] / jnp.abs(program.const[e.ins[1]]).astype(dtype).reshape(())
+        else:
+            found[e.outs[0]] = sum([*sizes, *fixed], jnp.zeros((), dtype))
+    return {v: size for v, size in found.items() if v not in largest}
+
+
+def _size_of(program: Program, i: int) -> Array:
+    """The absolute value of a constant, or at least that, of one element."""
+    if i in program.given and not is_concrete(program.const[i]):
+        return jnp.asarray(BOUND)
+    return jnp.abs(jnp.reshape(program.const[i], ()))
 
 
 def find_scaled(program: Program, terms: Mapping[int, Terms]) -> set[int]:

@@ -23,6 +23,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
+from amlib import _shards as shards
+
 Score: TypeAlias = Callable[[PyTree, PyTree], Array]
 _Online: TypeAlias = tuple[Array, Array, PyTree]
 _Carry = TypeVar("_Carry")
@@ -45,16 +47,23 @@ def logsumexp(
     - `rows`: the stored patterns, or a pytree of arrays that share their first axis `K`.
     - `theta`: everything else that the scores depend on.
     - `block`: memories per block. `None` chooses: all at once up to `STREAM_ABOVE` memories,
-      blocks of about `BLOCK` beyond.
+      blocks of about `BLOCK` beyond. Of rows that devices share, it is counted on each of them.
 
     **Returns:** $L$. The same value and derivatives either way, but for rounding.
     """
     K: int = jax.tree.leaves(rows)[0].shape[0]
+    # Each device streams its own rows: a block that it shares with others would be sent around.
+    parts = math.gcd(K, shards.devices(rows, theta))
+    own = K // parts
     if block is None:
-        block = K if K <= STREAM_ABOVE else BLOCK
-    if block >= K:
+        block = own if own <= STREAM_ABOVE else BLOCK
+    if block >= own:
         return jax.nn.logsumexp(score(rows, theta))
-    return _streamed(rows, theta, score, _even(K, int(block)))
+    block = _even(own, int(block))
+    if parts == 1:
+        return _streamed(rows, theta, score, block)
+    apart = jax.tree.map(lambda a: a.reshape(parts, own, *a.shape[1:]), rows)
+    return jax.nn.logsumexp(jax.vmap(lambda rows: _streamed(rows, theta, score, block))(apart))
 
 
 def _even(K: int, block: int) -> int:

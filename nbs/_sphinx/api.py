@@ -29,6 +29,7 @@ ROOMS = {
     "learning": ("Learning", "Storage rules, losses, the training loop, trainable models."),
     "descent": ("Descent", "Methods as objects and the engines under them, for any scalar."),
     "spaces": ("Spaces", "What a unit of a state may be."),
+    "sharding": ("Sharding", "Memories and batches over many devices."),
     "data": ("Data", "Pictures to store, your own pictures, and ways to corrupt them."),
     "analysis": ("Analysis", "Measurements on memories and on recalls."),
     "plots": ("Plots", "Pictures of patterns, recalls and energies, and films."),

@@ -67,10 +67,17 @@ GRAPH = {
     "soft maxima": lambda x: -jnp.sum(jax.nn.logsumexp(2 * x[TRIPLES], axis=-1)),
     "scattered": lambda x: -jnp.sum((y := jnp.ones(50).at[jnp.arange(5, 41)].set(x))[1:] * y[:-1]),
     "chain": lambda x: -x[1:] @ x[:-1],
+    "what is overwritten": lambda x: -x[1:] @ x[:-1]
+    + jnp.prod(jnp.tanh(jax.lax.dynamic_update_slice_in_dim(x[jnp.array([-2])], J[:1], 0, 0))),
 }  # fmt: skip
 MIXED = {
     "local and dense": lambda x: -x[1:] @ x[:-1] - jax.nn.logsumexp(0.3 * (Xi @ x)),
     "a function of a sum": lambda x: -jnp.log(2 * D + x[1:] @ x[:-1]),
+    "softmaxes in rows": lambda x: jnp.sum(jnp.sin(jax.nn.softmax(x.reshape(6, 6)) + 1.0)[1:] ** 3)
+    * jnp.cos(jnp.sum(x[:6]) / 9),
+    "softmax of softmaxes": lambda x: jnp.sum(
+        jnp.sin(3 * jax.nn.softmax(2 * jax.nn.softmax(x.reshape(6, 6)).reshape(-1)))
+    ),
     "sums of groups": lambda x: -jnp.sum(jnp.exp(0.1 * (x * jnp.roll(x, 1)).reshape(3, 12).sum(1))),
 }  # fmt: skip
 ENERGIES = GRID | GRAPH | MIXED
@@ -304,3 +311,16 @@ def test_what_is_no_sum_of_terms_has_no_colours(name):
     out = engine.descend(DENSE[name], x0, method)
     same = engine.descend(DENSE[name], x0, am.Sweeps("sequential"))
     assert np.array_equal(out.x, same.x)
+
+
+@pytest.mark.parametrize("scale", [1e30, 1e-30])
+def test_weights_that_make_sums_overflow(scale):
+    energy = lambda x: scale * -jnp.sum(jnp.where(x == jnp.roll(x, 1), 1e9, 1.0))
+    x0 = jr.rademacher(jr.key(2), (D,), jnp.float32)
+    idx = jr.randint(jr.key(3), (150,), 0, D)
+    kept = {p: engine.visit(energy, x0, idx, path=p)[1].accepted for p in ("auto", "generic")}
+    assert np.array_equal(kept["auto"], kept["generic"])
+    assert kept["auto"].any() == (scale < 1)
+    for order in ("colours", "sequential"):
+        end = engine.sweep(energy, x0, jr.key(0), order=order)
+        assert end.result == (am.RESULTS.nonfinite if scale > 1 else am.RESULTS.converged)

@@ -256,9 +256,9 @@ def _compare(case: Case, record: Any, truth: Truth, x0: np.ndarray) -> tuple[int
     neighbours = _neighbours(x0)
     truth.at(np.concatenate([before, after, tried, neighbours]))
     judge = _Judge(truth)
-    judge.energies("energy of a visit", after, record["energy"])
+    judge.energies("energy of a visit", after, record["energy"], np.stack([x0] * len(after)))
     judge.decisions("visit", before, tried, accepted)
-    judge.energies("flip_energies", neighbours, record["flips"])
+    judge.energies("flip_energies", neighbours, record["flips"], np.stack([x0] * len(neighbours)))
     last = after[-1]
     if not np.array_equal(np.asarray(record["x"], np.int8), last.astype(np.int8)):
         judge.failures.append("the final state is not the last frame")
@@ -273,7 +273,7 @@ def _ends(case: Case, end: Any, starts: np.ndarray, judge: "_Judge") -> None:
     x, e, converged, nonfinite = map(np.asarray, end)
     x, starts = x.astype(np.float32), starts.astype(np.float32)
     judge.truth.at(np.concatenate([x, *map(_neighbours, x)]))
-    judge.energies(f"energy of {case.method}", x, e)
+    judge.energies(f"energy of {case.method}", x, e, starts)
     for k in np.flatnonzero(converged):
         judge.fixed(f"converged {case.method}", x[k], True, strict=False)
     for k in np.flatnonzero(nonfinite):
@@ -319,7 +319,8 @@ class _Judge:
         rounding = self.truth.rounding(states)
         return np.isfinite(rounding) & (rounding <= _ILL * (size + 1e-30) + 1e-30)
 
-    def energies(self, what: str, states: np.ndarray, got: Any) -> None:
+    def energies(self, what: str, states: np.ndarray, got: Any, since: np.ndarray) -> None:
+        """Compare energies, carried `since` a state each: they keep the rounding that it had."""
         got, exact = np.asarray(got, np.float64), self.truth.at(states)
         with np.errstate(invalid="ignore"):
             size = np.where(np.isfinite(exact), np.abs(exact), 0.0)
@@ -329,7 +330,8 @@ class _Judge:
         doubt = np.flatnonzero(~same)
         if not len(doubt):
             return
-        allowed = _SAFETY * self.truth.rounding(states[doubt]) + self._ulps * size[doubt]
+        rounding = self.truth.rounding(states[doubt]) + self.truth.rounding(since[doubt])
+        allowed = _SAFETY * rounding + self._ulps * size[doubt]
         with np.errstate(invalid="ignore"):
             off = np.abs(got[doubt] - exact[doubt])
         bad = ~(off <= allowed) & np.isfinite(allowed)
