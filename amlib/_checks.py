@@ -33,21 +33,18 @@ def is_traced(x: object) -> bool:
 
 
 def is_concrete(x: object) -> bool:
-    """Whether all values of `x` can be read here and now.
-
-    Not those of a tracer, nor of an array of which other processes hold parts. But a scalar that
-    JAX computes from such an array can be read in all of them.
-    """
+    """Whether all values of `x` can be read now, here: no tracer, no parts in other processes."""
     return not isinstance(x, Tracer) and hosts.readable(x)
 
 
 def _lib(x: Array) -> Any:
-    """NumPy for known values: one transfer instead of a chain of small device programs.
+    """NumPy for known values, one transfer instead of small programs; not for those in parts."""
+    return jnp if is_traced(x) or _in_parts(x) else np
 
-    What lies in parts on several devices is looked through where it lies.
-    """
-    in_parts = is_traced(x) or (isinstance(x, jax.Array) and not x.is_fully_replicated)
-    return jnp if in_parts else np
+
+def _in_parts(x: object) -> bool:
+    """Whether devices, or processes, each hold a part of an array."""
+    return isinstance(x, jax.Array) and not x.is_fully_replicated
 
 
 def as_float(x: ArrayLike, where: str) -> Array:
@@ -116,16 +113,12 @@ def spins(x: Array, where: str) -> Array:
 
 
 def known(x: object) -> Array | np.ndarray | None:
-    """The value of `x`, or of the whole batch that a `vmap` outside `jit` maps over, if known.
-
-    What lies in parts on several devices stays there: ask it for what it has as a whole.
-    """
+    """The value of `x`, or of the batch that a `vmap` outside `jit` maps over; parts stay parts."""
     while isinstance(x, Tracer) and hasattr(x, "batch_dim"):
         x = getattr(x, "val", None)
     if x is None or is_traced(x):
         return None
-    in_parts = isinstance(x, jax.Array) and not x.is_fully_replicated
-    return x if in_parts else np.asarray(x)  # pyright: ignore[reportReturnType]
+    return x if _in_parts(x) else np.asarray(x)  # pyright: ignore[reportReturnType]
 
 
 def are_bits(x: object) -> bool:

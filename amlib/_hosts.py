@@ -6,6 +6,7 @@ collectives, in which all processes take part, in one order. What must happen on
 a file, the first process does; the others wait, and learn how it went.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -65,6 +66,9 @@ def together(tree: _Tree, mesh: Mesh, where: str) -> _Tree:
     def place(leaf: Any) -> Any:
         if not isinstance(leaf, jax.Array) or isinstance(leaf, Tracer):
             return leaf
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):  # JAX sends no keys to other processes
+            data = place(jax.random.key_data(leaf))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
         sharding = leaf.sharding
         if not isinstance(sharding, NamedSharding):
             return jax.device_put(leaf, everywhere)
@@ -78,6 +82,14 @@ def together(tree: _Tree, mesh: Mesh, where: str) -> _Tree:
         return leaf if own == sharding else jax.device_put(leaf, own)
 
     return jax.tree.map(place, tree)
+
+
+def around(tree: PyTree) -> contextlib.AbstractContextManager[object]:
+    """Within it, what is made is made on the mesh of `tree`, where `jax.set_mesh` names another."""
+    mesh = mesh_of(tree)
+    if mesh is None or jax.sharding.get_abstract_mesh().empty:
+        return contextlib.nullcontext()
+    return jax.set_mesh(mesh)
 
 
 def like(value: np.ndarray, model: Any) -> Array:

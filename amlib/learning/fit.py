@@ -161,28 +161,36 @@ def fit(
         patience = checks.integer(patience, 1, "fit: patience")
     data = examples_.arrays(data, "fit: data")
     validation = examples_.like(validation, data)
-    if (mesh := hosts.mesh_of((data, validation, model))) is not None:
-        where, given = "fit: model and data", (model, data, validation)
-        model, data, validation = hosts.together(given, mesh, where)
-        loss = loss if hosts.mesh_of(loss) is None else hosts.together(loss, mesh, where)
-    keys = Keys(*jr.split(key, 4))
-    training, held_out = examples_.split(data, validation, keys.split)
-    metrics = _checked_metrics(metrics, held_out, patience)
-    batch_size = checks.integer(batch_size, 1, "fit: batch_size")
-    if batch_size > len(training):
-        raise ValueError(
-            f"fit: batch_size must be at most the number of training examples, "
-            f"{len(training)}; {batch_size} came. Every batch is full."
-        )
-    for part in (training, held_out):
-        if part is not None:
-            loss.check(model, part.data)  # where both are rows of the same data, all of these
-    run = Run(loss, optimizer, metrics, training, held_out, batch_size, keys)
-    state, rest = _start(run, model, trainable)
-    store = None if checkpoint is None else Checkpoint(checkpoint, run, state, rest, key)
-    if store is not None:
-        state = store.resume(state)
-    return _loop(run, state, rest, epochs, patience, store, progress)
+    loss, (model, data, validation, key) = _together(loss, (model, data, validation, key))
+    with hosts.around(data):
+        keys = Keys(*jr.split(key, 4))
+        training, held_out = examples_.split(data, validation, keys.split)
+        metrics = _checked_metrics(metrics, held_out, patience)
+        batch_size = checks.integer(batch_size, 1, "fit: batch_size")
+        if batch_size > len(training):
+            raise ValueError(
+                f"fit: batch_size must be at most the number of training examples, "
+                f"{len(training)}; {batch_size} came. Every batch is full."
+            )
+        for part in (training, held_out):
+            if part is not None:
+                loss.check(model, part.data)  # where both are rows of the same data, all of these
+        run = Run(loss, optimizer, metrics, training, held_out, batch_size, keys)
+        state, rest = _start(run, model, trainable)
+        store = None if checkpoint is None else Checkpoint(checkpoint, run, state, rest, key)
+        if store is not None:
+            state = store.resume(state)
+        return _loop(run, state, rest, epochs, patience, store, progress)
+
+
+def _together(loss: AbstractLoss, given: tuple[PyTree, ...]) -> tuple[AbstractLoss, tuple]:
+    """All on the mesh of one of these; the loss only if it is on one."""
+    if (mesh := hosts.mesh_of(given)) is None:
+        return loss, given
+    where = "fit: model and data"
+    if hosts.mesh_of(loss) is not None:
+        loss = hosts.together(loss, mesh, where)
+    return loss, hosts.together(given, mesh, where)
 
 
 def _start(run: Run, model: PyTree, trainable: PyTree | None) -> tuple[State, PyTree]:
