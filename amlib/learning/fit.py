@@ -30,9 +30,10 @@ fights its momentum.
 `amlib.learning.base`, also for losses that bring a gradient of their own.
 """
 
+import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import equinox as eqx
@@ -118,7 +119,11 @@ def fit(
     **Arguments:**
 
     - `model`: any Equinox module.
-    - `data`: arrays, or a tree of arrays, with the same length N of the first axis.
+    - `data`: arrays, or a tree of arrays, with the same length N of the first axis. Where they are
+      split over the devices of a mesh, `am.shard(data, mesh, "batch")`, so is each batch: a device
+      takes the gradient of its part, and JAX adds them up. Losses are those of one device within
+      rounding, for batches of any size. What is trained stays as `model` has it: copies,
+      `am.shard(model, mesh, None)`, or split, by any rule.
     - `loss`: `loss(model, batch, key) -> scalar`, a mean over the batch; a batch is like `data`,
       with `batch_size` in place of N. Or an `AbstractLoss`, such as `am.learning.CrossEntropy()`.
     - `optimizer`: any Optax optimiser. Schedules count steps, `N // batch_size` in an epoch.
@@ -239,7 +244,8 @@ def _loop(
             if patience is not None and state.epoch - state.best_epoch >= patience:
                 outcome = OUTCOMES.early_stopped
                 break
-            new, row, rested = _epoch(run, state, rest)
+            with _telling_of_others(state, store):
+                new, row, rested = _epoch(run, state, rest)
             if rested and asks:
                 asks = 0 if _warned_of_no_gradient(run, state, rest) else asks - 1
             bar.set_postfix({name: f"{row[name]:.4g}" for name in row if name != "seconds"})
@@ -302,6 +308,26 @@ def _epoch(run: Run, state: State, rest: PyTree) -> tuple[State | None, dict[str
         history={name: [*state.history.get(name, []), value] for name, value in row.items()},
     )
     return new, row, bool(rested)
+
+
+@contextlib.contextmanager
+def _telling_of_others(state: State, store: Checkpoint | None) -> Iterator[None]:
+    """Add to an error of JAX that another process may have ended, and how to go on."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as err:
+        if hosts.spread(state.params):
+            goes_on = "checkpoint= would keep the epochs that ended."
+            if store is not None:
+                goes_on = (
+                    f"{store.path} holds the last one that did: the same call goes on from it."
+                )
+            err.add_note(
+                f"fit: epoch {state.epoch + 1} must end in all {jax.process_count()} processes; it "
+                "failed in this one. If another process is gone, what it printed says why. Start "
+                f"all of them again; {goes_on}"
+            )
+        raise
 
 
 def _warned_of_no_gradient(run: Run, state: State, rest: PyTree) -> bool:

@@ -177,7 +177,7 @@ def test_patterns_that_are_split_stay_split(spec, data):
     how = _examples.shardings(carried)
     moved, *_ = _epochs.train(carried, rest, examples, KEY, LOSS, optax.adam(1e-2), 16, how)
     assert _examples.shardings(moved) == how
-    assert moved[1][0].mu.Xi.sharding.spec == P(*spec)
+    assert optax.tree.get(moved[1], "mu").Xi.sharding.spec == P(*spec)
 
 
 def test_a_part_is_trained_and_a_training_stops_early():
@@ -209,6 +209,29 @@ def test_devices_of_two_meshes_are_refused():
         fit(on(mesh(devices=4), modern()), on(mesh(), PAIRS, "batch"), denoising)
 
 
+def test_under_an_explicit_mesh_too():
+    """`jax.set_mesh` puts all that is made on it: keys, data and the model."""
+    explicit = mesh(AxisType.Explicit)
+    one = fit(modern(), PAIRS, noisy, validation=0.1)
+    with jax.set_mesh(explicit):
+        model, data = am.shard(modern(), explicit, "k"), am.shard(PAIRS, explicit, "batch")
+        assert data[0].sharding.mesh.explicit_axes
+        split = am.fit(
+            model, data, noisy, optax.adam(1e-2), 3, 16, jr.key(3), validation=0.1, progress=False
+        )
+    same(split, one)
+
+
+def test_a_rule_places_the_parts_of_a_hierarchy():
+    rule = lambda path, a: P(None, "k") if a.shape == (D, 6) else None
+    model = am.shard(ham(), mesh(), rule)
+    data = am.shard(PAIRS, mesh(), "batch")
+    split = fit(model, data, of_all)
+    same(split, fit(ham(), PAIRS, of_all))
+    placed = {a.sharding.spec for a in jax.tree.leaves(eqx.filter(split.model, eqx.is_array))}
+    assert placed == {P(), P(None, "k")}
+
+
 # -- the work of one device ------------------------------------------------------------------------
 
 
@@ -229,9 +252,8 @@ def test_each_device_does_its_part_and_sends_gradients(as_users):
         params, rest = _epochs.partition(on(line(n), model), None)
         carried = (params, optax.sgd(0.1).init(params), None)
         how = _examples.shardings(carried)
-        return _epochs.train.lower(
-            carried, rest, examples, KEY, LOSS, optax.sgd(0.1), B, how
-        ).compile()
+        lower = _epochs.train.lower  # pyright: ignore[reportFunctionMemberAccess]
+        return lower(carried, rest, examples, KEY, LOSS, optax.sgd(0.1), B, how).compile()
 
     def flops(compiled):
         cost = compiled.compiled.cost_analysis()
@@ -308,3 +330,23 @@ def test_a_file_knows_no_devices(tmp_path):
     loaded = am.load(tmp_path / "keys", keys)
     assert loaded.sharding == keys.sharding
     assert (jr.key_data(loaded) == jr.key_data(keys)).all()
+
+
+def test_a_failure_says_that_another_process_may_be_gone(tmp_path, monkeypatch):
+    train, left = _epochs.train, [1]
+
+    def failing(*args):
+        if left.pop() == 0:
+            raise jax.errors.JaxRuntimeError("Connection reset by peer")
+        left.append(0)
+        return train(*args)
+
+    monkeypatch.setattr(_epochs, "train", failing)
+    monkeypatch.setattr(_hosts, "spread", lambda tree: True)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="reset by peer") as caught:
+        fit(modern(), PAIRS, denoising, checkpoint=tmp_path / "run")
+    (note,) = caught.value.__notes__
+    assert "epoch 2 must end in all 1 processes" in note
+    assert f"{tmp_path / 'run'} holds the last one that did: the same call goes on from it" in note
+    monkeypatch.undo()
+    assert fit(modern(), PAIRS, denoising, 1, checkpoint=tmp_path / "run").epoch == 1
