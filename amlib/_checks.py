@@ -188,7 +188,7 @@ def state_shape(x: Array, shape: tuple[int, ...], where: str) -> None:
 
 def mask(value: Any, shape: tuple[int, ...], where: str) -> Any:
     """Convert a mask; raise unless it is boolean and has exactly this shape."""
-    value = np.asarray(value) if is_concrete(value) else value
+    value = value if is_traced(value) else hosts.whole(value)
     dtype = value.dtype
     if dtype != np.dtype(bool):
         raise TypeError(

@@ -101,8 +101,9 @@ def start(code: str, count: int, folder, **options) -> list[subprocess.Popen]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    flags = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "PYTHONPATH")}
-    env = flags | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    flags = " ".join(flag for flag in flags if "device_count" not in flag)
+    env = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": env}
     if code == "example":
         options = {"timeout": 100, **options}
@@ -203,10 +204,11 @@ def test_a_killed_process_ends_the_others_and_leaves_a_whole_file(tmp_path, vict
 def here(**options) -> tuple[dict[str, jax.Array], str]:
     """What the example gives and says in this process, on its 8 devices."""
     spec = importlib.util.spec_from_file_location("multihost", EXAMPLE)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
-    with contextlib.redirect_stdout(io.StringIO()) as out:
+    with contextlib.redirect_stdout(io.StringIO()) as out, jax.numpy_dtype_promotion("standard"):
         found = example.main(argparse.Namespace(**{"checkpoint": None, **SMALL, **options}))
     return found, out.getvalue()
 
