@@ -12,7 +12,7 @@ program.
 import functools
 import threading
 from collections.abc import Callable, Hashable
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
 
 import equinox as eqx
 import jax
@@ -124,26 +124,111 @@ def _without_indices(args: tuple[Any, ...]) -> tuple[tuple[Any, ...], _Indices]:
     return tuple(rest), _Indices(tuple(found))
 
 
+def _with_known(args: tuple[Any, ...], indices: _Indices) -> tuple[Any, ...]:
+    """The arguments with their indices again, which are known while the program is traced."""
+    if not indices.arrays:
+        return args
+    given = []
+    for arg, own in zip(args, indices.arrays, strict=True):
+        if own is not None:
+            leaves, structure = _leaves(arg)
+            with jax.ensure_compile_time_eval():
+                pairs = zip(leaves, own, strict=True)
+                known = [a if k is None else jnp.asarray(k) for a, k in pairs]
+            arg = jax.tree.unflatten(structure, known)
+        given.append(arg)
+    return tuple(given)
+
+
 def _with_indices(fn: Callable[..., _Made]) -> Callable[..., _Made]:
     """The same function of indices first, and arguments without them."""
 
     @functools.wraps(fn)
     def whole(indices: _Indices, *args: Any) -> _Made:
-        if not indices.arrays:
-            return fn(*args)
-        given = []
-        for arg, own in zip(args, indices.arrays, strict=True):
-            if own is not None:
-                leaves, structure = _leaves(arg)
-                with jax.ensure_compile_time_eval():
-                    pairs = zip(leaves, own, strict=True)
-                    known = [a if k is None else jnp.asarray(k) for a, k in pairs]
-                arg = jax.tree.unflatten(structure, known)
-            given.append(arg)
-        return fn(*given)
+        return fn(*_with_known(args, indices))
 
     del whole.__wrapped__  # its signature is not that of `fn`
     return whole
+
+
+class compiled_lanes(compiled[_Given, _Made]):
+    """The same for functions that have no derivative in reverse, with a loop of their own a lane.
+
+    Under a `jax.vmap` whose lanes are divided among devices, where that is known (of arrays that
+    are there, and under `Explicit` axes), each device runs its own lanes within `jax.shard_map`:
+    nothing is sent, and a loop ends where the device's own lanes do.
+    """
+
+    def __init__(self, fn: Callable[_Given, _Made]):
+        super().__init__(fn)
+        self._divided: Any = eqx.filter_jit(_divided)
+
+    def __call__(self, *args: _Given.args, **kwargs: _Given.kwargs) -> _Made:
+        mesh = None
+        if not all(map(is_concrete, jax.tree.leaves(args))):
+            mesh = shards.mesh_of(args)
+        if mesh is None or mesh.empty or mesh.manual_axes:
+            return super().__call__(*args, **kwargs)
+        return self._by_lanes(args)
+
+    def _by_lanes(self, args: tuple[Any, ...]) -> _Made:
+        args, indices = _without_indices(args)
+        arrays, others = eqx.partition(args, eqx.is_array)
+        flat, tree = jax.tree.flatten(arrays)
+        lane = _Lane(self, tree, others, indices)
+        whole: list[Any] = []  # the result but for its arrays, known once it was traced
+
+        def outs(out: _Made) -> list[Any]:
+            whole[:] = [out]
+            return jax.tree.leaves(eqx.filter(out, eqx.is_array))
+
+        run = jax.custom_batching.custom_vmap(lambda *flat: outs(lane(*flat)))
+
+        @run.def_vmap
+        def _(axis_size: int, in_batched: list[bool], *flat: Any) -> tuple[list[Any], list[bool]]:
+            del axis_size
+            mesh, names = shards.lanes(flat, in_batched)
+            if mesh is None:
+                axes = [0 if b else None for b in in_batched]
+                made = jax.vmap(lambda *flat: outs(lane(*flat)), axes)(*flat)
+            else:
+                made = outs(self._divided(lane, mesh, names, tuple(in_batched), flat))
+            return made, [True] * len(made)
+
+        made = run(*flat)
+        dynamic, static = eqx.partition(whole[0], eqx.is_array)
+        return eqx.combine(jax.tree.unflatten(jax.tree.structure(dynamic), made), static)
+
+
+class _Lane(NamedTuple):
+    """A function of the arrays in some arguments."""
+
+    program: compiled[..., Any]
+    tree: Any
+    others: Any
+    indices: "_Indices"
+
+    def __call__(self, *flat: Any) -> Any:
+        args = eqx.combine(jax.tree.unflatten(self.tree, flat), self.others)
+        return compiled.__call__(self.program, *_with_known(args, self.indices))
+
+
+def _divided(
+    lane: _Lane, mesh: Any, names: tuple[str, ...], batched: tuple[bool, ...], flat: tuple[Any, ...]
+) -> Any:
+    """The results of all lanes, each by the device that the lane lies on."""
+    static: list[Any] = []
+
+    def one(*flat: Any) -> Any:
+        dynamic, rest = eqx.partition(lane(*flat), eqx.is_array)
+        static[:] = [rest]
+        return dynamic
+
+    together = jax.vmap(one, [0 if b else None for b in batched])
+    own = jax.P(names)
+    specs = tuple(own if b else jax.P() for b in batched)
+    run = jax.shard_map(together, mesh=mesh, in_specs=specs, out_specs=own, axis_names=set(names))
+    return eqx.combine(run(*flat), static[0])
 
 
 class _Trying(threading.local):

@@ -24,7 +24,7 @@ from jax import lax
 from jax.core import ShapedArray, Tracer
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
-from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
 _NO_MESH = AbstractMesh((), ())
@@ -72,6 +72,19 @@ def devices(*trees: PyTree) -> int:
 def _free_devices(mesh: AbstractMesh) -> int:
     sizes = zip(mesh.axis_sizes, mesh.axis_types, strict=True)
     return math.prod(size for size, kind in sizes if kind != AxisType.Manual)
+
+
+def lanes(
+    flat: Sequence[object], batched: Sequence[bool]
+) -> tuple[Mesh | AbstractMesh | None, tuple[str, ...]]:
+    """The mesh and its axes that the first axis of batched arrays is divided over, if known."""
+    for a, b in zip(flat, batched, strict=True):
+        if b and isinstance(a, jax.Array):
+            sharding = jax.typeof(a).sharding if isinstance(a, Tracer) else a.sharding
+            if isinstance(sharding, NamedSharding) and sharding.spec[:1] not in ((), (None,)):
+                names = sharding.spec[0]
+                return sharding.mesh, (names,) if isinstance(names, str) else tuple(names)
+    return None, ()
 
 
 def local(fn: Callable[_Given, _Made]) -> Callable[_Given, _Made]:
@@ -131,6 +144,33 @@ def _shown(a: Array, over: tuple[Hashable, ...], like: "_Placed") -> Array:
     if isinstance(a, Tracer):
         return _typed.bind(a, like=like.lying([None] * a.ndim))
     return lax.pcast(a, over, to="varying") if over else a  # known, and so the same on all devices
+
+
+# -- what the partitioner would gather whole arrays for --------------------------------------------
+
+
+def entry(v: Array, i: Array) -> Array:
+    """The element `i` of a flattened array; where devices share it, one number is sent."""
+    flat = v.reshape(-1)
+    if devices(v) == 1:
+        return lax.dynamic_index_in_dim(flat, i, keepdims=False)
+    return jnp.sum(jnp.where(jnp.arange(flat.size) == i, flat, 0), dtype=flat.dtype)
+
+
+def largest(v: Array, n: int) -> tuple[Array, Array]:
+    """The `n` largest of `(K,)` numbers in order, and where they are; first those that come first.
+
+    Where devices share them, each sends its own `n` largest at the most.
+    """
+    parts = math.gcd(v.shape[0], devices(v))
+    if devices(v) == 1:
+        return lax.top_k(v, n)
+    sort = functools.partial(lax.sort, dimension=-1, is_stable=True, num_keys=1)
+    own = v.shape[0] // parts
+    at = jnp.arange(v.shape[0]).reshape(parts, own)
+    minus, at = (a[:, : min(n, own)].reshape(-1) for a in sort((-v.reshape(parts, own), at)))
+    minus, at = (a[:n] for a in sort((minus, at)))
+    return -minus, at
 
 
 # -- the identity, from a type with a mesh to one without and back ---------------------------------

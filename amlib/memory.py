@@ -28,7 +28,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from amlib import _checks as checks
-from amlib._compiled import compiled
+from amlib._compiled import compiled, compiled_lanes
 from amlib._numbers import Numbers, known_numbers
 from amlib._types import Key, Scalar, ScalarLike, hook
 from amlib.descent.flip_problem import FlipProblem
@@ -170,7 +170,8 @@ class AbstractMemory(eqx.Module):
             save_every = checks.integer(save_every, 1, "recall: save_every")
         limit = np.asarray(steps, np.int32)
         sizes = type(chosen)._room(chosen, steps, save_every), save_every
-        return _recall(self, x0, held, space, chosen, asked.key, limit, asked.tol, sizes, bounded)
+        run = _recall_flips if isinstance(space, AbstractTwoValued) else _recall
+        return run(self, x0, held, space, chosen, asked.key, limit, asked.tol, sizes, bounded)
 
     # -- what a family says differently ----------------------------------------------------------
 
@@ -263,8 +264,7 @@ class AbstractMemory(eqx.Module):
         return eqx.tree_at(lambda r: r.x, end, cast)
 
 
-@compiled
-def _recall(
+def _run(
     memory: AbstractMemory,
     x0: PyTree[Array],
     held: Free | PyTree | None,
@@ -284,3 +284,7 @@ def _recall(
     room, save_every = sizes
     end = solve(problem, start, method, key, room, tol, save_every, jnp.asarray(limit))
     return wide._end(end, problem, x0, save_every is not None)
+
+
+_recall = compiled(_run)
+_recall_flips = compiled_lanes(_run)

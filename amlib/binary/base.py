@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int8, Shaped
 
 from amlib import _checks as checks
-from amlib._compiled import compiled
+from amlib._compiled import compiled, compiled_lanes
 from amlib._numbers import Numbers, known_numbers
 from amlib._types import Key, Scalar, ScalarLike
 from amlib.binary.patterns import state_dtype, stored_patterns
@@ -264,7 +264,7 @@ class _Known(eqx.Module):
         return self.model._flips(self.model.space, free, self.bounded)
 
 
-@compiled
+@compiled_lanes
 def _async_recall(
     known: _Known, x0: Array, key: Array, nsteps: int
 ) -> tuple[Array, tuple[Frames, Array]]:
@@ -273,11 +273,11 @@ def _async_recall(
     return x, (trajectory.frames, trajectory.energy)
 
 
-@compiled
+@compiled_lanes
 def _flip_energies(known: _Known, x: Array) -> Array:
     return flips.flip_energies(known.problem(), x)
 
 
-@compiled
+@compiled_lanes
 def _is_fixed_point(known: _Known, x: Array, free: Free | None) -> Array:
     return flips.is_fixed_point(known.problem(free), x)

@@ -27,6 +27,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array
 
+from amlib import _shards as shards
 from amlib.descent.affine import Affine
 from amlib.descent.carried import Dense
 from amlib.descent.evaluators import AbstractFlips, BitRows, Carry, Seen
@@ -242,7 +243,7 @@ def _choose_active(v: Array, below: float) -> tuple[Array, Array, Array, Array]:
 
     **Returns:** their indices, which of these are active, and `ceiling` and `slack` of `Known`.
     """
-    largest, at = lax.top_k(v, capacity(v.shape[0]))
+    largest, at = shards.largest(v, capacity(v.shape[0]))
     last = jnp.min(largest)  # is not active itself: others of the same size are not among these
     others = last + jnp.log(jnp.where(v <= last, jnp.exp(v - last), 0).sum())
     # Exponents are rounded like products of their own size, and a long sum by less than a tenth.

@@ -20,6 +20,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, PyTree
 
+from amlib import _shards as shards
 from amlib._types import EnergyFn, hook
 from amlib.descent.carried import AbstractRows, Carried, Dense
 from amlib.descent.jaxprs import Equation, Program, Value
@@ -279,7 +280,7 @@ class Compact(AbstractCarried):
         exponents = program.evaluate(
             self._to_exponents, self._apart(known), [t.v for t in self._stabilizers]
         )
-        centres = map(_entry, exponents, carry.leaders)
+        centres = map(shards.entry, exponents, carry.leaders)
         centred = known | {t.c: c for t, c in zip(self._stabilizers, centres, strict=True)}
         wanted = [program.out, *(t.total for t in self._stabilizers)]
         e, *totals = program.evaluate(self._after_centres, centred, wanted)
@@ -341,7 +342,7 @@ class Compact(AbstractCarried):
         e, carry = self.start(x)
         values = dict(zip(self._carried, carry.values, strict=True))
         (v,) = program.evaluate(self._to_exponents, values, [t.v])
-        centre = _entry(v, carry.leaders[0])
+        centre = shards.entry(v, carry.leaders[0])
         weights = jnp.exp(v - centre).astype(jnp.float32)
         total = weights.sum()
         size = jnp.abs(raw[0, 0]).astype(jnp.float32)
@@ -359,10 +360,6 @@ class Compact(AbstractCarried):
         )
         exact = factor.uniform & (jnp.abs(raw) == jnp.abs(raw[0, 0])).all()
         return exact & (jnp.abs(step) <= _LARGEST_PRODUCT_STEP).all() & (at_least > e)[bits].all()
-
-
-def _entry(v: Array, i: Array) -> Array:
-    return lax.dynamic_index_in_dim(v.reshape(-1), i, keepdims=False)
 
 
 def _place(v: Array, c: Array) -> Array:
