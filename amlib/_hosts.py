@@ -43,9 +43,10 @@ def spread(tree: PyTree) -> bool:
 def mesh_of(tree: PyTree) -> Mesh | None:
     """The mesh on which arrays of `tree` are placed, the first one; `None` where there is none."""
     for leaf in jax.tree.leaves(tree):
-        placed = isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer)
-        if placed and isinstance(leaf.sharding, NamedSharding):
-            return leaf.sharding.mesh  # pyright: ignore[reportReturnType]
+        if isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer):
+            mesh = getattr(leaf.sharding, "mesh", None)
+            if isinstance(mesh, Mesh):
+                return mesh
     return None
 
 
@@ -69,17 +70,17 @@ def together(tree: _Tree, mesh: Mesh, where: str) -> _Tree:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):  # JAX sends no keys to other processes
             data = place(jax.random.key_data(leaf))
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
-        sharding = leaf.sharding
-        if not isinstance(sharding, NamedSharding):
+        other = mesh_of(leaf)
+        if other is None:
             return jax.device_put(leaf, everywhere)
-        if sharding.mesh.devices.ravel().tolist() != mesh.devices.ravel().tolist():
+        if list(other.devices.flat) != list(mesh.devices.flat):
             raise ValueError(
-                f"{where}: all arrays must be on the devices of one mesh; "
-                f"{dict(mesh.shape)} and {dict(sharding.mesh.shape)} of other devices came. "
-                "Place all with one mesh."
+                f"{where}: all arrays must be on the devices of one mesh; {dict(mesh.shape)} and "
+                f"{dict(other.shape)} of other devices came. Place all with one mesh."
             )
-        own = NamedSharding(automatic(sharding.mesh), sharding.spec)
-        return leaf if own == sharding else jax.device_put(leaf, own)
+        spec = leaf.sharding.spec  # pyright: ignore[reportAttributeAccessIssue]
+        own = NamedSharding(automatic(other), spec)
+        return leaf if own == leaf.sharding else jax.device_put(leaf, own)
 
     return jax.tree.map(place, tree)
 

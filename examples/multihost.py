@@ -37,7 +37,8 @@ def pattern(row: int) -> np.ndarray:
 def loaded(count: int, mesh: Mesh, axis: str) -> jax.Array:
     """The patterns, of which each device has a part. A host loads only those of its devices."""
 
-    def part(at: tuple[slice, ...]) -> np.ndarray:
+    def part(at: tuple[slice, ...] | None) -> np.ndarray:
+        assert at is not None
         return np.stack([pattern(row) for row in range(*at[0].indices(count))])
 
     return jax.make_array_from_callback((count, D), NamedSharding(mesh, P(axis)), part)
@@ -90,7 +91,7 @@ def main(args: argparse.Namespace) -> dict[str, jax.Array]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description="Recall and train over several hosts.")
     parser.add_argument("--try", dest="local", nargs=2, type=int, metavar=("COUNT", "INDEX"))
     parser.add_argument("--port", type=int, default=12321, help="of the first process, for --try")
     parser.add_argument("--patterns", type=int, default=65536, help="a multiple of all devices")

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -150,7 +151,7 @@ print(repr(jax.vmap(lay(am.ModernHopfield(Xi, 1.0), "k").recall)(lay(X, "k"))))
     )
     done = ends(start(code, 2, tmp_path), 240)
     assert [code for code, *_ in done] == [0, 0], done
-    words = {"jax": jax}
+    words: dict[str, Any] = {"jax": jax}
     exec(WORDS, words)
     alone = words["found"](lambda tree, over: tree, None)
     told = am.load(tmp_path / "found", alone)

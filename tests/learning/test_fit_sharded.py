@@ -215,7 +215,7 @@ def test_under_an_explicit_mesh_too():
     one = fit(modern(), PAIRS, noisy, validation=0.1)
     with jax.set_mesh(explicit):
         model, data = am.shard(modern(), explicit, "k"), am.shard(PAIRS, explicit, "batch")
-        assert data[0].sharding.mesh.explicit_axes
+        assert jax.typeof(data[0]).sharding.mesh.explicit_axes
         split = am.fit(
             model, data, noisy, optax.adam(1e-2), 3, 16, jr.key(3), validation=0.1, progress=False
         )
