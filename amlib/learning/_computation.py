@@ -22,8 +22,8 @@ from amlib import _hosts as hosts
 
 
 def versions() -> dict[str, str]:
-    """What else a fingerprint depends on."""
-    return {room.__name__: str(room.__version__) for room in (jax, eqx, optax)}
+    """What else a fingerprint depends on, its own form among it."""
+    return {room.__name__: str(room.__version__) for room in (jax, eqx, optax)} | {"form": "2"}
 
 
 def fingerprint(fn: Callable[..., PyTree], *args: PyTree) -> tuple[str, PyTree]:
@@ -94,7 +94,8 @@ class _Digest:
             self._sha.update(np.ascontiguousarray(block).tobytes())
 
     def _program(self, jaxpr: jcore.Jaxpr, consts: Sequence[object]) -> None:
-        self.add(list(consts))
+        # By value: whether two equal constants are one depends on what JAX has in its caches.
+        held = dict(zip(jaxpr.constvars, map(_checksum, consts), strict=False))
         numbers: dict[jcore.Var, int] = {}
         moved: dict[jcore.Var, jcore.Var | jcore.Literal] = {}
 
@@ -103,11 +104,14 @@ class _Digest:
                 atom = moved[atom]
             if isinstance(atom, jcore.Literal):
                 self.add(np.asarray(atom.val, atom.aval.dtype))  # pyright: ignore
+            elif atom in held:
+                self._text(held[atom])
             else:
                 self._text(f"{numbers.setdefault(atom, len(numbers))} {atom.aval}")
 
         for atom in (*jaxpr.constvars, *jaxpr.invars):
-            name(atom)
+            if atom not in held:
+                name(atom)
         for eqn in jaxpr.eqns:
             if eqn.primitive.name in _PLACES:
                 moved[eqn.outvars[0]] = eqn.invars[0]
@@ -118,6 +122,12 @@ class _Digest:
                 name(atom)
         for atom in jaxpr.outvars:
             name(atom)
+
+
+def _checksum(value: object) -> str:
+    digest = _Digest()
+    digest.add(value)
+    return digest.hexdigest()
 
 
 def _plain(value: object) -> str:

@@ -15,6 +15,7 @@ import amlib as am
 from amlib import _hosts
 from amlib.hierarchical.models import hopfield_classifier
 from amlib.learning import OUTCOMES, AbstractStatefulLoss, _epochs, _examples
+from amlib.learning._computation import fingerprint
 from amlib.learning.base import as_loss
 
 KEY = jr.key(3)
@@ -313,6 +314,21 @@ def test_a_checkpoint_goes_on_on_other_devices(tmp_path, case, kinds):
     changed = jax.tree.map(lambda a: -a, data)
     with pytest.raises(ValueError, match="it differs in the data's values"):
         fit(make(), on(mesh(), changed, "batch"), loss, 5, validation=0.1, checkpoint=path)
+
+
+def test_a_fingerprint_is_of_values_and_of_no_devices():
+    """Equal constants that are one array, or two, or on 8 devices: it is the same program."""
+    a, b = jnp.arange(4.0), jnp.arange(4.0)
+    split = on(mesh(), a, "k")
+
+    def print_of(first, second):
+        def fn(x):
+            return jax.lax.with_sharding_constraint(x * first, NamedSharding(mesh(), P())) + second
+
+        return fingerprint(fn, jnp.zeros(4))[0]
+
+    assert len({print_of(a, a), print_of(a, b), print_of(split, b), print_of(b, split)}) == 1
+    assert print_of(a, b + 1) != print_of(a, b) != print_of(a + 1, b)
 
 
 def test_a_file_knows_no_devices(tmp_path):
