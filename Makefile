@@ -41,6 +41,8 @@ bench: $(VENV)/.peers
 	$(PY) benchmarks/bench_local.py
 	$(PY) benchmarks/bench_million.py
 	$(PY) benchmarks/bench_retrieval.py
+	$(PY) benchmarks/bench_faiss.py
+	$(PY) benchmarks/bench_disk.py
 	$(PY) benchmarks/bench_first.py
 
 # The notebooks as tests; `make nbs-save` also stores their outputs, which the site shows.

@@ -29,6 +29,7 @@ from amlib.continuous import (
     GaussianMemory as GaussianMemory,
     KernelMemory as KernelMemory,
     ModernHopfield as ModernHopfield,
+    OnDisk as OnDisk,
     PolynomialMemory as PolynomialMemory,
     SparseHopfield as SparseHopfield,
     attention as attention,

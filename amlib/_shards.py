@@ -104,14 +104,20 @@ def local(fn: Callable[_Given, _Made]) -> Callable[_Given, _Made]:
             return fn(*args, **kwargs)
         over: tuple[Hashable, ...] = ()
         like: _Placed | None = None
+        hidden = _NO_MESH
         if mesh.manual_axes:
             over = axes(given)
             like = _placed(jax.typeof(lax.pcast(jnp.zeros(()), over, to="varying")))
         elif mesh.explicit_axes:
+            # Not without a mesh: a `vmap` along one of its axes looks for that axis.
+            hidden = AbstractMesh(
+                mesh.axis_sizes, mesh.axis_names, (AxisType.Auto,) * len(mesh.axis_names)
+            )
             own = ShapedArray((), jnp.float32)
             like = _Placed(NamedSharding(mesh, PartitionSpec()), own.manual_axis_type)
-        args, kwargs = jax.tree.map(lambda a: _hidden(a, over) if eqx.is_array(a) else a, given)
-        with jax.sharding.use_abstract_mesh(_NO_MESH), _on(_free_devices(mesh)):
+        hide = functools.partial(_hidden, over=over, mesh=hidden)
+        args, kwargs = jax.tree.map(lambda a: hide(a) if eqx.is_array(a) else a, given)
+        with jax.sharding.use_abstract_mesh(hidden), _on(_free_devices(mesh)):
             out = fn(*args, **kwargs)
         if like is None:
             return out
@@ -129,15 +135,19 @@ def _on(count: int) -> Iterator[None]:
         _within.devices = before
 
 
-def _hidden(a: Array, over: tuple[Hashable, ...]) -> Array:
+def _hidden(a: Array, over: tuple[Hashable, ...], mesh: AbstractMesh) -> Array:
     if not isinstance(a, Tracer):
         return a
     if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
-        data = _hidden(jax.random.key_data(a), over)
+        data = _hidden(jax.random.key_data(a), over, mesh)
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(a))
     missing = tuple(axis for axis in over if axis not in axes(a))
     a = lax.pcast(a, missing, to="varying") if missing else a
-    return _typed.bind(a, like=None)
+    if mesh.empty:
+        return _typed.bind(a, like=None)
+    plain = ShapedArray(a.shape, a.dtype)
+    sharding = NamedSharding(mesh, PartitionSpec(*[None] * a.ndim))
+    return _typed.bind(a, like=_Placed(sharding, plain.manual_axis_type))
 
 
 def _shown(a: Array, over: tuple[Hashable, ...], like: "_Placed") -> Array:
@@ -164,7 +174,8 @@ def largest(v: Array, n: int) -> tuple[Array, Array]:
     """
     parts = math.gcd(v.shape[0], devices(v))
     if devices(v) == 1:
-        return lax.top_k(v, n)
+        top, at = lax.top_k(v, n)
+        return top, at
     sort = functools.partial(lax.sort, dimension=-1, is_stable=True, num_keys=1)
     own = v.shape[0] // parts
     at = jnp.arange(v.shape[0]).reshape(parts, own)

@@ -9,8 +9,9 @@ end = jax.vmap(memory.recall)(x0)
 """
 
 import math
+import re
 from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import equinox as eqx
 import jax
@@ -74,6 +75,54 @@ def shard(tree: _Tree, mesh: Mesh, over: str | tuple[str, ...] | Rule | None) ->
     return jax.tree_util.tree_map_with_path(place, tree)
 
 
+class Collective(NamedTuple):
+    """One collective operation of a compiled program.
+
+    - `kind`: `all-reduce` and so on.
+    - `dtype`, `shape`: of its result on one device.
+    - `loops`: how many turns each loop around it takes, the outermost first; `None` where that is
+      only known when it runs.
+    """
+
+    kind: str
+    dtype: str
+    shape: tuple[int, ...]
+    loops: tuple[int | None, ...]
+
+    @property
+    def bytes(self) -> int:
+        """The size of the result of one turn."""
+        digits = re.search(r"\d+", self.dtype)
+        size = _SIZES.get(self.dtype) or int(digits[0]) // 8 if digits else 1
+        return math.prod(self.shape) * size
+
+
+def collectives(fn: Callable[..., object], *args: object) -> list[Collective]:
+    """What a function sends between devices: every collective operation of its compiled program.
+
+    ```python
+    recall = lambda memory, x0: jax.vmap(memory.recall)(x0)
+    for op in am.sharding.collectives(recall, memory, x0):
+        print(op.kind, op.dtype, op.shape, op.loops)
+    ```
+
+    Nothing runs. A recall has several forms (see `explain`), of which only one runs in the end:
+    the operations of all are there.
+
+    **Arguments:**
+
+    - `fn`: any function of trees of arrays. How they lie is known of arguments alone, so the memory
+      is one of them.
+    - `args`: what it is called with.
+
+    **Returns:** the operations, each with its kind, the dtype and shape of its result on one
+    device, its `bytes`, and how often the loops around it turn.
+    """
+    given, fixed = eqx.partition(args, eqx.is_array)
+    run = lambda arrays: eqx.filter(fn(*eqx.combine(arrays, fixed)), eqx.is_array)
+    return _read(jax.jit(run).lower(given).compile().as_text() or "")
+
+
 def _rule(tree: object, mesh: Mesh, over: str | tuple[str, ...] | None) -> Rule:
     """How a name, or several, are meant for a tree."""
     if over is None:
@@ -110,3 +159,51 @@ def _check(
                 f"along {', '.join(map(repr, names))}; {size} came. Leave {size % parts} out, or "
                 f"take a mesh whose axis divides {size}."
             )
+
+
+# -- the text of a compiled program ----------------------------------------------------------------
+
+_SIZES = {"pred": 1, "bf16": 2, "f16": 2}
+_KINDS = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter|collective-broadcast"
+
+
+def _read(text: str) -> list[Collective]:
+    """The collective operations in the text of a compiled program."""
+    bodies: dict[str, list[str]] = {}
+    name, entry = "", ""
+    for line in text.splitlines():
+        if line.endswith("{") and (head := re.match(r"(ENTRY )?%?([\w.\-]+) \(", line)):
+            name = head[2]
+            bodies[name] = []
+            entry = name if head[1] else entry
+        elif line.startswith("}"):
+            name = ""
+        elif name:
+            bodies[name].append(line)
+    found: list[Collective] = []
+    _walk(bodies, entry, (), found)
+    return found
+
+
+def _walk(
+    bodies: dict[str, list[str]], name: str, loops: tuple[int | None, ...], found: list[Collective]
+) -> None:
+    for line in bodies.get(name, ()):
+        if made := re.search(rf"= (.*?) ({_KINDS})(?:-start)?\(", line):
+            shapes = re.findall(r"(\w+)\[([\d,]*)\]", made[1])
+            for dtype, sizes in shapes:
+                shape = tuple(int(n) for n in sizes.split(",") if n)
+                found.append(Collective(made[2], dtype, shape, loops))
+        if " while(" in line:
+            count = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
+            inner = (*loops, int(count[1]) if count else None)
+            for part in re.findall(r"(?:body|condition)=%?([\w.\-]+)", line):
+                _walk(bodies, part, inner, found)
+            continue
+        called = re.findall(
+            r"(?:to_apply|calls|true_computation|false_computation)=%?([\w.\-]+)", line
+        )
+        for group in re.findall(r"branch_computations=\{([^}]*)\}", line):
+            called += [part.strip().lstrip("%") for part in group.split(",")]
+        for part in called:
+            _walk(bodies, part, loops, found)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int8, Shaped
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _shards as shards
 from amlib._compiled import compiled, compiled_lanes
 from amlib._numbers import Numbers, known_numbers
 from amlib._types import Key, Scalar, ScalarLike
@@ -23,6 +23,7 @@ from amlib.descent.plan import scalar_output
 from amlib.descent.sweeps import Glauber, Greedy, Sweeps, Synchronous
 from amlib.descent.visits import Free
 from amlib.memory import AbstractMemory, Asked
+from amlib.sharding import collectives
 from amlib.spaces import AbstractTwoValued, Spins
 
 # Keywords of the other families, and what is said here.
@@ -188,6 +189,9 @@ class AbstractBinaryAM(AbstractMemory):
     def explain(self, x0: Shaped[ArrayLike, "*shape"] | None = None) -> None:
         """Print how a flip of this energy is evaluated, what is carried, and what it costs.
 
+        Of a memory that devices share, also what a flip sends between them: its program is
+        compiled, and not run.
+
         **Arguments:**
 
         - `x0`: any state; only its shape counts. Not needed where the model has a `state_struct`.
@@ -197,7 +201,11 @@ class AbstractBinaryAM(AbstractMemory):
             if struct is None:
                 raise ValueError("explain: this model does not know its state; pass a state x0.")
             x0 = jnp.full(struct.shape, self.space.high, struct.dtype)
-        print(_Known(self).problem().plan(type(self)._state(self, x0, "explain")).describe())
+        known, x0 = _Known(self), type(self)._state(self, x0, "explain")
+        print(known.problem().plan(x0).describe())
+        count = shards.devices(self)
+        if count > 1:
+            print(f"devices   {count}\n{_describe_sent(known, x0)}")
 
 
 class BinaryAM(AbstractBinaryAM):
@@ -281,3 +289,24 @@ def _flip_energies(known: _Known, x: Array) -> Array:
 @compiled_lanes
 def _is_fixed_point(known: _Known, x: Array, free: Free | None) -> Array:
     return flips.is_fixed_point(known.problem(free), x)
+
+
+@compiled
+def _try_all(known: _Known, x: Array, near: bool) -> tuple[Array, Array] | None:
+    return flips.try_all(known.problem(), x, near=near)
+
+
+def _describe_sent(known: _Known, x: Array) -> str:
+    """What a flip sends between devices, in each form that it may have."""
+    lines = []
+    for near in (False, True):
+        sent = collectives(lambda known, x, near=near: _try_all(known, x, near), known, x)
+        each = [op for op in sent if x.size in op.loops]
+        once = sum(op.bytes for op in sent if x.size not in op.loops)
+        if near and not sent:
+            continue
+        size = f"{sum(op.bytes for op in each):,} bytes in {len(each)} operations"
+        flip = size if each else "nothing"
+        where = "near a memory" if near else "sent"
+        lines.append(f"{where:<9} {flip} a flip; {once:,} bytes to begin with")
+    return "\n".join(lines)

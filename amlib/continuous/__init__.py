@@ -12,4 +12,5 @@ from amlib.continuous.models import (
     PolynomialMemory as PolynomialMemory,
     attention as attention,
 )
+from amlib.continuous.on_disk import OnDisk as OnDisk
 from amlib.continuous.sparse import SparseHopfield as SparseHopfield, entmax as entmax

@@ -6,11 +6,12 @@ from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from amlib import _checks as checks
 from amlib._compiled import compiled
-from amlib._types import Scalar
+from amlib._types import Scalar, hook
 from amlib.descent.gradients import CCCP, GradientDescent
 from amlib.descent.methods import AbstractMethod
 from amlib.descent.plan import scalar_output
@@ -92,13 +93,7 @@ class AbstractContinuousAM(AbstractMemory):
 
         **Raises:** `ValueError` for a wrong shape, and for a model that has no such update.
         """
-        if not self.unit_step:
-            name = type(self).__name__
-            raise ValueError(
-                f"retrieve: the energy must have the convex part 0.5*||x||^2, so that its unit "
-                f"step is an update; {name} does not say so. Use recall(x), or set "
-                f"`unit_step: ClassVar[bool] = True` in {name} if it does."
-            )
+        check_unit_step(self)
         x = type(self)._state(self, x, "retrieve", check=False)
         return x + _update(self, x)
 
@@ -111,6 +106,17 @@ class AbstractContinuousAM(AbstractMemory):
         if project is None:
             return asked
         return dataclasses.replace(asked, space=as_reals(project))
+
+
+def check_unit_step(memory: AbstractContinuousAM) -> None:
+    """Raise unless a memory says that its unit step is an update."""
+    if not memory.unit_step:
+        name = type(memory).__name__
+        raise ValueError(
+            f"retrieve: the energy must have the convex part 0.5*||x||^2, so that its unit "
+            f"step is an update; {name} does not say so. Use recall(x), or set "
+            f"`unit_step: ClassVar[bool] = True` in {name} if it does."
+        )
 
 
 class ContinuousAM(AbstractContinuousAM):
@@ -140,6 +146,19 @@ class ContinuousAM(AbstractContinuousAM):
     def state_struct(self) -> jax.ShapeDtypeStruct:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Shape and dtype of a state: those of a pattern."""
         return jax.ShapeDtypeStruct(self.Xi.shape[1:], self.Xi.dtype)
+
+    # -- the energy of parts of the patterns, see `OnDisk` -----------------------------------------
+
+    @hook
+    def _free_energy(self, x: Float[Array, "*shape"]) -> Scalar:
+        r"""The energy without its constant: of parts of the patterns, $e^{-\beta F}$ adds up."""
+        return self.energy(x)
+
+    @hook
+    def _constant(self, K: int, largest: Scalar) -> Scalar:
+        """The rest of the energy: of the number of patterns and their largest squared norm."""
+        del K
+        return jnp.zeros_like(largest)
 
 
 # -- compiled entry points: compiled once per shape and kind of model --------------------------

@@ -1,5 +1,6 @@
 """The continuous memories of the literature. Each is an energy; recall comes with the base."""
 
+import math
 from typing import ClassVar
 
 import equinox as eqx
@@ -77,10 +78,16 @@ class ModernHopfield(ContinuousAM):
 
     def energy(self, x: Float[Array, "*shape"]) -> Scalar:
         """The energy of `x`, constants included."""
-        Xi, beta = flat_rows(self.Xi), self.beta.astype(x.dtype)
-        total = logsumexp(dot_scores, (Xi, None), (x.reshape(-1), beta, None))
-        K, largest = Xi.shape[0], jnp.max(row_norms(Xi))
-        return (jnp.log(K).astype(x.dtype) - total) / beta + 0.5 * (jnp.sum(x * x) + largest)
+        largest = jnp.max(row_norms(flat_rows(self.Xi)))
+        return self._free_energy(x) + self._constant(self.Xi.shape[0], largest)
+
+    def _free_energy(self, x: Array) -> Array:
+        beta = self.beta.astype(x.dtype)
+        total = logsumexp(dot_scores, (flat_rows(self.Xi), None), (x.reshape(-1), beta, None))
+        return 0.5 * jnp.sum(x * x) - total / beta
+
+    def _constant(self, K: int, largest: Array) -> Array:
+        return math.log(K) / self.beta.astype(largest.dtype) + 0.5 * largest
 
     def readout(self, x: Shaped[ArrayLike, "*shape"]) -> Float[Array, "*value"]:
         r"""What the memory associates with `x`: one update, read in the values.

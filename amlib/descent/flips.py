@@ -239,6 +239,21 @@ def _lost(e: Array) -> Array:
 # -- without a method ------------------------------------------------------------------------------
 
 
+def try_all(problem: FlipProblem, x0: Array, *, near: bool) -> tuple[Array, Array] | None:
+    """Try each bit once in one form of evaluation, see `FlipPlan.form`: what a flip costs there.
+
+    **Returns:** which flips were kept, and the energies; `None` without such a form.
+    """
+    s0 = problem.space.to_spins(x0)
+    plan = problem.plan(s0)
+    form = plan.form(s0, near=near)
+    if form is None:
+        return None
+    form = form.using(form.learn(s0))
+    falls = lambda e, new, extra, spins: new < e
+    return try_moves(form, s0, jnp.arange(plan.D), falls, by_change=True)[1]
+
+
 def visit(problem: FlipProblem, x0: Array, idx: Integer[Array, " T"]) -> tuple[Array, Trajectory]:
     """Try the bits `idx` one after the other; keep a flip only if the energy falls strictly.
 

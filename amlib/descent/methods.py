@@ -322,9 +322,7 @@ def solve(
         save_every = min(checks.integer(save_every, 1, "recall: save_every"), max_steps)
     if not isinstance(problem, AbstractProblem):
         return method.run(problem, x0, key, max_steps, save_every)
-    dtype = jnp.result_type(*jax.tree.leaves(x0))
-    given = float(jnp.finfo(dtype).eps) ** 0.5 if tol is None else tol
-    rest = checks.as_float(given, "recall: tol").astype(dtype)
+    rest = tolerance(tol, jnp.result_type(*jax.tree.leaves(x0)))
     problem = dataclasses.replace(problem, tol=rest)
     if method.trees:
         return method.run(problem, x0, key, max_steps, save_every)
@@ -334,3 +332,9 @@ def solve(
     if record is not None:
         record = eqx.tree_at(lambda t: t.x, record, jax.vmap(apart)(record.x))
     return dataclasses.replace(end, x=apart(end.x), trajectory=record)
+
+
+def tolerance(tol: ScalarLike | None, dtype: jnp.dtype) -> Array:
+    """What counts as rest in states of a dtype: the square root of its precision by default."""
+    given = float(jnp.finfo(dtype).eps) ** 0.5 if tol is None else tol
+    return checks.as_float(given, "recall: tol").astype(dtype)

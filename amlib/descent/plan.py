@@ -40,9 +40,10 @@ from amlib.descent.active import Active, capacity, find_structure
 from amlib.descent.affine import Affine
 from amlib.descent.cut import Cut, affine_cut, local_cut, obstacle, small_integers
 from amlib.descent.derivatives import freeze
-from amlib.descent.evaluators import Generic, Loop
+from amlib.descent.evaluators import AbstractFlips, Generic, Loop
 from amlib.descent.jaxprs import Program, Unsupported
 from amlib.descent.lanes import all_lanes
+from amlib.descent.rows import Rows
 from amlib.descent.separable import colour
 
 Path: TypeAlias = Literal["auto", "incremental", "generic"]
@@ -136,13 +137,39 @@ class FlipPlan:
                 return _choose(allowed & finite, lambda: form()[0], exact)
             return _first_of(allowed & finite, form, exact)
 
+        near = self._near(cut, tables, x0)
+        if near is None:
+            return compact()
+        active, small = near
+        return _first_of(small & finite & active.allowed, lambda: loop(active), compact)
+
+    def form(self, x0: Array, *, near: bool = False) -> AbstractFlips | None:
+        """The form that `run` takes where all numbers are as they should be.
+
+        **Arguments:**
+
+        - `x0`: where the descent begins.
+        - `near`: whether few patterns count there; `None` is returned if that makes no difference.
+        """
+        cut = self.cut
+        if cut is None:
+            return None if near else Generic(self._energy, self.D, self.out.dtype)
+        tables = cut.tables()
+        if near:
+            found = self._near(cut, tables, x0)
+            return None if found is None else found[0]
+        compact = cut.allows_compact(tables) if cut.may_compact() else (False, {})
+        return cut.form(tables) if compact[0] is False else cut.form(tables, compact[1])
+
+    def _near(self, cut: Cut, tables: dict[int, Rows], x0: Array) -> tuple[Active, Array] | None:
+        """The form for few patterns that count, and whether the numbers allow it."""
         structure = find_structure(cut.analysis, cut.carried, cut.head)
         if structure is None:
-            return compact()
+            return None
         (rows,) = tables.values()
         small, size = small_integers(rows.entries)
         active = Active(structure, rows, size, lax.stop_gradient(x0), self.D, self.out.dtype)
-        return _first_of(small & finite & active.allowed, lambda: loop(active), compact)
+        return active, small
 
     # -- report -------------------------------------------------------------------------------
 
