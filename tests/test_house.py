@@ -42,8 +42,9 @@ FLOORS = (
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MAX_LINES, MAX_BODY = 400, 60
 
-TYPED = """data/ plots/ _shards.py _types.py descent/affine.py descent/frames.py
-    descent/integers.py descent/jaxprs.py descent/rows.py descent/stabilizers.py
+TYPED = """data/ plots/ _shards.py _types.py continuous/on_disk.py continuous/parts.py
+    descent/affine.py descent/batches.py descent/frames.py descent/integers.py
+    descent/jaxprs.py descent/rows.py descent/stabilizers.py
     descent/streaming.py hierarchical/attention.py hierarchical/describe.py
     hierarchical/energies.py hierarchical/hidden.py hierarchical/lagrangians.py
     hierarchical/layers.py hierarchical/models.py hierarchical/spatial.py
