@@ -21,20 +21,30 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike
 
-from amlib import _shards as shards
+from amlib import _hosts as hosts, _shards as shards
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 _Given = TypeVar("_Given")
 
 
+def is_traced(x: object) -> bool:
+    """Whether `x` stands for values that come only when a program runs."""
+    return isinstance(x, Tracer)
+
+
 def is_concrete(x: object) -> bool:
-    """Whether the value of `x` is known now, i.e. `x` is not a tracer."""
-    return not isinstance(x, Tracer)
+    """Whether all values of `x` can be read now, here: no tracer, no parts in other processes."""
+    return not isinstance(x, Tracer) and hosts.readable(x)
 
 
 def _lib(x: Array) -> Any:
-    """NumPy for known values: one transfer instead of a chain of small device programs."""
-    return np if is_concrete(x) else jnp
+    """NumPy for known values, one transfer instead of small programs; not for those in parts."""
+    return jnp if is_traced(x) or _in_parts(x) else np
+
+
+def _in_parts(x: object) -> bool:
+    """Whether devices, or processes, each hold a part of an array."""
+    return isinstance(x, jax.Array) and not x.is_fully_replicated
 
 
 def as_float(x: ArrayLike, where: str) -> Array:
@@ -102,11 +112,13 @@ def spins(x: Array, where: str) -> Array:
     )
 
 
-def known(x: object) -> np.ndarray | None:
-    """The value of `x`, or of the whole batch that a `vmap` outside `jit` maps over, if known."""
+def known(x: object) -> Array | np.ndarray | None:
+    """The value of `x`, or of the batch that a `vmap` outside `jit` maps over; parts stay parts."""
     while isinstance(x, Tracer) and hasattr(x, "batch_dim"):
         x = getattr(x, "val", None)
-    return np.asarray(x) if is_concrete(x) and x is not None else None
+    if x is None or is_traced(x):
+        return None
+    return x if _in_parts(x) else np.asarray(x)  # pyright: ignore[reportReturnType]
 
 
 def are_bits(x: object) -> bool:
@@ -131,7 +143,7 @@ def not_bits(x: _Given, where: str) -> _Given:
 
 def warn_of_bits(Xi: Array, where: str) -> None:
     """Warn where patterns are known to be 0/1: they may be meant so, but seldom are."""
-    if is_concrete(Xi) and are_bits(Xi) and Xi.max() != 0:
+    if not is_traced(Xi) and are_bits(Xi) and Xi.max() != 0:
         warn(
             f"{where}: patterns of -1 and +1 are usual; 0 and 1 alone came. A 0 takes no part in "
             "the overlap with a state of spins, so that all patterns look alike. Write "
@@ -156,7 +168,7 @@ def pattern_matrix(Xi: Array) -> None:
             f"Xi: must have shape (K, D) with K and D at least 1; {Xi.shape} came. "
             "A single pattern is Xi[None]."
         )
-    if is_concrete(Xi) and jnp.issubdtype(Xi.dtype, jnp.inexact):
+    if not is_traced(Xi) and jnp.issubdtype(Xi.dtype, jnp.inexact):
         finite(Xi, "Xi")
 
 
@@ -176,7 +188,7 @@ def state_shape(x: Array, shape: tuple[int, ...], where: str) -> None:
 
 def mask(value: Any, shape: tuple[int, ...], where: str) -> Any:
     """Convert a mask; raise unless it is boolean and has exactly this shape."""
-    value = np.asarray(value) if is_concrete(value) else value
+    value = value if is_traced(value) else hosts.whole(value)
     dtype = value.dtype
     if dtype != np.dtype(bool):
         raise TypeError(

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from amlib import _hosts as hosts
 from amlib._types import PathLike
 
 MAGIC, VERSION = "amlib-file", 1
@@ -41,7 +42,11 @@ def save(path: PathLike, model: PyTree) -> None:
 
     The file is written beside its place and then renamed, so that an interrupted `save` leaves
     the old file as it was. Arrays, numbers and random keys are stored; functions and static
-    fields are not, but `load` checks that they are the same.
+    fields are not, but `load` checks that they are the same. A file does not know on how many
+    devices the arrays were.
+
+    Where other processes hold parts of `model`, all call `save` together, with one path: the first
+    writes the whole, and the others return once it is there.
 
     **Arguments:**
 
@@ -70,14 +75,16 @@ def load(path: PathLike, like: _Tree) -> _Tree:
     - `like`: a model of the same structure; its arrays' values do not count. For one that is never
       filled, use `equinox.filter_eval_shape(make_model)`.
 
-    **Returns:** the model, with the arrays of the file and the functions of `like`.
+    **Returns:** the model, with the arrays of the file and the functions of `like`. Each array is
+    placed as that of `like`, on however many devices. Where other processes hold parts of `like`,
+    all call `load` together; only the first needs the file.
 
     **Raises:** `ValueError` for a file that is damaged or forged, that `save` did not write, that
     a newer version wrote, or whose structure differs from that of `like`: it says where they
     differ. `FileNotFoundError` where there is no file.
     """
     file = checked_path(path, "load: path")
-    return restore(file, read(file, "model"), like)
+    return restore(file, read(file, "model", together=hosts.spread(like)), like)
 
 
 def checked_path(path: PathLike, where: str) -> Path:
@@ -164,27 +171,43 @@ class Content(NamedTuple):
 
 
 def write(path: Path, tree: PyTree, kind: str, notes: Notes) -> None:
-    """Write a tree with notes (anything JSON can hold), atomically."""
+    """Write a tree with notes (anything JSON can hold), atomically.
+
+    Of a tree that several processes hold, the first one writes, and all return when it has.
+    """
+    together = hosts.spread(tree)
+    mine = hosts.is_first() or not together
     header = {"kind": kind, "structure": describe(tree), "notes": notes}
     buffer = io.BytesIO()
     buffer.write(json.dumps(header).encode() + b"\n")
     for leaf in map(_plain, jax.tree.leaves(tree)):
         if eqx.is_array_like(leaf):
-            array = np.asarray(leaf)
+            array = hosts.whole(leaf)
             if array.dtype.hasobject:
                 raise TypeError(
                     f"{path}: arrays and numbers must be of at most 64 bits a number; "
                     f"{leaf!r} came, a Python object. Make it a float, or a static field."
                 )
-            np.save(buffer, array, allow_pickle=False)
-    rest = buffer.getbuffer()
-    line = f"{MAGIC} {VERSION} {hashlib.sha256(rest).hexdigest()}\n".encode()
-    write_atomic(path, lambda file: (file.write(line), file.write(rest)))
+            if mine:
+                np.save(buffer, array, allow_pickle=False)
+
+    def finish() -> None:
+        rest = buffer.getbuffer()
+        line = f"{MAGIC} {VERSION} {hashlib.sha256(rest).hexdigest()}\n".encode()
+        write_atomic(path, lambda file: (file.write(line), file.write(rest)))
+
+    if together:
+        hosts.once(finish)
+    else:
+        finish()
 
 
-def read(path: Path, kind: str) -> Content:
-    """Read a file's header and bytes; raise `ValueError` unless it is whole and of this kind."""
-    with path.open("rb") as file:
+def read(path: Path, kind: str, *, together: bool = False) -> Content:
+    """Read a file's header and bytes; raise `ValueError` unless it is whole and of this kind.
+
+    Of all processes `together`, the first one reads, and sends the others what it read.
+    """
+    with io.BytesIO(hosts.once(path.read_bytes) or b"") if together else path.open("rb") as file:
         words = file.readline(200).decode("ascii", "replace").removesuffix("\n").split(" ")
         if len(words) != 3 or words[0] != MAGIC or not re.fullmatch("[1-9][0-9]*", words[1]):
             raise ValueError(
@@ -282,7 +305,7 @@ def _read_leaf(file: io.BytesIO, like: Any) -> Any:
     if not same or array.shape != np.shape(plain):
         raise ValueError(f"{array.dtype}{list(array.shape)} came where it says {_leaf(like)}")
     if isinstance(plain, jax.ShapeDtypeStruct | jax.Array):
-        return _with_key(jnp.asarray(array), like)
+        return _with_key(hosts.like(array, plain), like)
     return array.copy() if isinstance(plain, np.ndarray) else type(plain)(array.item())
 
 

@@ -75,7 +75,7 @@ def _numbers(leaf: Any) -> Numbers | None:
         return Numbers() if -BOUND <= leaf <= BOUND else None
     if not eqx.is_inexact_array(leaf):
         return Numbers()
-    if not checks.is_concrete(leaf) or not getattr(leaf, "is_fully_addressable", True):
+    if checks.is_traced(leaf):
         return None
     if not isinstance(leaf, jax.Array):  # NumPy's may change
         return _look(leaf)
@@ -89,7 +89,9 @@ def _numbers(leaf: Any) -> Numbers | None:
 
 
 def _look(leaf: Array | np.ndarray) -> Numbers | None:
-    on_host = not isinstance(leaf, jax.Array) or all(d.platform == "cpu" for d in leaf.devices())
+    on_host = not isinstance(leaf, jax.Array) or (
+        leaf.is_fully_replicated and all(d.platform == "cpu" for d in leaf.devices())
+    )
     array: Any = np.asarray(leaf) if on_host else leaf  # on a CPU this is a view
     if array.size == 0:
         return Numbers()

@@ -25,6 +25,7 @@ from machine import describe
 
 import amlib as am
 from amlib.learning import DenseAMClassifier, PowerLoss, _epochs, krotov_hopfield
+from amlib.learning._examples import Examples
 
 
 def measure(n: int, K: int, batch: int, steps: int, repeats: int, optimizer) -> dict:
@@ -37,8 +38,8 @@ def measure(n: int, K: int, batch: int, steps: int, repeats: int, optimizer) -> 
     state = optimizer.init(params)
 
     def epoch():
-        carried = (params, state, None)
-        return _epochs.train(carried, rest, (V, y), jr.key(1), PowerLoss(2), optimizer, batch)
+        carried, data = (params, state, None), Examples((V, y))
+        return _epochs.train(carried, rest, data, jr.key(1), PowerLoss(2), optimizer, batch)
 
     @jax.jit
     def products(V, W):

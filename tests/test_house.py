@@ -28,7 +28,7 @@ from amlib._types import hook
 ROOT = Path(amlib.__file__).parents[1]
 README, CHANGELOG = ROOT / "README.md", ROOT / "CHANGELOG.md"
 
-GROUND = """data sharding spaces _checks _compiled _files _interrupt _lazy _numbers _shards
+GROUND = """data sharding spaces _checks _compiled _files _hosts _interrupt _lazy _numbers _shards
     _types"""
 FLOORS = (
     set(GROUND.split()),

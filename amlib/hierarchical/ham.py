@@ -311,7 +311,7 @@ class HAM(AbstractMemory):
         """A state per layer."""
         xs = _checked(self, x0, f"{where}: xs")
         for name, x in graph.items(xs):
-            if checks.is_concrete(x):  # while tracing, the result says it: no check in training
+            if not checks.is_traced(x):  # while tracing, the result says it: no check in training
                 checks.finite(x, f"{where}: layer {name!r}")
         return xs
 

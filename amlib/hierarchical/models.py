@@ -30,10 +30,12 @@ from amlib.hierarchical.layers import (
 from amlib.hierarchical.spatial import ConvSynapse
 from amlib.hierarchical.synapses import BiasSynapse
 
+# Made when they are asked for: an array that an import makes starts JAX, and after that it joins no
+# other processes (`jax.distributed.initialize`).
 HIDDEN = {
-    "relu": Lagrangian(lagr_relu),
-    "repu": Lagrangian(lagr_repu, options={"n": 5}),
-    "softmax": Lagrangian(lagr_softmax, {"beta": 1.0}),
+    "relu": lambda: Lagrangian(lagr_relu),
+    "repu": lambda: Lagrangian(lagr_repu, options={"n": 5}),
+    "softmax": lambda: Lagrangian(lagr_softmax, {"beta": 1.0}),
 }
 
 
@@ -122,7 +124,7 @@ def hopfield_classifier(
     trains `beta` and `label_beta` too, see `synapse_weights`.
     """
     checks.choice(hidden, HIDDEN, "hopfield_classifier: hidden")
-    memory = DenseMatrixSynapse(n_hidden, HIDDEN[hidden], normalize=hidden == "softmax")
+    memory = DenseMatrixSynapse(n_hidden, HIDDEN[hidden](), normalize=hidden == "softmax")
     if label_beta is None:
         label_beta = 20.0 if hidden == "softmax" else 1.0
     layers = {"image": TanhLayer(_shape(image)), "label": SoftmaxLayer(classes, beta=label_beta)}

@@ -17,11 +17,12 @@ import numpy as np
 import optax
 from jaxtyping import PyTree
 
-from amlib import _files as files
+from amlib import _files as files, _hosts as hosts
 from amlib._types import Key, Scalar
 from amlib.learning import _epochs as epochs_
 from amlib.learning._computation import fingerprint, versions
 from amlib.learning._epochs import Run
+from amlib.learning._examples import Examples
 
 
 class State(NamedTuple):
@@ -49,9 +50,9 @@ class Checkpoint:
             "trained parts": files.describe(state.params),
             "initial weights": _digest(state.params),
             "weights not trained": _digest(rest),
-            "data": epochs_.describe(run.data),
+            "data": run.data.describe(),
             "the data's values": _digest(run.data),
-            "validation": None if run.validation is None else epochs_.describe(run.validation),
+            "validation": None if run.validation is None else run.validation.describe(),
             "the validation's values": _digest(run.validation),
             "batch_size": run.batch_size,
             "metrics": sorted(run.metrics),
@@ -62,6 +63,7 @@ class Checkpoint:
             "the optimizer's initial values": _digest(state.optimizer),
         }
         self._all = run, state, rest, key
+        self._together = hosts.spread(state.params)
         self._found: dict[str, str] | None = None
         self.steps = _probe(run.optimizer, state)
 
@@ -89,9 +91,10 @@ class Checkpoint:
 
     def resume(self, state: State) -> State:
         """The state in the file, or the one given where there is no file."""
-        if not self.path.exists():
+        there = lambda: b"" if self.path.exists() else None
+        if (hosts.once(there) if self._together else there()) is None:
             return state
-        content = files.read(self.path, "checkpoint")
+        content = files.read(self.path, "checkpoint", together=self._together)
         notes = content.notes
         with files.whatever_it_holds(self.path):
             _check_notes(notes)
@@ -164,9 +167,8 @@ def _check_notes(notes: dict[str, Any]) -> None:
 def _computation(run: Run, state: State, rest: PyTree, key: Key) -> dict[str, str]:
     """What the functions of a run compute, as checksums."""
 
-    def rows(data: PyTree) -> PyTree:
-        size = min(run.batch_size, epochs_.length(data))
-        return jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), data)
+    def rows(data: Examples) -> PyTree[jax.ShapeDtypeStruct]:
+        return data.struct(min(run.batch_size, len(data)))
 
     loss, (value, grads, _) = fingerprint(
         epochs_.value_and_grad, run.loss, state.params, rest, rows(run.data), key, state.loss
@@ -184,13 +186,17 @@ def _computation(run: Run, state: State, rest: PyTree, key: Key) -> dict[str, st
 
 
 def _digest(tree: PyTree) -> str:
-    """A checksum of the values of all arrays and numbers."""
+    """A checksum of the values of all arrays and numbers, on however many devices they are."""
+    rows = None
+    if isinstance(tree, Examples):
+        rows, tree = (None if tree.rows is None else np.asarray(tree.rows)), tree.data
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(tree):
         if eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jr.key_data(leaf)
         if eqx.is_array_like(leaf):
-            digest.update(np.ascontiguousarray(np.asarray(leaf)).tobytes())
+            for block in hosts.blocks(leaf, rows):
+                digest.update(np.ascontiguousarray(block).tobytes())
     return digest.hexdigest()
 
 

@@ -18,21 +18,44 @@ import optax
 from jax.extend import core as jcore
 from jaxtyping import PyTree
 
+from amlib import _hosts as hosts
+
 
 def versions() -> dict[str, str]:
-    """What else a fingerprint depends on."""
-    return {room.__name__: str(room.__version__) for room in (jax, eqx, optax)}
+    """What else a fingerprint depends on, its own form among it."""
+    return {room.__name__: str(room.__version__) for room in (jax, eqx, optax)} | {"form": "2"}
 
 
 def fingerprint(fn: Callable[..., PyTree], *args: PyTree) -> tuple[str, PyTree]:
     """Return a checksum of what `fn` computes for arguments like these, and its outputs' shapes.
 
-    Values of arrays among the arguments do not count; all else that `fn` uses does.
+    Values of arrays among the arguments do not count, nor where they lie; all else that `fn` uses
+    does.
     """
+    args, fn = jax.tree.map(_shape, args), jax.tree.map(_here, fn)
     closed, shapes, _ = eqx.filter_make_jaxpr(fn)(*args)
     digest = _Digest()
     digest.add(closed)
     return digest.hexdigest(), shapes
+
+
+def _shape(leaf: PyTree) -> PyTree:
+    if not isinstance(leaf, jax.Array):
+        return leaf
+    weak = getattr(leaf, "weak_type", False)  # random keys have no such thing
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, weak_type=weak)
+
+
+_PLACES = ("reshard", "sharding_constraint", "typed")
+"""Operations that say where a value lies, and leave it as it is."""
+
+
+def _here(leaf: PyTree) -> PyTree:
+    """A field of a function, on one device: programs for several are others."""
+    if not isinstance(leaf, jax.Array) or hosts.mesh_of(leaf) is None:
+        return leaf
+    value = hosts.whole(leaf)
+    return jnp.asarray(value.item() if leaf.weak_type and not leaf.ndim else value)
 
 
 class _Digest:
@@ -58,7 +81,7 @@ class _Digest:
         elif isinstance(value, set | frozenset):
             self.add(sorted(map(_plain, value)))
         else:
-            self._text(_plain(value))
+            self._text(_plain(None if isinstance(value, jax.sharding.Sharding) else value))
 
     def _text(self, text: str) -> None:
         self._sha.update(f"{len(text)} {text}".encode())
@@ -67,27 +90,44 @@ class _Digest:
         self._text(f"{value.dtype} {value.shape}")
         if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
             value = jr.key_data(value)
-        self._sha.update(np.ascontiguousarray(np.asarray(value)).tobytes())
+        for block in hosts.blocks(value):
+            self._sha.update(np.ascontiguousarray(block).tobytes())
 
     def _program(self, jaxpr: jcore.Jaxpr, consts: Sequence[object]) -> None:
-        self.add(list(consts))
+        # By value: whether two equal constants are one depends on what JAX has in its caches.
+        held = dict(zip(jaxpr.constvars, map(_checksum, consts), strict=False))
         numbers: dict[jcore.Var, int] = {}
+        moved: dict[jcore.Var, jcore.Var | jcore.Literal] = {}
 
         def name(atom: jcore.Var | jcore.Literal) -> None:
+            while not isinstance(atom, jcore.Literal) and atom in moved:
+                atom = moved[atom]
             if isinstance(atom, jcore.Literal):
                 self.add(np.asarray(atom.val, atom.aval.dtype))  # pyright: ignore
+            elif atom in held:
+                self._text(held[atom])
             else:
                 self._text(f"{numbers.setdefault(atom, len(numbers))} {atom.aval}")
 
         for atom in (*jaxpr.constvars, *jaxpr.invars):
-            name(atom)
+            if atom not in held:
+                name(atom)
         for eqn in jaxpr.eqns:
+            if eqn.primitive.name in _PLACES:
+                moved[eqn.outvars[0]] = eqn.invars[0]
+                continue
             self._text(eqn.primitive.name)
             self.add(eqn.params)
             for atom in (*eqn.invars, *eqn.outvars):
                 name(atom)
         for atom in jaxpr.outvars:
             name(atom)
+
+
+def _checksum(value: object) -> str:
+    digest = _Digest()
+    digest.add(value)
+    return digest.hexdigest()
 
 
 def _plain(value: object) -> str:

@@ -1,4 +1,4 @@
-"""The compiled parts of `fit`, and what they need of data and models. Knows no loop over epochs."""
+"""The compiled parts of `fit`, and what they need of models. Knows no loop over epochs."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,8 +13,8 @@ import optax
 from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, PyTree
 
-from amlib import _checks as checks
 from amlib._types import Key, Scalar
+from amlib.learning._examples import Examples, Shardings, placed
 from amlib.learning.base import AbstractGradientLoss, AbstractLoss, AbstractStatefulLoss, scalar
 
 Tree = TypeVar("Tree")
@@ -36,8 +36,8 @@ class Run(NamedTuple):
     loss: AbstractLoss
     optimizer: optax.GradientTransformation
     metrics: dict[str, Callable[[PyTree, PyTree], ArrayLike]]
-    data: PyTree[Array]
-    validation: PyTree[Array] | None
+    data: Examples
+    validation: Examples | None
     batch_size: int
     keys: Keys
 
@@ -49,11 +49,12 @@ Carried = tuple[PyTree, optax.OptState, PyTree]  # parameters, optimiser state, 
 def train(
     carried: Carried,
     rest: PyTree,
-    data: PyTree[Array],
+    data: Examples,
     key: Key,
     loss: AbstractLoss,
     optimizer: optax.GradientTransformation,
     batch_size: int,
+    how: Shardings = (),
 ) -> tuple[Carried, Scalar, Flag, Flag]:
     """One epoch over shuffled data.
 
@@ -61,11 +62,12 @@ def train(
 
     - `carried`: parameters, optimiser state and loss state.
     - `rest`: the part of the model that is not trained.
+    - `how`: the `shardings` of what is carried, which it keeps.
 
     **Returns:** what is carried, after the epoch; the mean loss; whether loss and parameters are
     finite; whether they stayed as they do without a gradient.
     """
-    N = length(data)
+    N = len(data)
     steps = N // batch_size
     shuffling, drawing = jr.split(key)
     order = jr.permutation(shuffling, N)[: steps * batch_size].reshape(steps, batch_size)
@@ -75,13 +77,13 @@ def train(
     def step(arrays: Carried, now: tuple[Array, Array]) -> tuple[Carried, Scalar]:
         rows, k = now
         params, state, loss_state = eqx.combine(arrays, others)
-        batch = jax.tree.map(lambda a: a[rows], data)
+        batch = data.take(rows)
         value, grads, loss_state = value_and_grad(
             loss, params, rest, batch, jr.fold_in(drawing, k), loss_state
         )
         params, state = update(optimizer, params, state, value, grads)
         new, _ = eqx.partition((params, state, loss_state), eqx.is_array)
-        return new, value
+        return placed(new, how), value
 
     before = carried[0]
     arrays, values = lax.scan(step, arrays, (order, jnp.arange(steps)))
@@ -111,14 +113,14 @@ def _rested(old: PyTree, new: PyTree, steps: int) -> Flag:
 def has_no_gradient(
     params: PyTree,
     rest: PyTree,
-    data: PyTree[Array],
+    data: Examples,
     key: Key,
     loss: AbstractLoss,
     state: PyTree,
     batch_size: int,
 ) -> Flag:
     """Whether the gradient over one batch is exactly zero, in every number."""
-    batch = jax.tree.map(lambda a: a[:batch_size], data)
+    batch = data.slice(0, batch_size)
     _, grads, _ = value_and_grad(loss, params, rest, batch, key, state)
     return ~jnp.stack([(grad != 0).any() for grad in jax.tree.leaves(grads)]).any()
 
@@ -182,7 +184,7 @@ def _of_params(grads: PyTree, params: PyTree) -> PyTree:
 def evaluate(
     params: PyTree,
     rest: PyTree,
-    data: PyTree[Array],
+    data: Examples,
     key: Key,
     functions: dict[str, Callable[..., ArrayLike]],
     batch_size: int,
@@ -192,7 +194,7 @@ def evaluate(
     The function called `"validation_loss"` gets a key, the others do not.
     """
     model = eqx.combine(params, rest)
-    N = length(data)
+    N = len(data)
     batch_size = min(batch_size, N)
     full, left = divmod(N, batch_size)
 
@@ -204,91 +206,15 @@ def evaluate(
         return out
 
     def step(_: None, k: Array) -> tuple[None, dict[str, Scalar]]:
-        batch = jax.tree.map(
-            lambda a: lax.dynamic_slice_in_dim(a, k * batch_size, batch_size), data
-        )
-        return None, values(batch, k)
+        return None, values(data.slice(k * batch_size, batch_size), k)
 
     _, rows = lax.scan(step, None, jnp.arange(full))
     means = jax.tree.map(lambda row: row.mean(), rows)
     if left == 0:
         return means
-    rest_of_data = jax.tree.map(lambda a: a[N - left :], data)
     weight = left / N
-    last = values(rest_of_data, full)
+    last = values(data.slice(N - left, left), full)
     return jax.tree.map(lambda a, b: (1 - weight) * a + weight * b, means, last)
-
-
-def arrays(data: PyTree, where: str) -> PyTree[Array]:
-    """Data as arrays on the device; raise unless they are finite and of one length above 0."""
-
-    def convert(path: jax.tree_util.KeyPath, leaf: object) -> Array:
-        name = where + jax.tree_util.keystr(path)
-        try:
-            array = jnp.asarray(leaf)
-        except (TypeError, ValueError) as err:
-            raise TypeError(
-                f"{name}: must be an array of numbers; {type(leaf).__name__} came."
-            ) from err
-        if array.ndim == 0:
-            raise ValueError(
-                f"{name}: must have one row per example; a single number came. "
-                "A list of numbers is a tree of numbers: pass jnp.array(list)."
-            )
-        if eqx.is_inexact_array(array):
-            checks.require(
-                array,
-                ~np.asarray(jnp.isfinite(array).all()),
-                f"{name}: every value must be finite; NaN or infinity came. "
-                "Clean it with jnp.nan_to_num, or leave such examples out.",
-            )
-        return array
-
-    data = jax.tree_util.tree_map_with_path(convert, data)
-    lengths = {a.shape[0] for a in jax.tree.leaves(data)}
-    if not lengths or lengths == {0}:
-        raise ValueError(f"{where}: must hold at least one example; it is empty.")
-    if len(lengths) > 1:
-        raise ValueError(
-            f"{where}: all arrays must have the same length of the first axis; "
-            f"{', '.join(map(str, sorted(lengths)))} came."
-        )
-    return data
-
-
-def length(data: PyTree[Array]) -> int:
-    """How many examples there are."""
-    return jax.tree.leaves(data)[0].shape[0]
-
-
-def split(
-    data: PyTree[Array], validation: PyTree | float | None, key: Key
-) -> tuple[PyTree[Array], PyTree[Array]]:
-    """Training and validation data (or `None`), from these or from a fraction to set aside."""
-    if validation is None:
-        return data, None
-    if isinstance(validation, bool | int | float | np.floating | np.integer):
-        N = length(data)
-        count = max(1, round(float(validation) * N))
-        if isinstance(validation, bool) or not 0 < validation < 1 or count >= N:
-            raise ValueError(
-                f"fit: validation must be data, or a fraction in (0, 1) of the {N} examples that "
-                f"leaves some for training; {validation} came."
-            )
-        order = jr.permutation(key, N)
-        parts = order[count:], order[:count]
-        training, validation = (jax.tree.map(lambda a, r=rows: a[r], data) for rows in parts)
-        return training, validation
-    validation = arrays(validation, "fit: validation")
-    kinds = [
-        jax.tree.map(lambda a: f"{a.dtype}{list(a.shape[1:])}", part) for part in (data, validation)
-    ]
-    if jax.tree.structure(kinds[0]) != jax.tree.structure(kinds[1]) or kinds[0] != kinds[1]:
-        raise ValueError(
-            f"fit: validation must be like the training data, {kinds[0]} per example; "
-            f"{kinds[1]} came."
-        )
-    return data, validation
 
 
 def partition(model: PyTree, trainable: PyTree | None) -> tuple[PyTree, PyTree]:
@@ -385,9 +311,3 @@ def _is_trained(node: PyTree, path: jax.tree_util.KeyPath) -> bool:
 def strong(tree: Tree) -> Tree:
     """The same arrays without weak types: files lose them, and a resumed run must not differ."""
     return jax.tree.map(lambda a: jnp.asarray(a, a.dtype) if eqx.is_array(a) else a, tree)
-
-
-def describe(data: PyTree[Array]) -> list[str]:
-    """Names, dtypes and shapes of all arrays of the data."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(data)
-    return [f"{jax.tree_util.keystr(p)}: {a.dtype}{list(a.shape)}" for p, a in leaves]

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from amlib import _checks as checks
@@ -23,11 +22,11 @@ def sizes(pixels: int | Sequence[int], where: str) -> tuple[int, ...]:
 
 def grey(v: Array, where: str) -> Array:
     """Return pictures; raise, where their values are known, unless they lie in [-1, 1]."""
-    if not checks.is_concrete(v):
+    values = None if checks.is_traced(v) else checks.known(v)
+    if values is None:
         return v
-    values = np.asarray(v)
     checks.finite(v, where)
-    largest = float(np.abs(values).max())
+    largest = float(abs(values).max())
     if largest > 1 + 1e-3:
         raise ValueError(
             f"{where}: pixels must lie in [-1, 1]; a value of size {largest:.4g} came. "
@@ -72,7 +71,7 @@ def class_numbers(labels: ArrayLike, N: int, classes: int, where: str) -> Int[Ar
             f"{where}: must have shape ({N},), one class per picture; {labels.shape} came. "
             "One-hot labels become classes by labels.argmax(1)."
         )
-    if checks.is_concrete(labels):
+    if not checks.is_traced(labels):
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= classes:
             raise ValueError(

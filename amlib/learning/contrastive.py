@@ -18,7 +18,7 @@ from amlib.binary import AbstractBinaryAM
 from amlib.descent import AbstractMethod, Glauber, descend
 from amlib.descent.orders import ORDERS
 from amlib.hierarchical import HAM
-from amlib.learning._epochs import length
+from amlib.learning._examples import length
 from amlib.learning.base import AbstractGradientLoss, AbstractLoss, AbstractStatefulLoss
 
 Spins = Float[Array, "B *shape"]

@@ -30,9 +30,10 @@ fights its momentum.
 `amlib.learning.base`, also for losses that bring a gradient of their own.
 """
 
+import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import equinox as eqx
@@ -43,11 +44,12 @@ import optax
 from jaxtyping import Array, ArrayLike, PyTree
 from tqdm import tqdm
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _hosts as hosts
 from amlib._types import Key
-from amlib.learning import _epochs as epochs_
+from amlib.learning import _epochs as epochs_, _examples as examples_
 from amlib.learning._checkpoint import Checkpoint, State
 from amlib.learning._epochs import Keys, Run
+from amlib.learning._examples import Examples
 from amlib.learning.base import AbstractLoss, AbstractStatefulLoss, as_loss
 
 Metric = Callable[[PyTree, PyTree[Array]], ArrayLike]
@@ -117,7 +119,11 @@ def fit(
     **Arguments:**
 
     - `model`: any Equinox module.
-    - `data`: arrays, or a tree of arrays, with the same length N of the first axis.
+    - `data`: arrays, or a tree of arrays, with the same length N of the first axis. Where they are
+      split over the devices of a mesh, `am.shard(data, mesh, "batch")`, so is each batch: a device
+      takes the gradient of its part, and JAX adds them up. Losses are those of one device within
+      rounding, for batches of any size. What is trained stays as `model` has it: copies,
+      `am.shard(model, mesh, None)`, or split, by any rule.
     - `loss`: `loss(model, batch, key) -> scalar`, a mean over the batch; a batch is like `data`,
       with `batch_size` in place of N. Or an `AbstractLoss`, such as `am.learning.CrossEntropy()`.
     - `optimizer`: any Optax optimiser. Schedules count steps, `N // batch_size` in an epoch.
@@ -158,25 +164,38 @@ def fit(
     checks.key(key, "fit: key")
     if patience is not None:
         patience = checks.integer(patience, 1, "fit: patience")
-    data = epochs_.arrays(data, "fit: data")
-    keys = Keys(*jr.split(key, 4))
-    data, validation = epochs_.split(data, validation, keys.split)
-    metrics = _checked_metrics(metrics, validation, patience)
-    batch_size = checks.integer(batch_size, 1, "fit: batch_size")
-    if batch_size > epochs_.length(data):
-        raise ValueError(
-            f"fit: batch_size must be at most the number of training examples, "
-            f"{epochs_.length(data)}; {batch_size} came. Every batch is full."
-        )
-    for part in (data, validation):
-        if part is not None:
-            loss.check(model, part)
-    run = Run(loss, optimizer, metrics, data, validation, batch_size, keys)
-    state, rest = _start(run, model, trainable)
-    store = None if checkpoint is None else Checkpoint(checkpoint, run, state, rest, key)
-    if store is not None:
-        state = store.resume(state)
-    return _loop(run, state, rest, epochs, patience, store, progress)
+    data = examples_.arrays(data, "fit: data")
+    validation = examples_.like(validation, data)
+    loss, (model, data, validation, key) = _together(loss, (model, data, validation, key))
+    with hosts.around(data):
+        keys = Keys(*jr.split(key, 4))
+        training, held_out = examples_.split(data, validation, keys.split)
+        metrics = _checked_metrics(metrics, held_out, patience)
+        batch_size = checks.integer(batch_size, 1, "fit: batch_size")
+        if batch_size > len(training):
+            raise ValueError(
+                f"fit: batch_size must be at most the number of training examples, "
+                f"{len(training)}; {batch_size} came. Every batch is full."
+            )
+        for part in (training, held_out):
+            if part is not None:
+                loss.check(model, part.data)  # where both are rows of the same data, all of these
+        run = Run(loss, optimizer, metrics, training, held_out, batch_size, keys)
+        state, rest = _start(run, model, trainable)
+        store = None if checkpoint is None else Checkpoint(checkpoint, run, state, rest, key)
+        if store is not None:
+            state = store.resume(state)
+        return _loop(run, state, rest, epochs, patience, store, progress)
+
+
+def _together(loss: AbstractLoss, given: tuple[PyTree, ...]) -> tuple[AbstractLoss, tuple]:
+    """All on the mesh of one of these; the loss only if it is on one."""
+    if (mesh := hosts.mesh_of(given)) is None:
+        return loss, given
+    where = "fit: model and data"
+    if hosts.mesh_of(loss) is not None:
+        loss = hosts.together(loss, mesh, where)
+    return loss, hosts.together(given, mesh, where)
 
 
 def _start(run: Run, model: PyTree, trainable: PyTree | None) -> tuple[State, PyTree]:
@@ -184,11 +203,14 @@ def _start(run: Run, model: PyTree, trainable: PyTree | None) -> tuple[State, Py
     params, rest = epochs_.partition(model, trainable)
     loss_state = None
     if isinstance(run.loss, AbstractStatefulLoss):
-        loss_state = epochs_.strong(run.loss.initial_state(model, run.data, run.keys.state))
+        loss_state = epochs_.strong(run.loss.initial_state(model, run.data.all(), run.keys.state))
+    optimizer = _optimizer_state(run.optimizer, params)
+    if (mesh := hosts.mesh_of(params)) is not None:
+        optimizer, loss_state = hosts.together((optimizer, loss_state), mesh, "fit: optimizer")
     state = State(
         params=params,
         best=params,
-        optimizer=_optimizer_state(run.optimizer, params),
+        optimizer=optimizer,
         loss=loss_state,
         epoch=0,
         best_epoch=0,
@@ -215,14 +237,15 @@ def _loop(
 ) -> FitResult:
     """Run epochs until one of the outcomes."""
     outcome, bad_row, asks = OUTCOMES.completed, None, _ASKS
-    with tqdm(
-        total=epochs, initial=min(state.epoch, epochs), desc="fit", disable=not progress
-    ) as bar:
+    done = min(state.epoch, epochs)
+    quiet = not progress or (hosts.spread(state.params) and not hosts.is_first())
+    with tqdm(total=epochs, initial=done, desc="fit", disable=quiet) as bar:
         while state.epoch < epochs:
             if patience is not None and state.epoch - state.best_epoch >= patience:
                 outcome = OUTCOMES.early_stopped
                 break
-            new, row, rested = _epoch(run, state, rest)
+            with _telling_of_others(state, store):
+                new, row, rested = _epoch(run, state, rest)
             if rested and asks:
                 asks = 0 if _warned_of_no_gradient(run, state, rest) else asks - 1
             bar.set_postfix({name: f"{row[name]:.4g}" for name in row if name != "seconds"})
@@ -253,9 +276,10 @@ def _epoch(run: Run, state: State, rest: PyTree) -> tuple[State | None, dict[str
     whether the parameters stayed as they do without a gradient."""
     start = time.perf_counter()
     key = jr.fold_in(run.keys.epochs, state.epoch)
+    carried = (state.params, state.optimizer, state.loss)
     trained, losses, finite, rested = epochs_.train(
-        (state.params, state.optimizer, state.loss), rest, run.data, key,
-        run.loss, run.optimizer, run.batch_size,
+        carried, rest, run.data, key, run.loss, run.optimizer, run.batch_size,
+        examples_.shardings(carried),
     )  # fmt: skip
     values = {"loss": losses}
     if run.validation is not None:
@@ -286,6 +310,26 @@ def _epoch(run: Run, state: State, rest: PyTree) -> tuple[State | None, dict[str
     return new, row, bool(rested)
 
 
+@contextlib.contextmanager
+def _telling_of_others(state: State, store: Checkpoint | None) -> Iterator[None]:
+    """Add to an error of JAX that another process may have ended, and how to go on."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as err:
+        if hosts.spread(state.params):
+            goes_on = "checkpoint= would keep the epochs that ended."
+            if store is not None:
+                goes_on = (
+                    f"{store.path} holds the last one that did: the same call goes on from it."
+                )
+            err.add_note(
+                f"fit: epoch {state.epoch + 1} must end in all {jax.process_count()} processes; it "
+                "failed in this one. If another process is gone, what it printed says why. Start "
+                f"all of them again; {goes_on}"
+            )
+        raise
+
+
 def _warned_of_no_gradient(run: Run, state: State, rest: PyTree) -> bool:
     """Warn if the gradient is exactly zero; say whether it is."""
     key = jr.fold_in(run.keys.epochs, state.epoch)
@@ -304,7 +348,7 @@ def _warned_of_no_gradient(run: Run, state: State, rest: PyTree) -> bool:
 
 
 def _checked_metrics(
-    metrics: Mapping[str, Metric] | None, validation: PyTree[Array] | None, patience: int | None
+    metrics: Mapping[str, Metric] | None, validation: Examples | None, patience: int | None
 ) -> dict[str, Metric]:
     """The metrics as a dict; raise for what needs validation data and has none."""
     if validation is None and (metrics or patience is not None):

@@ -11,14 +11,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from amlib import _checks as checks
 from amlib._types import Key, Scalar
 from amlib.continuous import AbstractContinuousAM
 from amlib.descent.methods import AbstractMethod, descend
-from amlib.learning._epochs import length
+from amlib.learning._examples import length
 from amlib.learning._pictures import class_numbers
 from amlib.learning.base import AbstractLoss
 from amlib.learning.classifier import DenseAMClassifier
@@ -61,17 +60,20 @@ def _labels(labels: ArrayLike, predictions: Array, where: str) -> Int[Array, "..
             f"{where}: labels must have shape {predictions.shape[:-1]}, one per row of "
             f"predictions; {labels.shape} came."
         )
-    if checks.is_concrete(labels):
+    if not checks.is_traced(labels):
         _in_range(labels, predictions.shape[-1], f"{where}: labels")
     return labels.astype(jnp.int32)
 
 
 def _in_range(labels: Array, C: int, where: str) -> None:
     """Raise unless all labels are in [0, C)."""
-    values = np.asarray(labels)
-    if values.size and not 0 <= values.min() <= values.max() < C:
+    values = checks.known(labels)
+    if values is None or not values.size:
+        return
+    low, high = int(values.min()), int(values.max())
+    if not 0 <= low <= high < C:
         raise ValueError(
-            f"{where} must lie in [0, {C}); {values.min()} to {values.max()} came. "
+            f"{where} must lie in [0, {C}); {low} to {high} came. "
             "Labels that count from 1 become labels - 1."
         )
 

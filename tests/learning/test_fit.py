@@ -25,7 +25,7 @@ from amlib.learning import (
     AbstractLoss,
     AbstractStatefulLoss,
     _checkpoint,
-    _epochs,
+    _examples,
 )
 from tests.users import am as plain
 
@@ -166,7 +166,7 @@ def test_validation_noise_is_the_same_each_epoch(data):
 
 def test_a_fraction_sets_examples_aside():
     data = {"x": jnp.arange(50.0)[:, None], "y": jnp.arange(50.0)}
-    training, validation = _epochs.split(data, 0.2, KEY)
+    training, validation = (part.all() for part in _examples.split(data, 0.2, KEY) if part)
     assert (len(training["y"]), len(validation["y"])) == (40, 10)
     assert sorted([*training["y"].tolist(), *validation["y"].tolist()]) == list(range(50))
     assert (training["x"][:, 0] == training["y"]).all()
