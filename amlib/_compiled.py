@@ -151,8 +151,8 @@ def _with_indices(fn: Callable[..., _Made]) -> Callable[..., _Made]:
     return whole
 
 
-class compiled_lanes(compiled[_Given, _Made]):
-    """The same for functions that have no derivative in reverse, with a loop of their own a lane.
+class compiled_lanes(Generic[_Given, _Made]):
+    """As `compiled`, for functions without a derivative in reverse that loop, each lane by itself.
 
     Under a `jax.vmap` whose lanes are divided among devices, where that is known (of arrays that
     are there, and under `Explicit` axes), each device runs its own lanes within `jax.shard_map`:
@@ -160,7 +160,8 @@ class compiled_lanes(compiled[_Given, _Made]):
     """
 
     def __init__(self, fn: Callable[_Given, _Made]):
-        super().__init__(fn)
+        functools.update_wrapper(self, fn)
+        self._together = compiled(fn)
         self._divided: Any = eqx.filter_jit(_divided)
 
     def __call__(self, *args: _Given.args, **kwargs: _Given.kwargs) -> _Made:
@@ -168,14 +169,14 @@ class compiled_lanes(compiled[_Given, _Made]):
         if not all(map(is_concrete, jax.tree.leaves(args))):
             mesh = shards.mesh_of(args)
         if mesh is None or mesh.empty or mesh.manual_axes:
-            return super().__call__(*args, **kwargs)
+            return self._together(*args, **kwargs)
         return self._by_lanes(args)
 
     def _by_lanes(self, args: tuple[Any, ...]) -> _Made:
         args, indices = _without_indices(args)
         arrays, others = eqx.partition(args, eqx.is_array)
         flat, tree = jax.tree.flatten(arrays)
-        lane = _Lane(self, tree, others, indices)
+        lane = _Lane(self._together, tree, others, indices)
         whole: list[Any] = []  # the result but for its arrays, known once it was traced
 
         def outs(out: _Made) -> list[Any]:
@@ -210,7 +211,7 @@ class _Lane(NamedTuple):
 
     def __call__(self, *flat: Any) -> Any:
         args = eqx.combine(jax.tree.unflatten(self.tree, flat), self.others)
-        return compiled.__call__(self.program, *_with_known(args, self.indices))
+        return self.program(*_with_known(args, self.indices))
 
 
 def _divided(
