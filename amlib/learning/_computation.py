@@ -8,6 +8,7 @@ or lines. It depends on the versions of JAX and of the libraries that are traced
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -23,7 +24,7 @@ from amlib import _hosts as hosts
 
 def versions() -> dict[str, str]:
     """What else a fingerprint depends on, its own form among it."""
-    return {room.__name__: str(room.__version__) for room in (jax, eqx, optax)} | {"form": "2"}
+    return {room.__name__: str(room.__version__) for room in (jax, eqx, optax)} | {"form": "3"}
 
 
 def fingerprint(fn: Callable[..., PyTree], *args: PyTree) -> tuple[str, PyTree]:
@@ -93,15 +94,23 @@ class _Digest:
         for block in hosts.blocks(value):
             self._sha.update(np.ascontiguousarray(block).tobytes())
 
-    def _program(self, jaxpr: jcore.Jaxpr, consts: Sequence[object]) -> None:
-        # By value: whether two equal constants are one depends on what JAX has in its caches.
+    def _program(
+        self, jaxpr: jcore.Jaxpr, consts: Sequence[object], given: Sequence[str | None] = ()
+    ) -> None:
+        # By value, also within loops and calls: whether two equal constants are one, and how many
+        # a loop is handed, depends on what JAX has in its caches.
         held = dict(zip(jaxpr.constvars, map(_checksum, consts), strict=False))
+        held |= {v: text for v, text in zip(jaxpr.invars, given, strict=False) if text is not None}
         numbers: dict[jcore.Var, int] = {}
         moved: dict[jcore.Var, jcore.Var | jcore.Literal] = {}
 
-        def name(atom: jcore.Var | jcore.Literal) -> None:
+        def origin(atom: jcore.Var | jcore.Literal) -> jcore.Var | jcore.Literal:
             while not isinstance(atom, jcore.Literal) and atom in moved:
                 atom = moved[atom]
+            return atom
+
+        def name(atom: jcore.Var | jcore.Literal) -> None:
+            atom = origin(atom)
             if isinstance(atom, jcore.Literal):
                 self.add(np.asarray(atom.val, atom.aval.dtype))  # pyright: ignore
             elif atom in held:
@@ -116,12 +125,61 @@ class _Digest:
             if eqn.primitive.name in _PLACES:
                 moved[eqn.outvars[0]] = eqn.invars[0]
                 continue
+            atoms = [origin(atom) for atom in eqn.invars]
+            known = [None if isinstance(a, jcore.Literal) else held.get(a) for a in atoms]
             self._text(eqn.primitive.name)
-            self.add(eqn.params)
-            for atom in (*eqn.invars, *eqn.outvars):
+            inner = _inner(eqn, known)
+            for program, own in inner:
+                plain = getattr(program, "jaxpr", program)
+                self._program(plain, getattr(program, "consts", ()), own)
+            shown = {k: v for k, v in eqn.params.items() if not inner or k not in _OF_OPERANDS}
+            self.add(shown)
+            count = _shared(eqn) if inner else 0
+            for i, (atom, text) in enumerate(zip(eqn.invars, known, strict=True)):
+                if i >= count or text is None:
+                    name(atom)
+            for atom in eqn.outvars:
                 name(atom)
         for atom in jaxpr.outvars:
             name(atom)
+
+
+_OF_OPERANDS = frozenset(
+    """jaxpr branches cond_jaxpr body_jaxpr num_consts cond_nconsts body_nconsts linear ft_in
+    in_shardings in_layouts donated_invars""".split()
+)
+"""Parameters that hold the programs, or say something of each operand."""
+
+
+def _inner(
+    eqn: jcore.JaxprEqn, known: Sequence[str | None]
+) -> list[tuple[Any, Sequence[str | None]]]:
+    """The programs of a loop or a call, and which of their inputs are constants."""
+    params, count = eqn.params, _shared(eqn)
+    if eqn.primitive.name in ("jit", "pjit", "scan"):
+        return [(params["jaxpr"], known[:count])]
+    if eqn.primitive.name == "cond":
+        return [(branch, known[1:]) for branch in params["branches"]]
+    if eqn.primitive.name == "while":
+        of_cond = params["cond_nconsts"]
+        return [
+            (params["cond_jaxpr"], known[:of_cond]),
+            (params["body_jaxpr"], known[of_cond:count]),
+        ]
+    return []
+
+
+def _shared(eqn: jcore.JaxprEqn) -> int:
+    """How many operands, the first ones, are the same in each turn of a loop, or in a call."""
+    if eqn.primitive.name == "while":
+        return eqn.params["cond_nconsts"] + eqn.params["body_nconsts"]
+    if eqn.primitive.name != "scan":
+        return len(eqn.invars)
+    # What is carried keeps its shape; slices of the rest lose an axis.
+    inner = getattr(eqn.params["jaxpr"], "jaxpr", eqn.params["jaxpr"])
+    same = lambda a, b: jnp.ndim(a.aval) == jnp.ndim(b.aval)
+    carried = sum(map(same, eqn.outvars, inner.outvars))
+    return sum(map(same, eqn.invars, inner.invars)) - carried
 
 
 def _checksum(value: object) -> str:
