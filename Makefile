@@ -8,7 +8,7 @@ MINUTES ?= 30
 JOBS ?= auto
 PYTEST = $(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # nbdev imports the renderer that [tool.nbdev] names; progress bars are no part of a notebook's output.
-NBDEV := PYTHONPATH=nbs/_sphinx TQDM_DISABLE=1
+NBDEV := PYTHONPATH=nbs/_sphinx TQDM_DISABLE=1 JAX_NUM_CPU_DEVICES=8
 
 .PHONY: demo test fuzz slow check format bench nbs nbs-save api docs docs-serve clean
 .DEFAULT_GOAL := demo
