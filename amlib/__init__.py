@@ -11,6 +11,7 @@ from amlib import (
     hierarchical as hierarchical,
     learning as learning,
     spaces as spaces,
+    theory as theory,
 )
 from amlib._files import load as load, save as save
 from amlib._lazy import __dir__ as __dir__, __getattr__ as __getattr__

@@ -8,7 +8,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import amlib as am
-from amlib import analysis
+from amlib import analysis, theory
 from tests import users
 
 
@@ -40,7 +40,7 @@ def test_separation_is_its_definition(K):
 @pytest.mark.parametrize(("K", "d", "c"), [(3, 20, 3.1546), (1, 75, 1.3718)])
 def test_constants_of_the_exponential_capacity(K, d, c):
     # Ramsauer et al. 2021, Theorem 3, at the paper's own examples.
-    found = analysis.capacity_constants(K, d, 1.0, 1e-3)
+    found = theory.capacity_constants(K, d, 1.0, 1e-3)
     assert abs(found.c - c) < 1e-4
     w = found.b / found.c
     assert_allclose(w * np.exp(w), np.exp(found.a) * found.b, rtol=1e-9)
@@ -48,8 +48,8 @@ def test_constants_of_the_exponential_capacity(K, d, c):
 
 
 def test_constants_of_extreme_sizes_do_not_overflow():
-    assert np.isfinite(analysis.capacity_constants(100, 1000, 50.0, 1e-3).c)
-    assert np.isfinite(analysis.capacity_constants(0.1, 1000, 0.1, 1e-3).c)
+    assert np.isfinite(theory.capacity_constants(100, 1000, 50.0, 1e-3).c)
+    assert np.isfinite(theory.capacity_constants(0.1, 1000, 0.1, 1e-3).c)
 
 
 @both
@@ -63,7 +63,7 @@ def test_one_step_error_keeps_its_bound(patterns, beta):
     x = Xi + 0.02 * away / jnp.linalg.norm(away, axis=1, keepdims=True)
     distance = jnp.maximum(0.02, jnp.linalg.norm(rest.x - Xi, axis=1))
     error = jnp.linalg.norm(jax.vmap(model.retrieve)(x) - Xi, axis=1)
-    bound = analysis.retrieval_bound(Xi, beta, distance)
+    bound = theory.retrieval_bound(Xi, beta, distance)
     assert (error <= bound + 1e-6).all()
     if beta == 60.0:
         assert (bound < 2.0).any()  # for some patterns the bound says something
@@ -200,7 +200,7 @@ def test_bad_input():
     with pytest.raises(ValueError, match=r"mass must lie in \(0, 1\]; 2 came"):
         analysis.metastable_size(jnp.eye(2), jnp.ones(2), 1.0, 2)
     with pytest.raises(ValueError, match="K and beta must be above 0"):
-        analysis.capacity_constants(0, 5)
+        theory.capacity_constants(0, 5)
     with pytest.raises(ValueError, match=r"counts must lie in \[1, 12\]; 13 came"):
         curve(am.ModernHopfield, counts=[13])
     with pytest.raises(ValueError, match="queries: must be at least 1"):

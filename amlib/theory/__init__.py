@@ -1,0 +1,31 @@
+"""What theory says of memories: functions of loads, temperatures and sizes, each with its source.
+
+Numbers for large systems of random patterns, to be drawn over simulations.
+"""
+
+from amlib.theory.bounds import (
+    CapacityConstants as CapacityConstants,
+    capacity_constants as capacity_constants,
+    retrieval_bound as retrieval_bound,
+)
+from amlib.theory.classical import (
+    Retrieval as Retrieval,
+    bit_error as bit_error,
+    critical_load as critical_load,
+    error_free_capacity as error_free_capacity,
+    gardner_capacity as gardner_capacity,
+    retrieval as retrieval,
+    retrieval_temperature as retrieval_temperature,
+    spin_glass_temperature as spin_glass_temperature,
+    stability_temperature as stability_temperature,
+)
+from amlib.theory.dense import (
+    biased_exponent as biased_exponent,
+    error_probability as error_probability,
+    exponential_threshold as exponential_threshold,
+    polynomial_capacity as polynomial_capacity,
+)
+from amlib.theory.landscapes import (
+    merging_beta as merging_beta,
+    ring_radius as ring_radius,
+)

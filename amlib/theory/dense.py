@@ -1,0 +1,105 @@
+"""Dense memories of random patterns: errors and capacities."""
+
+import math
+from collections.abc import Callable
+
+from scipy import special
+
+from amlib import _checks as checks
+from amlib.theory._solve import positive
+
+
+def _odd_factorial(n: int) -> float:
+    checks.at_least(n, 2, "n")
+    return float(special.factorial2(2 * n - 3))
+
+
+def error_probability(K: float | int, N: int, n: int) -> float:
+    r"""The probability that a bit of a stored pattern is unstable under a polynomial energy.
+
+    $$P = Q\left(\sqrt{\frac{N^{n-1}}{(2n-3)!!\, K}}\right), \qquad
+    Q(z) = \int_z^\infty \frac{dt}{\sqrt{2\pi}} e^{-t^2/2}$$
+
+    **Arguments:**
+
+    - `K`: random patterns, above 0.
+    - `N`: units.
+    - `n`: the power, at least 2.
+
+    **Reference:** Krotov and Hopfield 2016, eq. 5 before its expansion, with their prefactor.
+    """
+    positive(K, "error_probability: K")
+    return float(special.ndtr(-math.sqrt(N ** (n - 1) / (_odd_factorial(n) * K))))
+
+
+def polynomial_capacity(N: int, n: int, error: float | None = None) -> float:
+    r"""How many random patterns a polynomial energy stores.
+
+    $$K = \frac{N^{n-1}}{(2n-3)!!\, z^2}, \quad Q(z) = \text{error}; \qquad
+    K = \frac{N^{n-1}}{2 (2n-3)!! \ln N} \text{ without errors}$$
+
+    **Arguments:**
+
+    - `N`: units, at least 2.
+    - `n`: the power, at least 2.
+    - `error`: share of unstable bits, in (0, 1/2): 0.005 in the paper; `None` for none.
+
+    **Reference:** Krotov and Hopfield 2016, eq. 6 and the text before it.
+    """
+    checks.at_least(N, 2, "polynomial_capacity: N")
+    if error is None:
+        return N ** (n - 1) / (2 * _odd_factorial(n) * math.log(N))
+    if not 0 < error < 0.5:
+        raise ValueError(f"polynomial_capacity: error must lie in (0, 1/2); {error} came.")
+    return N ** (n - 1) / (_odd_factorial(n) * float(special.ndtri(error)) ** 2)
+
+
+def biased_exponent(n: int) -> float:
+    r"""The power of $N$ that the capacity of a polynomial energy falls to for biased patterns.
+
+    Unbiased patterns: $n - 1$. Biased ones: $n / 2$ for even $n \ge 4$, $(n + 1) / 2$ for odd
+    $n \ge 5$; $n = 3$ keeps 2.
+    """
+    _odd_factorial(n)
+    if n <= 3:
+        return float(n - 1)
+    return n / 2 if n % 2 == 0 else (n + 1) / 2
+
+
+_KINDS: dict[str, Callable[[float], float]] = {
+    "gaussian": lambda s: s - 0.5 * s**2 if s < 1 else 0.5,
+    "binary": lambda s: s - (abs(s) + math.log1p(math.exp(-2 * abs(s))) - math.log(2)),
+    "spherical": lambda s: _spherical(s),
+}
+
+
+def _spherical(s: float) -> float:
+    t = (math.sqrt(1 + 4 * s**2) - 1) / (2 * s)
+    return s - s * t - 0.5 * math.log1p(-(t**2))
+
+
+def exponential_threshold(scale: float | int, patterns: str = "binary") -> float:
+    r"""Up to which rate an exponential memory retrieves a typical pattern.
+
+    Of $K = e^{\alpha N}$ random patterns under $-\sum_\mu e^{\lambda\, \xi_\mu \cdot x}$, the sum
+    over the others stays below the term of the pattern itself for
+
+    $$\alpha < \lambda - \lambda^2 / 2 \;(\lambda < 1;\ 1/2 \text{ beyond}), \qquad
+    \alpha < \lambda - \ln \cosh \lambda, \qquad
+    \alpha < \lambda - \lambda t - \tfrac12 \ln(1 - t^2)$$
+
+    for Gaussian, binary and spherical patterns, $t = (\sqrt{1 + 4\lambda^2} - 1) / (2\lambda)$. The
+    binary one tends to $\ln 2$.
+
+    **Arguments:**
+
+    - `scale`: $\lambda$, above 0: `beta` of `ExponentialDenseAM`.
+    - `patterns`: "gaussian", "binary" or "spherical", of squared length $N$.
+
+    **Returns:** $\alpha$, in natural units: $K$ may grow as $e^{\alpha N}$.
+
+    **Reference:** the random-energy argument of Lucibello and Mezard 2024, PRL 132, 077301.
+    """
+    positive(scale, "exponential_threshold: scale")
+    checks.choice(patterns, _KINDS, "exponential_threshold: patterns")
+    return _KINDS[patterns](float(scale))
