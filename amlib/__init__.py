@@ -49,6 +49,7 @@ from amlib.descent import (
     GradientDescent as GradientDescent,
     Greedy as Greedy,
     Langevin as Langevin,
+    Metropolis as Metropolis,
     Recall as Recall,
     StateTrajectory as StateTrajectory,
     Sweeps as Sweeps,

@@ -86,6 +86,7 @@ CALLS: dict[str, Callable[[float], object]] = {
     "flip_energies": lambda v: Exponential(XI, v).flip_energies(X),
     "is_fixed_point": lambda v: Exponential(XI, v).is_fixed_point(X),
     "glauber": lambda v: SPINS.recall(X, method=am.Glauber(v), key=jr.key(0), max_steps=3),
+    "metropolis": lambda v: SPINS.recall(X, method=am.Metropolis(v), key=jr.key(0), max_steps=3),
     "recall of reals": lambda v: Modern(XI, v).recall(X, method=am.CCCP()),
     "update": lambda v: Modern(XI, v).update(X),
     "gradient": lambda v: Modern(XI).recall(X, method=am.GradientDescent(v)),

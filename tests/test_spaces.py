@@ -84,6 +84,7 @@ METHODS = {
     "greedy": am.Greedy(),
     "synchronous": am.Synchronous(),
     "glauber": am.Glauber(0.4),
+    "metropolis": am.Metropolis(0.4, "random"),
     "exchange": am.Sweeps(am.descent.Exchange()),
 }
 S0 = jnp.asarray(spins(4, 6, D), jnp.float32)

@@ -128,6 +128,7 @@ FLIPS = {
     "greedy": am.Greedy(),
     "synchronous": am.Synchronous(),
     "glauber": am.Glauber(0.3),
+    "metropolis": am.Metropolis(0.3),
     "exchange": am.Sweeps(am.descent.Exchange()),
 }
 RELAX = {"relax": am.Relax(), "relax in turn": am.Relax("asynchronous")}

@@ -32,8 +32,10 @@ from amlib.descent.plan import FlipPlan as FlipPlan
 from amlib.descent.problems import Point as Point, Problem as Problem
 from amlib.descent.steady import FixedPoint as FixedPoint, Flow as Flow
 from amlib.descent.sweeps import (
+    AbstractFlipSampler as AbstractFlipSampler,
     Glauber as Glauber,
     Greedy as Greedy,
+    Metropolis as Metropolis,
     Sweeps as Sweeps,
     Synchronous as Synchronous,
 )

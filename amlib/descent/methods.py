@@ -286,7 +286,7 @@ def check_method(method: object, space: AbstractSpace, key: object) -> None:
         others = (
             "GradientDescent(...), CCCP(), Euler(...), Flow(...), FixedPoint(...) or Langevin(...)"
             if real
-            else "Sweeps(...), Greedy(), Synchronous() or Glauber(...)"
+            else "Sweeps(...), Greedy(), Synchronous(), Glauber(...) or Metropolis(...)"
         )
         raise TypeError(
             f"recall: method must be one for {space.kind}; {type(method).__name__} came, which is "

@@ -112,7 +112,7 @@ class Relax(AbstractMethod):
         if not isinstance(model, Map):
             raise TypeError(
                 "recall: Relax repeats the map of a reconstructor; this memory has none. Choose "
-                "Sweeps(...), Greedy(), Synchronous() or Glauber(...)."
+                "Sweeps(...), Greedy(), Synchronous(), Glauber(...) or Metropolis(...)."
             )
         key = jr.PRNGKey(0) if key is None else key
         free, held = free_bits(x0.size), None

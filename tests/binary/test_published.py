@@ -10,6 +10,7 @@ capacity" (arXiv 1702.01929); Glauber 1963, J. Math. Phys. 4, 294.
 import functools
 import itertools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -281,7 +282,9 @@ def models(D: int) -> dict[str, tuple[am.AbstractBinaryAM, float]]:
     }
 
 
-def check_boltzmann(name: str, order: str, D: int, chains: int, sweeps: int) -> None:
+def check_boltzmann(
+    name: str, order: str, D: int, chains: int, sweeps: int, make: Any = am.Glauber
+) -> None:
     """Independent chains from one start, against the law over all 2^D states."""
     model, beta = models(D)[name]
     states = jnp.asarray(list(itertools.product([-1, 1], repeat=D)), jnp.float32)
@@ -289,7 +292,8 @@ def check_boltzmann(name: str, order: str, D: int, chains: int, sweeps: int) -> 
 
     @jax.jit
     def draw(keys):
-        end = functools.partial(model.recall, order=order, beta=beta, max_sweeps=sweeps)
+        method = make(beta, order, record=0)
+        end = functools.partial(model.recall, method=method, max_steps=sweeps)
         return jax.vmap(lambda key: end(states[0], key=key).x)(keys)
 
     x = np.asarray(draw(jr.split(jr.key(6), chains)))
@@ -316,6 +320,12 @@ def test_glauber_dynamics_draws_the_boltzmann_law(name, order):
     check_boltzmann(name, order, D=6, chains=10_000, sweeps=20)
 
 
+@pytest.mark.parametrize("order", ["permutation", "sequential", "random"])
+def test_metropolis_draws_the_boltzmann_law(order):
+    """Metropolis et al. 1953: the same law."""
+    check_boltzmann("rectified", order, D=6, chains=10_000, sweeps=20, make=am.Metropolis)
+
+
 def test_glauber_dynamics_flips_at_glaubers_rate():
     """Glauber 1963: a visited spin flips with probability 1 / (1 + exp(beta dE)). (The rates of
     Metropolis, for one, have the same stationary law.)"""
@@ -330,6 +340,17 @@ def test_glauber_dynamics_flips_at_glaubers_rate():
     rate = 1 / (1 + np.exp(beta * 2 * np.asarray(field)))
     measured = np.asarray(draw(jr.split(jr.key(7), chains))).mean(0)
     np.testing.assert_allclose(measured, rate, rtol=0, atol=4 * 0.5 / math.sqrt(chains))
+
+
+def test_metropolis_flips_at_its_rate():
+    field, beta, chains = jnp.linspace(-1.5, 1.5, 9), 0.8, 20_000
+    model, method = am.BipolarIsing(jnp.zeros((9, 9)), field), am.Metropolis(beta, "sequential")
+    recall = lambda key: model.recall(jnp.ones(9), method=method, key=key, max_steps=1)
+    accepted = jax.jit(jax.vmap(lambda key: recall(key).trajectory.accepted))
+    measured = np.asarray(accepted(jr.split(jr.key(8), chains))).mean(0)
+    rate = np.minimum(1, np.exp(-beta * 2 * np.asarray(field)))
+    np.testing.assert_allclose(measured, rate, rtol=0, atol=4 * 0.5 / math.sqrt(chains))
+    assert (measured[field <= 0] == 1).all()
 
 
 @pytest.mark.slow

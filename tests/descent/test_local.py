@@ -241,7 +241,7 @@ def test_clamped_bits_stay_in_colours():
     x0 = state("torus", 9)
     held = np.zeros((SIDE, SIDE), bool)
     held[:2] = True
-    for method in (am.Sweeps("colours"), am.Glauber(0.3, "colours")):
+    for method in (am.Sweeps("colours"), am.Glauber(0.3, "colours"), am.Metropolis(0.3, "colours")):
         out = Lattice().recall(x0, method=method, clamp=held, key=jr.key(1), max_steps=20)
         assert np.array_equal(out.x[:2], x0[:2])
         assert not np.array_equal(out.x, x0)
@@ -277,7 +277,8 @@ def enumerate_law(energy, n, beta):
     return e, w / w.sum()
 
 
-def test_glauber_by_colours_keeps_the_law_of_the_4x4_lattice():
+@pytest.mark.parametrize("make", [am.Glauber, am.Metropolis])
+def test_drawing_by_colours_keeps_the_law_of_the_4x4_lattice(make):
     class Lattice(am.AbstractBinaryAM):
         def energy(self, x):
             return ising(x)
@@ -287,7 +288,7 @@ def test_glauber_by_colours_keeps_the_law_of_the_4x4_lattice():
     mean, spread = (p * e).sum(), np.sqrt((p * e**2).sum() - (p * e).sum() ** 2)
     x0 = jr.rademacher(jr.key(0), (chains, 4, 4), jnp.float32)
     run = lambda x, k: Lattice().recall(
-        x, method=am.Glauber(beta, "colours", record=0), key=k, max_steps=60
+        x, method=make(beta, "colours", record=0), key=k, max_steps=60
     )
     out = jax.vmap(run)(x0, jr.split(jr.key(1), chains))
     got = np.asarray(out.energy)

@@ -100,7 +100,7 @@ def test_langevin_stays_in_its_space_and_holds_what_is_clamped():
     assert jnp.abs(same.x - again.x).max() > 0.1
 
 
-@pytest.mark.parametrize("make", [lambda b: am.Glauber(b), lambda b: am.Langevin(b, 0.02)])
+@pytest.mark.parametrize("make", [am.Glauber, am.Metropolis, lambda b: am.Langevin(b, 0.02)])
 def test_another_schedule_compiles_nothing_anew(make):
     traced = []
 
@@ -256,6 +256,7 @@ FLIPS = {
     "greedy": lambda **r: am.Greedy(**r),
     "synchronous": lambda **r: am.Synchronous(**r),
     "glauber": lambda **r: am.Glauber(0.3, **r),
+    "metropolis": lambda **r: am.Metropolis(0.3, **r),
     "user": lambda **r: Reluctant(**r),
 }
 
