@@ -109,15 +109,19 @@ def energies(memory: Any, x: Any) -> dict[str, Any]:
 
 def bits(memory: Any, x: Any, keys: Any) -> dict[str, Any]:
     recall = jax.vmap(lambda x, k: memory.recall(x, key=k))(x, keys)
-    return {
+    found = {
         "recall": (recall.x, recall.energy, recall.steps),
         "one": memory.recall(NOISY[0], key=jr.key(4), max_steps=20).x,
+    } | energies(memory, x)
+    if not isinstance(memory, Classical | am.ExponentialDenseAM) or memory.Xi.shape[0] > K:
+        return found  # the rest is compiled from the same parts
+    return found | {
         "greedy": jax.vmap(lambda x: memory.recall(x, method=am.Greedy()).x)(x),
         "glauber": jax.vmap(lambda x, k: memory.recall(x, beta=0.1, key=k, max_steps=3).x)(x, keys),
         "async": jax.vmap(lambda x, k: memory.async_recall(x, 40, k)[0])(x, keys),
         "flips": jax.vmap(memory.flip_energies)(x),
         "fixed": jax.vmap(memory.is_fixed_point)(recall.x),
-    } | energies(memory, x)
+    }
 
 
 def reals(memory: Any, x: Any) -> dict[str, Any]:
@@ -144,7 +148,8 @@ def recall_of(memory, x):
 @pytest.mark.parametrize("name", BINARY)
 def test_bits_end_as_on_one_device(name, mesh):
     memory = BINARY[name]
-    if name not in ("a user's", "exponential", "many") and mesh != "both":
+    rarely = {"many": ("k", "both"), "exponential": ("k", "both", "explicit both")}
+    if name != "a user's" and mesh not in rarely.get(name, ("both",)):
         pytest.skip("once is enough")
     same(bits(*placed(mesh, memory, NOISY, KEYS)), bits(memory, NOISY, KEYS), exact=True)
 
@@ -209,7 +214,7 @@ def test_gradients_in_patterns_and_queries(mesh, block, monkeypatch):
     expected = eqx.filter_grad(loss)((REAL["modern"], NEAR))
     assert got[0].Xi.sharding.spec[0] == "k"
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
-        assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-4, atol=1e-5)
+        assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-4, atol=1e-4)
     jax.clear_caches()
 
 
