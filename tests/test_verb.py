@@ -213,7 +213,7 @@ def test_the_verb(family, name):
 
 def rests(family, name, memory, end, mask):
     """Where it says that it converged, nothing that is free would move."""
-    if name in ("glauber", "langevin"):
+    if name in ("glauber", "metropolis", "langevin"):
         assert end.result == R.sampled
         return
     if name in ("synchronous", "relax") and end.result == R.cycle:
