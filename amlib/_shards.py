@@ -172,10 +172,11 @@ def largest(v: Array, n: int) -> tuple[Array, Array]:
 
     Where devices share them, each sends its own `n` largest at the most.
     """
-    parts = math.gcd(v.shape[0], devices(v))
-    if devices(v) == 1:
+    count = devices(v)
+    if count == 1:
         top, at = lax.top_k(v, n)
         return top, at
+    parts = math.gcd(v.shape[0], count)
     sort = functools.partial(lax.sort, dimension=-1, is_stable=True, num_keys=1)
     own = v.shape[0] // parts
     at = jnp.arange(v.shape[0]).reshape(parts, own)

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import equinox as eqx
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _hosts as hosts
 
 _Tree = TypeVar("_Tree")
 
@@ -62,7 +62,7 @@ def shard(tree: _Tree, mesh: Mesh, over: str | tuple[str, ...] | Rule | None) ->
     rule = over if callable(over) else _rule(tree, mesh, over)
     around = jax.sharding.get_abstract_mesh()
     if around.empty or not around.explicit_axes:
-        mesh = Mesh(mesh.devices, mesh.axis_names, (AxisType.Auto,) * len(mesh.axis_names))
+        mesh = hosts.automatic(mesh)
 
     def place(path: tuple[object, ...], leaf: object) -> object:
         if not isinstance(leaf, jax.Array | np.ndarray):

@@ -53,27 +53,30 @@ def is_linear_step(program: Program, e: Equation) -> bool:
 
 def largest_of_head(
     program: Program, head: Sequence[Equation], largest: Mapping[int, Any]
-) -> dict[int, Array]:
+) -> dict[int, Any]:
     """How large what a linear head makes may become, from how large what is carried may be."""
     found = dict(largest)
     for e in head:
         dtype = program.aval[e.outs[0]].dtype
-        sizes = [jnp.asarray(found[i]).astype(dtype) for i in e.ins if i in found]
-        fixed = [_size_of(program, i).astype(dtype) for i in e.ins if i in program.const]
-        if e.name == "mul" and sizes:
-            found[e.outs[0]] = sizes[0] * fixed[0]
-        elif e.name == "div" and sizes:
-            found[e.outs[0]] = sizes[0] / jnp.abs(program.const[e.ins[1]]).astype(dtype).reshape(())
-        else:
-            found[e.outs[0]] = sum([*sizes, *fixed], jnp.zeros((), dtype))
+        sizes = [_size(found[i], dtype) for i in e.ins if i in found]
+        fixed = {i: _size(program.const[i], dtype) for i in e.ins if i in program.const}
+        if e.name == "div" and sizes:
+            with np.errstate(all="ignore"):
+                found[e.outs[0]] = sizes[0] / fixed[e.ins[1]]
+            continue
+        bounds = [_size(BOUND, dtype) if i in program.given else s for i, s in fixed.items()]
+        with np.errstate(all="ignore"):
+            product = e.name == "mul" and sizes
+            found[e.outs[0]] = sizes[0] * bounds[0] if product else sum([*sizes, *bounds])
     return {v: size for v, size in found.items() if v not in largest}
 
 
-def _size_of(program: Program, i: int) -> Array:
-    """The absolute value of a constant, or at least that, of one element."""
-    if i in program.given and not is_concrete(program.const[i]):
-        return jnp.asarray(BOUND)
-    return jnp.abs(jnp.reshape(program.const[i], ()))
+def _size(value: Any, dtype: Any) -> Any:
+    """The absolute value of one element; known now if that is: then no program asks for it."""
+    with np.errstate(all="ignore"):
+        if is_concrete(value):
+            return np.abs(np.reshape(np.asarray(value), ()).astype(dtype))
+    return jnp.abs(jnp.reshape(value, ()).astype(dtype))
 
 
 def find_scaled(program: Program, terms: Mapping[int, Terms]) -> set[int]:

@@ -5,10 +5,12 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Shaped
+from scipy import special
 
 from amlib import _checks as checks
 from amlib._types import ScalarLike
 from amlib.analysis import separation
+from amlib.descent.streaming import flat_rows
 
 
 def retrieval_bound(
@@ -29,12 +31,12 @@ def retrieval_bound(
 
     **Reference:** Ramsauer et al. 2021, Theorem 5, with their $N$ as $K$ and $M$ the largest norm.
     """
-    rows = checks.as_float(Xi, "retrieval_bound: Xi")
-    rows = rows.reshape(rows.shape[0], -1)
+    gaps = separation(Xi)  # raises for what are no patterns
+    rows = flat_rows(checks.as_float(Xi, "Xi"))
     M = jnp.max(jnp.linalg.norm(rows, axis=1))
     beta = checks.as_float(beta, "retrieval_bound: beta").astype(rows.dtype)
     distance = checks.as_float(distance, "retrieval_bound: distance").astype(rows.dtype)
-    gap = separation(rows) - 2 * M * distance
+    gap = gaps - 2 * M * distance
     return 2 * (rows.shape[0] - 1) * jnp.exp(-beta * gap) * M
 
 
@@ -75,10 +77,7 @@ def capacity_constants(
         )
     a = 2 / (d - 1) * (1 + math.log(2 * beta * K**2 * p * (d - 1)))
     b = 2 * K**2 * beta / 5
-    log = a + math.log(b)
-    w = log - math.log(log) if log > 2 else math.exp(min(log, 0.0)) + max(log, 0.0) / 2
-    for _ in range(60):  # Newton on w + log w = log, which exponentials cannot overflow
-        w = max(w * (1 + log - math.log(w)) / (1 + w), 1e-300)
+    w = float(special.wrightomega(a + math.log(b)))  # W0 of its exponential, which may overflow
     c = b / w
     log_count = 0.5 * math.log(p) + (d - 1) / 4 * math.log(c)
     return CapacityConstants(a, b, c, math.exp(log_count) if log_count < 700 else math.inf)

@@ -66,16 +66,16 @@ def biased_exponent(n: int) -> float:
     return n / 2 if n % 2 == 0 else (n + 1) / 2
 
 
-_KINDS: dict[str, Callable[[float], float]] = {
-    "gaussian": lambda s: s - 0.5 * s**2 if s < 1 else 0.5,
-    "binary": lambda s: s - (abs(s) + math.log1p(math.exp(-2 * abs(s))) - math.log(2)),
-    "spherical": lambda s: _spherical(s),
-}
-
-
 def _spherical(s: float) -> float:
     t = (math.sqrt(1 + 4 * s**2) - 1) / (2 * s)
     return s - s * t - 0.5 * math.log1p(-(t**2))
+
+
+_KINDS: dict[str, Callable[[float], float]] = {
+    "gaussian": lambda s: s - 0.5 * s**2 if s < 1 else 0.5,
+    "binary": lambda s: s - (abs(s) + math.log1p(math.exp(-2 * abs(s))) - math.log(2)),
+    "spherical": _spherical,
+}
 
 
 def exponential_threshold(scale: float | int, patterns: str = "binary") -> float:

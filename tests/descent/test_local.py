@@ -325,3 +325,17 @@ def test_weights_that_make_sums_overflow(scale):
     for order in ("colours", "sequential"):
         end = engine.sweep(energy, x0, jr.key(0), order=order)
         assert end.result == (am.RESULTS.nonfinite if scale > 1 else am.RESULTS.converged)
+
+
+def test_known_weights_need_no_second_program():
+    energy, found = lambda x: 0.3 * ising(x), []
+
+    @jax.jit
+    def look(x):
+        cut = FlipPlan(energy, x).cut
+        assert cut is not None
+        found.append(cut.finite(cut.tables()))
+        return x
+
+    look(state("torus"))
+    assert found == [True]
