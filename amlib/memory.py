@@ -18,7 +18,7 @@ What the families had as words of their own before (`order=`, `beta=`, `max_swee
 
 import abc
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, final
 
 import equinox as eqx
@@ -87,6 +87,30 @@ class AbstractMemory(eqx.Module):
     @abc.abstractmethod
     def default_method(self) -> AbstractMethod:
         """The method of a recall that names none."""
+
+    def logdensity(self, beta: ScalarLike = 1.0) -> Callable[[PyTree], Scalar]:
+        r"""The logarithm of the Boltzmann density, without its constant.
+
+        $$\log p(x) = -\beta E(x) + \text{const}$$
+
+        A function of a state, as samplers of other libraries take it:
+        `blackjax.nuts(memory.logdensity(2.0), ...)`. Those of this one are in `amlib.sampling`.
+
+        **Arguments:**
+
+        - `beta`: inverse temperature, >= 0, in units of 1/energy.
+
+        **Raises:** `ValueError` for `beta < 0`, and for more than one.
+        """
+        beta = checks.not_negative(checks.as_float(beta, "logdensity: beta"), "logdensity: beta")
+        if beta.ndim:
+            raise ValueError(f"logdensity: beta must be one number; shape {beta.shape} came.")
+
+        def density(x: PyTree) -> Scalar:
+            energy = self.energy(x)
+            return -beta.astype(energy.dtype) * energy
+
+        return density
 
     @final
     def recall(

@@ -37,7 +37,7 @@ FLOORS = (
     {"binary", "continuous", "hierarchical"},
     {"learning"},
     {"plots", "analysis", "cache"},
-    {"theory"},
+    {"sampling", "theory"},
     {"__main__"},
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
