@@ -83,7 +83,8 @@ class Bitwise(NamedTuple):
         An energy that overflows is a result, no warning.
         """
         with np.errstate(all="ignore"):
-            return self.plus.astype(dtype) - self.minus.astype(dtype)
+            made = self.plus.astype(dtype) - self.minus.astype(dtype)
+        return np.asarray(made) if isinstance(made, np.generic) else made  # of one value
 
 
 class Affine:

@@ -3,7 +3,6 @@
 import equinox as eqx
 from jaxtyping import Array, Float, PyTree
 
-from amlib._types import Key
 from amlib.descent.methods import AbstractMethod, check_method
 from amlib.sampling.samplers import (
     AbstractSampler,
@@ -56,13 +55,13 @@ class Annealed(AbstractSampler):
         del warmup, thin
         check_method(self._method(target), target.space, True)
 
-    def start(self, target: Target, x0: PyTree[Array], keys: Key) -> PyTree[Array]:
+    def start(self, target: Target, x0: PyTree[Array], keys: Array) -> PyTree[Array]:
         """See `AbstractSampler`."""
         del target, keys
         return x0
 
     def warm(
-        self, target: Target, carry: PyTree[Array], keys: Key, taken: Array, steps: int
+        self, target: Target, carry: PyTree[Array], keys: Array, taken: Array, steps: int
     ) -> PyTree[Array]:
         """See `AbstractSampler`."""
         return walk(target, self._method(target), carry, keys, taken, steps)
@@ -71,7 +70,7 @@ class Annealed(AbstractSampler):
         self,
         target: Target,
         carry: PyTree[Array],
-        keys: Key,
+        keys: Array,
         taken: Array,
         draws: int,
         thin: int,

@@ -1,6 +1,7 @@
 """Hamiltonian Monte Carlo of real memories, by BlackJAX."""
 
 import abc
+import functools
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -65,7 +66,7 @@ class AbstractHamiltonian(AbstractSampler):
             )
         _blackjax()
 
-    def start(self, target: Target, x0: PyTree[Array], keys: Key) -> PyTree[Array]:
+    def start(self, target: Target, x0: PyTree[Array], keys: Array) -> PyTree[Array]:
         """The states, a step size for each chain, and a mass for each of its units."""
         del target
         chains, size = keys.shape[0], jax.tree.leaves(x0)[0][0].size
@@ -74,7 +75,7 @@ class AbstractHamiltonian(AbstractSampler):
         return x0, jnp.full(chains, given.astype(dtype)), jnp.ones((chains, size), dtype)
 
     def warm(
-        self, target: Target, carry: PyTree[Array], keys: Key, taken: Array, steps: int
+        self, target: Target, carry: PyTree[Array], keys: Array, taken: Array, steps: int
     ) -> PyTree[Array]:
         """Find step sizes and masses by BlackJAX's `window_adaptation`, unless given."""
         return _warmed(target, self, carry, keys, taken, steps)
@@ -83,7 +84,7 @@ class AbstractHamiltonian(AbstractSampler):
         self,
         target: Target,
         carry: PyTree[Array],
-        keys: Key,
+        keys: Array,
         taken: Array,
         draws: int,
         thin: int,
@@ -152,12 +153,16 @@ def _blackjax() -> Any:
     return blackjax
 
 
+# BlackJAX adds bools to integers, which strict users of JAX are told of.
+_THEIRS = functools.partial(jax.numpy_dtype_promotion, "standard")
+
+
 @compiled
 def _warmed(
     target: Target,
     method: AbstractHamiltonian,
     carry: PyTree[Array],
-    keys: Key,
+    keys: Array,
     taken: Array,
     steps: int,
 ) -> PyTree[Array]:
@@ -169,11 +174,14 @@ def _warmed(
         key = jr.fold_in(key, taken)
         if method.step_size is None:
             adapt = _blackjax().window_adaptation(algorithm, density, **more)
-            (state, found), _ = adapt.run(key, checks.widen(x), num_steps=steps)
+            with _THEIRS():
+                (state, found), _ = adapt.run(key, checks.widen(x), num_steps=steps)
             size = found["step_size"].astype(size.dtype)
             return state.position.astype(x.dtype), size, found["inverse_mass_matrix"]
         kernel = algorithm(density, step_size=size, inverse_mass_matrix=mass, **more)
-        state = _proposed(kernel, kernel.init(checks.widen(x)), key, jnp.zeros((), int), steps)
+        state = _proposed(
+            kernel, kernel.init(checks.widen(x)), key, jnp.zeros((), jnp.int32), steps
+        )
         return state.position.astype(x.dtype), size, mass
 
     return jax.vmap(chain)(carry, keys)
@@ -184,7 +192,7 @@ def _drawn(
     target: Target,
     method: AbstractHamiltonian,
     carry: PyTree[Array],
-    keys: Key,
+    keys: Array,
     taken: Array,
     sizes: tuple[int, int],
 ) -> Draws:
@@ -201,7 +209,7 @@ def _drawn(
             return state, (state.position, -state.logdensity / method.beta)
 
         start = kernel.init(checks.widen(x))
-        _, (states, energy) = lax.scan(draw, start, jnp.arange(draws))
+        _, (states, energy) = lax.scan(draw, start, jnp.arange(draws, dtype=jnp.int32))
         states = states.astype(x.dtype)
         several = lambda a: jnp.broadcast_to(a, (draws, *a.shape))
         lost = ~jnp.isfinite(start.logdensity)
@@ -212,5 +220,9 @@ def _drawn(
 
 def _proposed(kernel: Any, state: Any, key: Key, first: Array, steps: int) -> Any:
     """The state of a kernel so many steps later; step `t` draws from `fold_in(key, t)`."""
-    step = lambda state, n: (kernel.step(jr.fold_in(key, first + n), state)[0], None)
-    return lax.scan(step, state, jnp.arange(steps))[0]
+
+    def step(state: Any, n: Array) -> tuple[Any, None]:
+        with _THEIRS():
+            return kernel.step(jr.fold_in(key, first + n), state)[0], None
+
+    return lax.scan(step, state, jnp.arange(steps, dtype=jnp.int32))[0]

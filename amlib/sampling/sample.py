@@ -97,7 +97,7 @@ def sample(
     checks.at_most(taken + warmup + steps * thin, checks.COUNTABLE, "sample: steps * thin + warmup")
     with tqdm(total=warmup + steps * thin, disable=not progress, leave=False) as bar:
         size = _pieces(run.x, steps)
-        run = _warmed(target, sampler, run, warmup, size * thin, bar)
+        run = _warmed(target, sampler, run, warmup, bar)
         rows: list[_Row] = []
         while steps > 0:
             made = sampler.draw(target, run.carry, run.keys, run.at, size, thin)
@@ -113,7 +113,7 @@ class _Run(NamedTuple):
     """Where the chains are: what they carry, their keys, and how many steps are behind them."""
 
     carry: PyTree[Array]
-    keys: Key
+    keys: Array
     taken: int
     x: PyTree[Array]
     lost: np.ndarray
@@ -181,12 +181,11 @@ def _pieces(x: PyTree[Array], steps: int) -> int:
     return -(-steps // pieces)
 
 
-def _warmed(
-    target: Target, sampler: AbstractSampler, run: _Run, warmup: int, piece: int, bar: tqdm
-) -> _Run:
-    left = warmup
+def _warmed(target: Target, sampler: AbstractSampler, run: _Run, warmup: int, bar: tqdm) -> _Run:
+    left, unit = warmup, sampler.multiple
+    piece = warmup if sampler.at_once else unit * -(-warmup // (REPORTS * unit))
     while left > 0:
-        count = left if sampler.at_once else min(left, piece)
+        count = min(left, piece)
         carry = sampler.warm(target, run.carry, run.keys, run.at, count)
         run = run._replace(carry=carry, taken=run.taken + count)
         bar.update(count)

@@ -5,6 +5,7 @@ A chain is a function of its start, its key and the number of each step: the ran
 """
 
 import abc
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
@@ -53,6 +54,9 @@ class AbstractSampler(eqx.Module):
     at_once: ClassVar[bool] = False
     """Whether the warm-up must be run in one piece."""
 
+    multiple: ClassVar[int] = 1
+    """Steps come in whole multiples of this; a property where it depends on the sampler."""
+
     @property
     @abc.abstractmethod
     def temperatures(self) -> Array | None:
@@ -63,12 +67,12 @@ class AbstractSampler(eqx.Module):
         """Raise unless the sampler can draw from the memory, in such steps."""
 
     @abc.abstractmethod
-    def start(self, target: "Target", x0: PyTree[Array], keys: Key) -> PyTree[Array]:
+    def start(self, target: "Target", x0: PyTree[Array], keys: Array) -> PyTree[Array]:
         """What chains carry, at their starts."""
 
     @abc.abstractmethod
     def warm(
-        self, target: "Target", carry: PyTree[Array], keys: Key, taken: Array, steps: int
+        self, target: "Target", carry: PyTree[Array], keys: Array, taken: Array, steps: int
     ) -> PyTree[Array]:
         """What chains carry `steps` steps later, the first `taken` of which are behind them."""
 
@@ -77,7 +81,7 @@ class AbstractSampler(eqx.Module):
         self,
         target: "Target",
         carry: PyTree[Array],
-        keys: Key,
+        keys: Array,
         taken: Array,
         draws: int,
         thin: int,
@@ -187,13 +191,13 @@ class Recalls(AbstractSampler):
         check_method(self.method, target.space, True)
         one_temperature(getattr(self.method, "beta", 0.0), "sample: method")
 
-    def start(self, target: Target, x0: PyTree[Array], keys: Key) -> PyTree[Array]:
+    def start(self, target: Target, x0: PyTree[Array], keys: Array) -> PyTree[Array]:
         """See `AbstractSampler`."""
         del target, keys
         return x0
 
     def warm(
-        self, target: Target, carry: PyTree[Array], keys: Key, taken: Array, steps: int
+        self, target: Target, carry: PyTree[Array], keys: Array, taken: Array, steps: int
     ) -> PyTree[Array]:
         """See `AbstractSampler`."""
         return walk(target, self.method, carry, keys, taken, steps)
@@ -202,7 +206,7 @@ class Recalls(AbstractSampler):
         self,
         target: Target,
         carry: PyTree[Array],
-        keys: Key,
+        keys: Array,
         taken: Array,
         draws: int,
         thin: int,
@@ -212,7 +216,7 @@ class Recalls(AbstractSampler):
 
 
 def walk(
-    target: Target, method: AbstractMethod, x: PyTree[Array], keys: Key, taken: Array, steps: int
+    target: Target, method: AbstractMethod, x: PyTree[Array], keys: Array, taken: Array, steps: int
 ) -> PyTree[Array]:
     """The states `steps` steps later."""
 
@@ -226,7 +230,7 @@ def stroll(
     target: Target,
     method: AbstractMethod,
     x: PyTree[Array],
-    keys: Key,
+    keys: Array,
     taken: Array,
     draws: int,
     thin: int,
@@ -325,7 +329,8 @@ def at_temperature(method: AbstractMethod, beta: Array) -> AbstractMethod:
 
 def betas_of(value: Any, where: str) -> Array:
     """Inverse temperatures of a sampler: one axis, at least two, none negative."""
-    beta = checks.not_negative(checks.as_float(value, where), where)
+    numbers = np.asarray(value) if isinstance(value, Sequence) else value
+    beta = checks.not_negative(checks.as_float(numbers, where), where)
     if beta.ndim != 1 or beta.shape[0] < 2:
         raise ValueError(
             f"{where} must be a sequence of at least two inverse temperatures; shape "

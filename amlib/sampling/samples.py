@@ -1,6 +1,7 @@
 """What `sample` returns: observables of chains, and what they are continued from."""
 
 import importlib
+import warnings
 from typing import Any
 
 import equinox as eqx
@@ -9,7 +10,6 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from amlib import _checks as checks
-from amlib._types import Key
 from amlib.descent.trajectory import RESULTS
 
 
@@ -37,11 +37,11 @@ class Samples(eqx.Module):
     x: PyTree[Array]
     result: RESULTS
     steps: int
-    states: PyTree[np.ndarray] | None
-    betas: np.ndarray | None
-    swap_rates: np.ndarray | None
+    states: Any
+    betas: Any
+    swap_rates: Any
     carry: PyTree[Array]
-    keys: Key
+    keys: Array
 
     @property
     def energy(self) -> np.ndarray:
@@ -151,7 +151,9 @@ class Samples(eqx.Module):
 
 def _arviz() -> Any:
     try:
-        return importlib.import_module("arviz")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # version 0.23 tells of version 1
+            return importlib.import_module("arviz")
     except ImportError as err:
         raise ImportError(
             "Samples: ArviZ works out effective sizes and R-hat, and is not installed. "

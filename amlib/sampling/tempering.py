@@ -68,6 +68,11 @@ class Tempering(AbstractSampler):
         """The betas."""
         return self.betas
 
+    @property
+    def multiple(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The steps of a round."""
+        return self.every
+
     def _method(self, target: Target) -> AbstractMethod:
         return drawing(default_method(target.space, self.method, _METHOD), _METHOD)
 
@@ -83,7 +88,7 @@ class Tempering(AbstractSampler):
                     f"(Tempering: every); {steps} came."
                 )
 
-    def start(self, target: Target, x0: PyTree[Array], keys: Key) -> PyTree[Array]:
+    def start(self, target: Target, x0: PyTree[Array], keys: Array) -> PyTree[Array]:
         """A replica of each chain at each temperature, and its number."""
         del target
         R = self.betas.shape[0]
@@ -92,7 +97,7 @@ class Tempering(AbstractSampler):
         return jax.tree.map(several, x0), ids
 
     def warm(
-        self, target: Target, carry: PyTree[Array], keys: Key, taken: Array, steps: int
+        self, target: Target, carry: PyTree[Array], keys: Array, taken: Array, steps: int
     ) -> PyTree[Array]:
         """See `AbstractSampler`."""
         made = self.draw(target, carry, keys, taken, 1, steps)
@@ -102,7 +107,7 @@ class Tempering(AbstractSampler):
         self,
         target: Target,
         carry: PyTree[Array],
-        keys: Key,
+        keys: Array,
         taken: Array,
         draws: int,
         thin: int,
@@ -145,14 +150,14 @@ def _tempered(
     method: AbstractMethod,
     betas: Array,
     carry: PyTree[Array],
-    keys: Key,
+    keys: Array,
     taken: Array,
     rounds: Array,
     sizes: tuple[int, int],
 ) -> Draws:
     draws, every = sizes
     R = betas.shape[0]
-    pairs = jnp.arange(R - 1)
+    pairs = jnp.arange(R - 1, dtype=jnp.int32)
 
     def replica(x: PyTree[Array], beta: Array, key: Key, taken: Array) -> PyTree[Array]:
         at = continued(at_temperature(method, beta), key, taken)
@@ -166,16 +171,16 @@ def _tempered(
             behind = taken + n * every
             x, energy, lost = jax.vmap(replica, (0, 0, 0, None))(at.x, betas, own, behind)
             count = behind // every
-            swap = (pairs % 2 == count % 2) & (
-                jr.uniform(jr.fold_in(jr.fold_in(key, R), count), (R - 1,), energy.dtype)
-                < _chance(betas.astype(energy.dtype), energy)
-            )
-            places = jnp.arange(R)
+            turn = pairs % 2 == count % 2
+            draw = jr.uniform(jr.fold_in(jr.fold_in(key, R), count), (R - 1,), energy.dtype)
+            swap = turn & (draw < _chance(betas.astype(energy.dtype), energy))
+            places = jnp.arange(R, dtype=jnp.int32)
             places = jnp.where(jnp.pad(swap, (0, 1)), places + 1, places)
             places = jnp.where(jnp.pad(swap, (1, 0)), places - 1, places)
             x, ids, energy = jax.tree.map(lambda a: a[places], (x, at.ids, energy))
-            tried = at.tried + (pairs % 2 == count % 2)
-            return _Round(x, ids, energy, at.lost | lost.any(), at.made + swap, tried)
+            turn, swapped = (a.astype(jnp.int32) for a in (turn, swap))
+            lost = at.lost | lost.any()
+            return _Round(x, ids, energy, lost, at.made + swapped, at.tried + turn)
 
         def draw(at: _Round, first: Array) -> tuple[_Round, _Round]:
             none = jnp.zeros(R - 1, jnp.int32)
@@ -187,7 +192,7 @@ def _tempered(
         none, no = jnp.zeros(R - 1, jnp.int32), jnp.zeros((), bool)
         blank = jax.eval_shape(lambda x: replica(x, betas[0], key, taken)[1], _first(x))
         start = _Round(x, ids, jnp.zeros((R,), blank.dtype), no, none, none)
-        end, kept = lax.scan(draw, start, jnp.arange(draws) * rounds)
+        end, kept = lax.scan(draw, start, jnp.arange(draws, dtype=jnp.int32) * rounds)
         swaps = kept.made, kept.tried
         return Draws(kept.x, kept.energy, end.lost, (kept.x, kept.ids), swaps)
 
