@@ -318,7 +318,7 @@ def _collected(rows: list[_Row], run: _Run, sampler: AbstractSampler) -> Samples
     betas = sampler.temperatures
     ended = jnp.asarray(run.lost)
     return Samples(
-        jax.tree.map(join, *[r.observables for r in rows]),
+        {name: join(*[r.observables[name] for r in rows]) for name in rows[0].observables},
         run.x,
         jax.vmap(lambda lost: RESULTS.where(lost, RESULTS.nonfinite, RESULTS.sampled))(ended),
         run.taken,

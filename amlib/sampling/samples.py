@@ -79,7 +79,7 @@ class Samples(eqx.Module):
         if self.swap_rates is not None and rates is not None:
             rates = (self.draws * self.swap_rates + more.draws * rates) / (self.draws + more.draws)
         return Samples(
-            jax.tree.map(join, self.observables, more.observables),
+            {name: join(a, more[name]) for name, a in self.observables.items()},
             more.x,
             more.result,
             more.steps,

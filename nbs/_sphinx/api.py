@@ -32,6 +32,7 @@ ROOMS = {
     "sharding": ("Sharding", "Memories and batches over many devices."),
     "data": ("Data", "Pictures to store, your own pictures, and ways to corrupt them."),
     "analysis": ("Analysis", "Measurements on memories and on recalls."),
+    "sampling": ("Sampling", "Chains of states at a temperature, and what is observed of them."),
     "theory": ("Theory", "What theory says of loads, temperatures and sizes."),
     "plots": ("Plots", "Pictures of patterns, recalls and energies, and films."),
     "cache": ("Cache", "Results kept on disk."),
