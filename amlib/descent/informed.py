@@ -82,7 +82,7 @@ class AbstractInformedSampler(AbstractSampler):
         """See `AbstractFlipMethod`."""
         assert problem.flips is not None
         choice, draw = jr.split(key)
-        wide = jnp.promote_types(at.energy.dtype, jnp.float32)
+        wide = checks.widen(at.energy).dtype
         beta = self.beta_at(problem, at).astype(wide)
         rise = _rise(problem, beta, state)
         flips = self.propose(problem, at, rise, choice) & _may_flip(problem)
