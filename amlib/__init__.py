@@ -38,6 +38,8 @@ from amlib.continuous import (
 )
 from amlib.descent import (
     CCCP as CCCP,
+    DMALA as DMALA,
+    MALA as MALA,
     RESULTS as RESULTS,
     AbstractFlipMethod as AbstractFlipMethod,
     AbstractOrder as AbstractOrder,
@@ -46,6 +48,7 @@ from amlib.descent import (
     FixedPoint as FixedPoint,
     Flow as Flow,
     Frames as Frames,
+    GibbsWithGradients as GibbsWithGradients,
     Glauber as Glauber,
     GradientDescent as GradientDescent,
     Greedy as Greedy,

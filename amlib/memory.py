@@ -133,12 +133,13 @@ class AbstractMemory(eqx.Module):
 
         - `x0`: the starting state; of a hierarchical memory a state per layer.
         - `method`: how the state moves. For units of two values `Sweeps(order)`, `Greedy()`,
-          `Synchronous()`, `Glauber(beta, order)`, `Metropolis(beta, order)`; for real ones
-          `GradientDescent(...)`, `CCCP()`, `Euler(dt)`, `Flow(...)`, `FixedPoint(...)`,
-          `Langevin(beta, dt)`; or a method of your own. `None` takes the memory's
-          `default_method()`.
-        - `key`: for what is drawn at random: needed by `Glauber` and `Langevin`, optional for the
-          orders of other methods (`jax.random.PRNGKey(0)` if not given).
+          `Synchronous()`, and at a temperature `Glauber(beta, order)`, `Metropolis(beta, order)`,
+          `GibbsWithGradients(beta)`, `DMALA(beta, step_size)`; for real ones
+          `GradientDescent(...)`, `CCCP()`, `Euler(dt)`, `Flow(...)`, `FixedPoint(...)`, and at a
+          temperature `Langevin(beta, dt)`, `MALA(beta, dt)`; or a method of your own. `None`
+          takes the memory's `default_method()`.
+        - `key`: for what is drawn at random: needed by the methods at a temperature, optional for
+          the orders of other methods (`jax.random.PRNGKey(0)` if not given).
         - `clamp`: what is known and never moves: a mask over the state, `True` where a unit is
           held; of a hierarchical memory the names of layers, or masks by the names of layers.
           Bits that are held are not visited, so that a picture of which half is known takes half

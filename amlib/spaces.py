@@ -184,6 +184,9 @@ class AbstractReals(AbstractSpace):
     free: ClassVar[bool] = False
     """Whether the projection leaves every state alone."""
 
+    solid: ClassVar[bool] = True
+    """Whether the set has an interior, in which a state can move in all directions."""
+
     @abc.abstractmethod
     def project(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """The nearest state of the set."""
@@ -256,6 +259,8 @@ class Sphere(AbstractReals):
 
     **Raises:** `ValueError` unless `radius` is a finite positive scalar.
     """
+
+    solid: ClassVar[bool] = False
 
     radius: Float[Array, ""] = eqx.field(
         converter=lambda r: checks.as_float(r, "Sphere: radius"), default=1.0

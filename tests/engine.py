@@ -3,7 +3,8 @@
 from amlib.descent import flips, methods
 from amlib.descent.flip_problem import FlipProblem
 from amlib.descent.plan import Path
-from amlib.descent.sweeps import Glauber, Greedy, Sweeps, Synchronous
+from amlib.descent.samplers import Glauber
+from amlib.descent.sweeps import Greedy, Sweeps, Synchronous
 from amlib.descent.visits import Free
 
 __all__ = ["Free"]

@@ -87,6 +87,11 @@ CALLS: dict[str, Callable[[float], object]] = {
     "is_fixed_point": lambda v: Exponential(XI, v).is_fixed_point(X),
     "glauber": lambda v: SPINS.recall(X, method=am.Glauber(v), key=jr.key(0), max_steps=3),
     "metropolis": lambda v: SPINS.recall(X, method=am.Metropolis(v), key=jr.key(0), max_steps=3),
+    "informed": lambda v: SPINS.recall(
+        X, method=am.GibbsWithGradients(v), key=jr.key(0), max_steps=2
+    ),
+    "dmala": lambda v: SPINS.recall(X, method=am.DMALA(v, 0.4 * v), key=jr.key(0), max_steps=3),
+    "mala": lambda v: Modern(XI).recall(X, method=am.MALA(v, 0.1 * v), key=jr.key(0), max_steps=3),
     "recall of reals": lambda v: Modern(XI, v).recall(X, method=am.CCCP()),
     "update": lambda v: Modern(XI, v).update(X),
     "gradient": lambda v: Modern(XI).recall(X, method=am.GradientDescent(v)),

@@ -129,6 +129,9 @@ FLIPS = {
     "synchronous": am.Synchronous(),
     "glauber": am.Glauber(0.3),
     "metropolis": am.Metropolis(0.3),
+    "informed": am.GibbsWithGradients(0.3),
+    "informed by the gradient": am.GibbsWithGradients(0.3, "gradient"),
+    "dmala": am.DMALA(0.3),
     "exchange": am.Sweeps(am.descent.Exchange()),
 }
 RELAX = {"relax": am.Relax(), "relax in turn": am.Relax("asynchronous")}
@@ -139,14 +142,16 @@ DOWN = {
     "flow": am.Flow(),
     "fixed point": am.FixedPoint(step_size=0.5),
 }
-REALS = DOWN | {"langevin": am.Langevin(5.0, 0.05)}
+REALS = DOWN | {"langevin": am.Langevin(5.0, 0.05), "mala": am.MALA(5.0, 0.05)}
+DRAWS = {"glauber", "metropolis", "informed", "informed by the gradient", "dmala"}
+DRAWS |= {"langevin", "mala"}
 FITS = {
     "spins": FLIPS,
     "bits": {"sweeps": am.Sweeps()},  # the others: tests/test_spaces.py
     "reals": REALS,
     "unit step": {"cccp": am.CCCP()},
     "layers": REALS,
-    "reconstructor": {k: FLIPS[k] for k in ("sweeps", "greedy", "glauber")}
+    "reconstructor": {k: FLIPS[k] for k in ("sweeps", "greedy", "glauber", "dmala")}
     | RELAX
     | {"flow": am.Flow(), "fixed point": am.FixedPoint()},
     "reconstructor of bits": RELAX | {"greedy": am.Greedy(), "fixed point": am.FixedPoint()},
@@ -213,7 +218,7 @@ def test_the_verb(family, name):
 
 def rests(family, name, memory, end, mask):
     """Where it says that it converged, nothing that is free would move."""
-    if name in ("glauber", "metropolis", "langevin"):
+    if name in DRAWS:
         assert end.result == R.sampled
         return
     if name in ("synchronous", "relax") and end.result == R.cycle:

@@ -20,7 +20,8 @@ from amlib.descent.frames import Frames
 from amlib.descent.methods import AbstractMethod
 from amlib.descent.orders import ORDERS
 from amlib.descent.plan import scalar_output
-from amlib.descent.sweeps import Glauber, Greedy, Sweeps, Synchronous
+from amlib.descent.samplers import Glauber
+from amlib.descent.sweeps import Greedy, Sweeps, Synchronous
 from amlib.descent.visits import Free
 from amlib.memory import AbstractMemory, Asked
 from amlib.sharding import collectives

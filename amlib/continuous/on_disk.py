@@ -186,8 +186,9 @@ class OnDisk:
         **Arguments:**
 
         - `x0`: a batch of states.
-        - `method`: how a state moves: `CCCP()`, `GradientDescent(...)`, `Langevin(beta, dt)`, or
-          an `AbstractRealMethod` of your own. `None` takes the memory's `default_method()`.
+        - `method`: how a state moves: `CCCP()`, `GradientDescent(...)`, `Langevin(beta, dt)`,
+          `MALA(beta, dt)`, or an `AbstractRealMethod` of your own. `None` takes the memory's
+          `default_method()`.
         - `key`: for what is drawn at random; each query has one of its own, `jr.split(key, Q)`.
         - `clamp`: what never moves: a mask over a state, for all queries, or one for each.
         - `max_steps`, `tol`: see `ContinuousAM.recall`.

@@ -11,9 +11,16 @@ from amlib.descent.flips import AbstractFlipMethod as AbstractFlipMethod
 from amlib.descent.frames import Frames as Frames
 from amlib.descent.gradients import (
     CCCP as CCCP,
+    MALA as MALA,
+    AbstractRealSampler as AbstractRealSampler,
     Euler as Euler,
     GradientDescent as GradientDescent,
     Langevin as Langevin,
+)
+from amlib.descent.informed import (
+    DMALA as DMALA,
+    AbstractInformedSampler as AbstractInformedSampler,
+    GibbsWithGradients as GibbsWithGradients,
 )
 from amlib.descent.methods import (
     AbstractMethod as AbstractMethod,
@@ -30,12 +37,15 @@ from amlib.descent.orders import (
 )
 from amlib.descent.plan import FlipPlan as FlipPlan
 from amlib.descent.problems import Point as Point, Problem as Problem
+from amlib.descent.samplers import (
+    AbstractFlipSampler as AbstractFlipSampler,
+    AbstractSampler as AbstractSampler,
+    Glauber as Glauber,
+    Metropolis as Metropolis,
+)
 from amlib.descent.steady import FixedPoint as FixedPoint, Flow as Flow
 from amlib.descent.sweeps import (
-    AbstractFlipSampler as AbstractFlipSampler,
-    Glauber as Glauber,
     Greedy as Greedy,
-    Metropolis as Metropolis,
     Sweeps as Sweeps,
     Synchronous as Synchronous,
 )

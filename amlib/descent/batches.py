@@ -33,7 +33,7 @@ def check_steps(method: AbstractMethod) -> AbstractRealMethod:
         raise TypeError(
             f"recall: on disk a method must say how it steps; {type(method).__name__} came, "
             "which has a loop of its own. Choose CCCP(), GradientDescent(...), Langevin(...), "
-            "or an AbstractRealMethod of your own."
+            "MALA(...), or an AbstractRealMethod of your own."
         )
     return method
 

@@ -222,6 +222,21 @@ class FlipProblem:
         assert self.flips is not None
         return all_flips(self.flips, x, self.free)
 
+    def by_gradient(self, x: Array) -> tuple[Scalar, Float[Array, " F"]]:
+        r"""The energy of spins, and what its gradient expects each free flip to add.
+
+        $$-2 s_i \frac{\partial E}{\partial s_i}$$
+
+        The gradient is that of the energy as it is written; where it is not finite, the flip is
+        expected to add nothing. One that is held adds +infinity.
+        """
+        assert self.flips is not None
+        assert self.free is not None
+        flips = self.flips
+        e, slope = jax.value_and_grad(lambda s: flips.start(s)[0])(x)
+        change = (-2 * x * slope).reshape(-1)[self.bits].astype(e.dtype)
+        return e, self.free.hold(jnp.where(jnp.isfinite(change), change, 0))
+
     def fixed(self, at: Sweep) -> RESULTS:
         """Converged if no single free flip lowers the energy; else go on."""
         assert self.flips is not None

@@ -73,6 +73,11 @@ class AbstractFlipMethod(AbstractMethod):
         return 1
 
     @hook
+    def _asks(self, problem: FlipProblem) -> FlipProblem:
+        """The problem as the method asks about it: as it is by default."""
+        return problem
+
+    @hook
     def init(self, problem: FlipProblem, at: Sweep) -> PyTree:
         """What the method carries from step to step, at the start; nothing by default."""
         del problem, at
@@ -125,6 +130,7 @@ class AbstractFlipMethod(AbstractMethod):
         and -infinity are not finite.
         """
         space, start = problem.space, problem.space.to_spins(x0)
+        problem = self._asks(problem)
         plan = problem.plan(start)
         free = free_bits(plan.D) if problem.free is None else problem.free
         problem = dataclasses.replace(problem, free=free)
@@ -145,7 +151,8 @@ class AbstractFlipMethod(AbstractMethod):
         x = space.from_spins(end.at.x)
         e = problem.last_energy(x, end.at.energy)
         result = RESULTS.where(e == jnp.inf, RESULTS.nonfinite, end.result)
-        at = end.at._replace(x=x, energy=e, steps=end.steps)
+        sweeps = (end.steps + per - 1) // per  # the last one begun included
+        at = end.at._replace(x=x, energy=e, steps=sweeps)
         at, result = self.postprocess(problem, at, end.state, result)
         ran = jnp.asarray(stops, jnp.int32) <= taken
         last = lax.stop_gradient(e).astype(plan.out.dtype)

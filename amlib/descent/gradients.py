@@ -1,4 +1,4 @@
-r"""Methods for real states that step along a gradient: descent, CCCP, Euler, Langevin.
+r"""Methods for real states that step along a gradient: descent, CCCP, Euler, Langevin, MALA.
 
 Which method?
 
@@ -10,6 +10,7 @@ Which method?
 | `Flow()` | the path itself matters (continuous time) | implicit: of the end state |
 | `FixedPoint()` | the end state matters, and its derivative in parameters | implicit |
 | `Langevin(beta, dt)` | samples at a temperature, not a minimum | of the steps |
+| `MALA(beta, dt)` | the same, from exactly the law of the temperature | of the steps, as accepted |
 
 Derivatives are of every order, forward (`jax.jvp`, `jax.jacfwd`) and backward (`jax.grad`).
 
@@ -24,10 +25,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from amlib import _checks as checks
-from amlib._types import Key
+from amlib._types import Key, Scalar
 from amlib.descent.loop import march
 from amlib.descent.methods import AbstractMethod, AbstractRealMethod, check_schedule
 from amlib.descent.problems import AbstractProblem, Point, half_square, rises
@@ -150,15 +151,49 @@ class CCCP(AbstractRealMethod):
         return RESULTS.where(state, RESULTS.ascent, problem.judge(at))
 
 
-class Langevin(AbstractRealMethod):
+class AbstractRealSampler(AbstractRealMethod):
+    """A method that draws real states at inverse temperature `beta`, for exactly its steps.
+
+    Subclass it with the field, and define `step`.
+    """
+
+    beta: eqx.AbstractVar[Float[Array, "*steps"]]
+
+    draws: ClassVar[bool] = True
+
+    def check(self, max_steps: int | None) -> int:
+        """The number of steps: that of a schedule where `max_steps` is not given."""
+        return check_schedule(self.beta, max_steps, super().check)
+
+    def beta_at(self, at: Point) -> Scalar:
+        """The inverse temperature of a step from here."""
+        return self.beta[at.steps] if self.beta.ndim else self.beta
+
+    def terminate(self, problem: AbstractProblem, at: Point, state: PyTree) -> RESULTS:
+        """It goes on to the last step, unless something is not finite."""
+        finite = jnp.isfinite(at.energy) & jnp.isfinite(at.x).all()
+        return RESULTS.where(finite, RESULTS.step_limit, RESULTS.nonfinite)
+
+    def postprocess(
+        self, problem: AbstractProblem, at: Point, state: PyTree, result: RESULTS
+    ) -> tuple[Point, RESULTS]:
+        """What was to be drawn is drawn."""
+        return at, RESULTS.where(result == RESULTS.step_limit, RESULTS.sampled, result)
+
+
+def _temperature(beta: ArrayLike) -> Array:
+    return checks.positive(checks.as_float(beta, "beta"), "beta")
+
+
+class Langevin(AbstractRealSampler):
     r"""Draw states at a temperature: the unadjusted Langevin algorithm, for exactly its steps.
 
     $$x \leftarrow P\big(x - \Delta t\, \nabla E(x) + \sqrt{2 \Delta t / \beta}\; \eta\big), \qquad
     \eta \sim \mathcal{N}(0, 1)$$
 
     Over long times states come with a density near $\exp(-\beta E)$; its error falls with
-    $\Delta t$. Where a state moves against another direction than the gradient (a hierarchical
-    memory's), the noise is added all the same, and no such density is claimed.
+    $\Delta t$, and `MALA` has none. Where a state moves against another direction than the gradient
+    (a hierarchical memory's), the noise is added all the same, and no such density is claimed.
 
     **Arguments:**
 
@@ -171,38 +206,80 @@ class Langevin(AbstractRealMethod):
     **Reference:** Roberts and Tweedie 1996, Bernoulli 2, 341.
     """
 
-    beta: Float[Array, "*steps"] = eqx.field(
-        converter=lambda b: checks.positive(checks.as_float(b, "beta"), "beta")
-    )
+    beta: Float[Array, "*steps"] = eqx.field(converter=_temperature)
     dt: Float[Array, ""] = eqx.field(converter=checks.positive_field("dt"), default=0.01)
-
-    draws: ClassVar[bool] = True
-
-    def check(self, max_steps: int | None) -> int:
-        """The number of steps: that of a schedule where `max_steps` is not given."""
-        return check_schedule(self.beta, max_steps, super().check)
 
     def step(
         self, problem: AbstractProblem, at: Point, state: PyTree, key: Key | None
     ) -> tuple[Point, PyTree]:
         """See `AbstractRealMethod`."""
         assert key is not None
-        beta = self.beta[at.steps] if self.beta.ndim else self.beta
         noise = jr.normal(key, at.x.shape, at.x.dtype)
-        spread = jnp.sqrt(2 * self.dt / beta).astype(at.x.dtype)
+        spread = jnp.sqrt(2 * self.dt / self.beta_at(at)).astype(at.x.dtype)
         moved = at.x - self.dt.astype(at.x.dtype) * at.grad + spread * noise
         return problem.at(problem.put(moved)), state
 
-    def terminate(self, problem: AbstractProblem, at: Point, state: PyTree) -> RESULTS:
-        """It goes on to the last step, unless something is not finite."""
-        finite = jnp.isfinite(at.energy) & jnp.isfinite(at.x).all()
-        return RESULTS.where(finite, RESULTS.step_limit, RESULTS.nonfinite)
 
-    def postprocess(
-        self, problem: AbstractProblem, at: Point, state: PyTree, result: RESULTS
-    ) -> tuple[Point, RESULTS]:
-        """What was to be drawn is drawn."""
-        return at, RESULTS.where(result == RESULTS.step_limit, RESULTS.sampled, result)
+class MALA(AbstractRealSampler):
+    r"""Draw states at a temperature, exactly: the Metropolis-adjusted Langevin algorithm.
+
+    The step of `Langevin` is a proposal, made by the rule of Metropolis and Hastings, which keeps
+    the density $\exp(-\beta E)$, in detailed balance, for every $\Delta t$:
+
+    $$x' = x - \Delta t\, \nabla E(x) + \sqrt{2 \Delta t / \beta}\; \eta, \qquad
+    P = \min\Big(1, e^{-\beta (E(x') - E(x))} \frac{q(x \mid x')}{q(x' \mid x)}\Big), \qquad
+    q(y \mid x) \propto e^{-\beta \|y - x + \Delta t \nabla E(x)\|^2 / (4 \Delta t)}$$
+
+    A proposal that is rejected repeats the state: of a record by `save_every=1` the share of
+    energies that differ from the one before is how many were made. It should be near 0.57
+    (Roberts and Rosenthal 1998): of a `dt` too large nearly none is.
+
+    In a `Box`, and in any set with an interior, proposals outside are rejected, and the density is
+    that on the set. A `Sphere` has none. Where a state moves against another direction than the
+    gradient (a hierarchical memory's), that is what proposals follow; the density, of the states
+    of the layers, is $\exp(-\beta E)$ all the same, where it has an integral.
+
+    **Arguments:**
+
+    - `beta`, `dt`: see `Langevin`.
+
+    **Raises:** `ValueError` unless `beta` is positive and `dt` a finite positive scalar;
+    `TypeError` on a sphere.
+
+    **Reference:** Roberts and Tweedie 1996, Bernoulli 2, 341, section 1.4.2; Roberts and Rosenthal
+    1998, J. R. Stat. Soc. B 60, 255.
+    """
+
+    beta: Float[Array, "*steps"] = eqx.field(converter=_temperature)
+    dt: Float[Array, ""] = eqx.field(converter=checks.positive_field("dt"), default=0.01)
+
+    def init(self, problem: AbstractProblem, at: Point) -> None:
+        """Nothing is carried; raise `TypeError` where no proposal would stay in the space."""
+        if not problem.space.solid:
+            raise TypeError(
+                f"recall: MALA needs a space with an interior, in which a step can stay; "
+                f"{type(problem.space).__name__} came, which a step leaves with certainty. Choose "
+                "Langevin(beta, dt), which projects its steps."
+            )
+
+    def step(
+        self, problem: AbstractProblem, at: Point, state: PyTree, key: Key | None
+    ) -> tuple[Point, PyTree]:
+        """See `AbstractRealMethod`."""
+        assert key is not None
+        noisy, draw = jr.split(key)
+        dtype = at.x.dtype
+        beta, dt = self.beta_at(at).astype(dtype), self.dt.astype(dtype)
+        noise = problem.released(jr.normal(noisy, at.x.shape, dtype))
+        moved = at.x - dt * at.grad + jnp.sqrt(2 * dt / beta) * noise
+        new = problem.at(problem.put(moved))
+        inside = (new.x == moved).all()
+        # The two squares in q are as large as the state: their difference is written without them.
+        half_way = new.x - at.x - dt / 2 * (new.grad - at.grad)
+        work = 0.5 * jnp.sum((at.grad + new.grad) * half_way)
+        rise = beta * (new.energy.astype(dtype) - at.energy.astype(dtype) - work)
+        made = inside & (jr.uniform(draw, (), dtype) < jnp.exp(-rise))
+        return jax.tree.map(lambda a, b: jnp.where(made, a, b), new, at), state
 
 
 class Euler(AbstractMethod):

@@ -284,9 +284,11 @@ def check_method(method: object, space: AbstractSpace, key: object) -> None:
     if not isinstance(space, method.space):
         real = isinstance(space, AbstractReals)
         others = (
-            "GradientDescent(...), CCCP(), Euler(...), Flow(...), FixedPoint(...) or Langevin(...)"
+            "GradientDescent(...), CCCP(), Euler(...), Flow(...), FixedPoint(...), Langevin(...) "
+            "or MALA(...)"
             if real
-            else "Sweeps(...), Greedy(), Synchronous(), Glauber(...) or Metropolis(...)"
+            else "Sweeps(...), Greedy(), Synchronous(), Glauber(...), Metropolis(...), "
+            "GibbsWithGradients(...) or DMALA(...)"
         )
         raise TypeError(
             f"recall: method must be one for {space.kind}; {type(method).__name__} came, which is "

@@ -81,14 +81,15 @@ class AbstractProblem(eqx.Module):
     def value_and_grad(self, x: Array) -> tuple[Array, Array]:
         """The energy, and its gradient or the direction that takes its place."""
         energy, grad = (self.field or jax.value_and_grad(self.energy))(x)
-        return energy, self._released(grad)
+        return energy, self.released(grad)
 
     @hook
     def grad(self, x: PyTree[Array]) -> PyTree[Array]:
         """The gradient, or the direction that takes its place; zero where a unit is clamped."""
-        return self._released(jax.grad(self.energy)(x) if self.field is None else self.field(x)[1])
+        return self.released(jax.grad(self.energy)(x) if self.field is None else self.field(x)[1])
 
-    def _released(self, grad: PyTree[Array]) -> PyTree[Array]:
+    def released(self, grad: PyTree[Array]) -> PyTree[Array]:
+        """A direction, with zeros where a unit is clamped."""
         if self.held is None:
             return grad
         return jax.tree.map(lambda held, g: jnp.where(held, 0, g), self.held[0], grad)

@@ -1,29 +1,23 @@
-r"""The methods that flip: sweeps, the steepest flip, all at once, Glauber and Metropolis dynamics.
+"""The methods that lower an energy by flips: sweeps, the steepest flip, all at once.
 
 | method | a visited bit flips | ends |
 |---|---|---|
 | `Sweeps(order)` | if that lowers the energy | where no flip lowers it |
 | `Greedy()` | if it is the one that lowers it most | the same |
 | `Synchronous()` | together with all whose own flip would lower it | the same, or on a 2-cycle |
-| `Glauber(beta, order)` | with probability $1 / (1 + e^{\beta \Delta E})$ | after all its sweeps |
-| `Metropolis(beta, order)` | with probability $\min(1, e^{-\beta \Delta E})$ | the same |
+
+What draws at a temperature is in `samplers`.
 """
 
-import abc
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
-import jax.random as jr
-from jax import lax
-from jaxtyping import Array, ArrayLike, Float, PyTree
+from jaxtyping import Array, PyTree
 
-from amlib import _checks as checks
 from amlib._types import Key
 from amlib.descent.flip_problem import FlipProblem, OfChange, Sweep, Visits
-from amlib.descent.flips import AbstractFlipMethod, count
-from amlib.descent.methods import check_schedule
+from amlib.descent.flips import AbstractFlipMethod
 from amlib.descent.orders import AbstractOrder, as_order
 from amlib.descent.trajectory import RESULTS
 
@@ -62,119 +56,6 @@ class Sweeps(AbstractFlipMethod):
             return problem.fixed(at)
         quiet = ~at.visits.accepted.any() & self.order.complete
         return RESULTS.where(quiet, RESULTS.converged, RESULTS.step_limit)
-
-
-class AbstractFlipSampler(AbstractFlipMethod):
-    """A method that draws states of bits at inverse temperature `beta`, for exactly its sweeps.
-
-    Subclass it with the three fields, and define `probability`.
-    """
-
-    beta: eqx.AbstractVar[Float[Array, "*sweeps"]]
-    order: eqx.AbstractVar[AbstractOrder]
-
-    draws: ClassVar[bool] = True
-
-    @abc.abstractmethod
-    def probability(self, rise: Float[Array, "*moves"]) -> Float[Array, "*moves"]:
-        r"""The probability that a move is made.
-
-        **Arguments:**
-
-        - `rise`: $\beta (E_\text{moved} - E)$.
-        """
-
-    def check(self, max_steps: int | None) -> int:
-        """The number of sweeps: that of a schedule where `max_steps` is not given."""
-        return check_schedule(self.beta, max_steps, super().check)
-
-    def step(
-        self, problem: FlipProblem, at: Sweep, state: PyTree, key: Key
-    ) -> tuple[Sweep, PyTree]:
-        """See `AbstractFlipMethod`."""
-        visits, draws = jr.split(key)
-        beta = lax.stop_gradient(self.beta).astype(at.energy.dtype)
-        beta = beta[at.steps] if beta.ndim else beta
-        draw = lambda moves: jr.uniform(draws, (moves,), at.energy.dtype)
-        made = lambda before, after, u: u < self.probability(beta * (after - before))
-        return problem.sweep(at, self.order, visits, OfChange(made), draw), state
-
-    def terminate(self, problem: FlipProblem, at: Sweep, state: PyTree) -> RESULTS:
-        """It goes on to the last sweep."""
-        del problem, at, state
-        return RESULTS.step_limit
-
-    def postprocess(
-        self, problem: FlipProblem, at: Sweep, state: PyTree, result: RESULTS
-    ) -> tuple[Sweep, RESULTS]:
-        """What was to be drawn is drawn."""
-        del problem, state
-        return at, RESULTS.where(result == RESULTS.step_limit, RESULTS.sampled, result)
-
-
-def _temperature(beta: ArrayLike) -> Array:
-    return checks.not_negative(checks.as_float(beta, "beta"), "beta")
-
-
-class Glauber(AbstractFlipSampler):
-    r"""Draw a fixed number of Glauber sweeps at inverse temperature `beta`, or along a schedule.
-
-    A visited bit is flipped with probability
-
-    $$P = \frac{1}{1 + \exp(\beta (E_\text{flipped} - E))}$$
-
-    which keeps the Boltzmann law $p(x) \propto \exp(-\beta E(x))$ for every visiting order here.
-
-    **Arguments:**
-
-    - `beta`: inverse temperature, >= 0, in units of 1/energy: one for all sweeps, or a schedule
-      with one for each (annealing). Other values, and other schedules of that length, compile
-      nothing anew.
-    - `order`: see `Sweeps`.
-    - `record`: how many sweeps the trajectory records; `None` records all.
-
-    **Raises:** `ValueError` for `beta < 0`, an unknown order and `record < 0`.
-
-    **Reference:** Glauber 1963, J. Math. Phys. 4, 294.
-    """
-
-    beta: Float[Array, "*sweeps"] = eqx.field(converter=_temperature)
-    order: AbstractOrder = eqx.field(converter=as_order, default="permutation")
-    record: int | None = eqx.field(converter=count, static=True, kw_only=True, default=None)
-
-    def probability(self, rise: Float[Array, "*moves"]) -> Float[Array, "*moves"]:
-        """See `AbstractFlipSampler`."""
-        return jax.nn.sigmoid(-rise)
-
-
-class Metropolis(AbstractFlipSampler):
-    r"""Draw a fixed number of Metropolis sweeps at inverse temperature `beta`, or along a schedule.
-
-    A visited bit is flipped with probability
-
-    $$P = \min\big(1, \exp(-\beta (E_\text{flipped} - E))\big)$$
-
-    which keeps the Boltzmann law $p(x) \propto \exp(-\beta E(x))$. It flips more often than
-    `Glauber`, and mixes faster at low `beta`; but a flip that costs nothing is made for certain.
-    At `beta = 0` an order that visits every bit once turns the state over in each sweep, so where
-    `beta` is near 0 take `order="random"`.
-
-    **Arguments:**
-
-    - `beta`, `order`, `record`: see `Glauber`.
-
-    **Raises:** `ValueError` for `beta < 0`, an unknown order and `record < 0`.
-
-    **Reference:** Metropolis et al. 1953, J. Chem. Phys. 21, 1087.
-    """
-
-    beta: Float[Array, "*sweeps"] = eqx.field(converter=_temperature)
-    order: AbstractOrder = eqx.field(converter=as_order, default="permutation")
-    record: int | None = eqx.field(converter=count, static=True, kw_only=True, default=None)
-
-    def probability(self, rise: Float[Array, "*moves"]) -> Float[Array, "*moves"]:
-        """See `AbstractFlipSampler`."""
-        return jnp.exp(-jnp.maximum(rise, 0))
 
 
 class _Lowest(NamedTuple):
@@ -220,13 +101,6 @@ class Greedy(AbstractFlipMethod):
         """Converged where the best flip does not lower the energy."""
         result = RESULTS.where(state.after < state.energy, RESULTS.step_limit, RESULTS.converged)
         return RESULTS.where(jnp.isnan(state.energy), RESULTS.nonfinite, result)
-
-    def postprocess(
-        self, problem: FlipProblem, at: Sweep, state: PyTree, result: RESULTS
-    ) -> tuple[Sweep, RESULTS]:
-        """Flips become sweeps, the last one begun included."""
-        per = self.per_sweep(problem)
-        return at._replace(steps=(at.steps + per - 1) // per), result
 
 
 class _Falls(NamedTuple):

@@ -154,7 +154,7 @@ class HAMProblem(AbstractProblem):
 
     def grad(self, x: Moving) -> Moving:
         """What the free states move against."""
-        return self._released(self.way.direction(x))
+        return self.released(self.way.direction(x))
 
     def measure(self, x: Moving) -> tuple[Parts, Array]:
         """See `Problem`."""

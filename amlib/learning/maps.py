@@ -112,7 +112,8 @@ class Relax(AbstractMethod):
         if not isinstance(model, Map):
             raise TypeError(
                 "recall: Relax repeats the map of a reconstructor; this memory has none. Choose "
-                "Sweeps(...), Greedy(), Synchronous(), Glauber(...) or Metropolis(...)."
+                "Sweeps(...), Greedy(), Synchronous(), Glauber(...), Metropolis(...), "
+                "GibbsWithGradients(...) or DMALA(...)."
             )
         key = jr.PRNGKey(0) if key is None else key
         free, held = free_bits(x0.size), None

@@ -177,8 +177,9 @@ def test_methods_step_as_they_do_in_memory(method, x64):
     assert bool((end.result == expected.result).all())
 
 
-def test_draws_are_those_of_a_key_for_each_query(x64):
-    Xi, method, key = numbers(), am.Langevin(5.0, 0.1), jr.key(3)
+@pytest.mark.parametrize("method", [am.Langevin(5.0, 0.1), am.MALA(5.0, 0.1)], ids=str)
+def test_draws_are_those_of_a_key_for_each_query(method, x64):
+    Xi, key = numbers(), jr.key(3)
     disk, memory, x = am.OnDisk(am.ModernHopfield, Xi), am.ModernHopfield(Xi), queries(Xi)
     end = disk.recall(x, method=method, key=key, max_steps=5, progress=False)
     one = lambda x, key: memory.recall(x, method=method, key=key, max_steps=5)

@@ -11,7 +11,8 @@ from amlib.descent.flip_problem import FlipProblem
 from amlib.descent.flips import AbstractFlipMethod
 from amlib.descent.methods import solve
 from amlib.descent.plan import FlipPlan
-from amlib.descent.sweeps import Glauber, Greedy, Sweeps, Synchronous
+from amlib.descent.samplers import Glauber
+from amlib.descent.sweeps import Greedy, Sweeps, Synchronous
 from amlib.descent.trajectory import RESULTS
 from tests import engine as flips
 

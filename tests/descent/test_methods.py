@@ -100,7 +100,17 @@ def test_langevin_stays_in_its_space_and_holds_what_is_clamped():
     assert jnp.abs(same.x - again.x).max() > 0.1
 
 
-@pytest.mark.parametrize("make", [am.Glauber, am.Metropolis, lambda b: am.Langevin(b, 0.02)])
+DRAWN = {
+    "glauber": am.Glauber,
+    "metropolis": am.Metropolis,
+    "informed": am.GibbsWithGradients,
+    "dmala": am.DMALA,
+    "langevin": lambda b: am.Langevin(b, 0.02),
+    "mala": lambda b: am.MALA(b, 0.02),
+}
+
+
+@pytest.mark.parametrize("make", DRAWN.values(), ids=DRAWN)
 def test_another_schedule_compiles_nothing_anew(make):
     traced = []
 
@@ -257,6 +267,8 @@ FLIPS = {
     "synchronous": lambda **r: am.Synchronous(**r),
     "glauber": lambda **r: am.Glauber(0.3, **r),
     "metropolis": lambda **r: am.Metropolis(0.3, **r),
+    "informed": lambda **r: am.GibbsWithGradients(0.3, **r),
+    "dmala": lambda **r: am.DMALA(0.3, **r),
     "user": lambda **r: Reluctant(**r),
 }
 
