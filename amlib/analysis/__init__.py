@@ -19,3 +19,9 @@ from amlib.analysis.spectrum import (
     hessian_spectrum as hessian_spectrum,
 )
 from amlib.analysis.basins import Basin as Basin, basin as basin
+from amlib.analysis.barriers import (
+    Barrier as Barrier,
+    Passes as Passes,
+    barrier as barrier,
+    passes as passes,
+)

@@ -84,7 +84,9 @@ def basin(
       `None` means equal bits, and reals that differ by 1 % of the target's largest unit at most.
     - `progress`: whether to show a progress bar.
 
-    **Returns:** a `Basin`. A recall that does not converge is no success.
+    **Returns:** a `Basin`. A recall that does not converge is no success. A seed that recalls at
+    every level has the highest one as its radius: where there are many such, the size is a lower
+    bound, and higher levels are wanted.
 
     **Raises:** `TypeError` for a memory whose states are no arrays, and a number where it has no
     patterns; `ValueError` for a pattern that is no state, levels that do not rise, and `seeds < 1`.
@@ -97,7 +99,9 @@ def basin(
     bits = runs.has_bits(memory)
     values = _levels(bits, levels)
     damage, draws = jr.split(key)
-    (target,), (rests,) = runs.recall_all(where, memory, xi[None], draws, recall)
+    # As many as there are seeds, for which there is a program.
+    clean = jnp.broadcast_to(xi, (seeds, *xi.shape))
+    (target, *_), (rests, *_) = runs.recall_all(where, memory, clean, draws, recall)
     same = success or (_equal if bits else _close)
     spoil = corruption or _Damage(memory.space)
     hits, rest = np.zeros((2, len(values), seeds), bool)
