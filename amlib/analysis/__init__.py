@@ -25,3 +25,8 @@ from amlib.analysis.barriers import (
     barrier as barrier,
     passes as passes,
 )
+from amlib.analysis.branches import (
+    Bifurcations as Bifurcations,
+    Branches as Branches,
+    bifurcations as bifurcations,
+)

@@ -124,7 +124,9 @@ def _checked(
         runs.check_reals(memory, where, free=True)
     key = jr.key(0) if key is None else key
     checks.key(key, f"{where}: key")
-    first, last = (np.asarray(runs.state_of(memory, x, f"{where}: {n}")) for x, n in ((a, "a"), (b, "b")))
+    first, last = (
+        np.asarray(runs.state_of(memory, x, f"{where}: {n}")) for x, n in ((a, "a"), (b, "b"))
+    )
     if first.shape != last.shape:
         raise ValueError(
             f"{where}: a and b must have one shape; {first.shape} and {last.shape} came."

@@ -140,7 +140,9 @@ def _distinct(
     x, energy = x[order], energy[order]
     flat = x.reshape(len(x), -1)
     if bits:
-        found, at, count = np.unique(flat > flat.mean(), axis=0, return_index=True, return_counts=True)
+        found, at, count = np.unique(
+            flat > flat.mean(), axis=0, return_index=True, return_counts=True
+        )
         del found
         order = np.argsort(at)
         at, count = at[order], count[order]

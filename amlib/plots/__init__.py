@@ -16,6 +16,13 @@ from amlib.plots.charts import (
 from amlib.plots.curves import history as history
 from amlib.plots.film import animate as animate, require_video as require_video
 from amlib.plots.hypergraph import ham as ham
+from amlib.plots.landscapes import (
+    barrier as barrier,
+    basin as basin,
+    bifurcations as bifurcations,
+    census as census,
+    disconnectivity as disconnectivity,
+)
 from amlib.plots.pictures import (
     BLUE as BLUE,
     GREEN as GREEN,
