@@ -138,17 +138,17 @@ def _distinct(
     """The different states by rising energy, how many there are of each, and their energies."""
     order = np.argsort(energy, kind="stable")
     x, energy = x[order], energy[order]
+    if not len(x):
+        return x, np.zeros(0, int), energy
     flat = x.reshape(len(x), -1)
     if bits:
-        found, at, count = np.unique(
-            flat > flat.mean(), axis=0, return_index=True, return_counts=True
-        )
-        del found
+        up = flat > flat.mean()
+        _, at, count = np.unique(up, axis=0, return_index=True, return_counts=True)
         order = np.argsort(at)
         at, count = at[order], count[order]
         return x[at], count, energy[at]
     # The lowest of what is left takes all that are near it.
-    near = 0.01 * np.abs(flat).max(initial=0) if tol is None else tol
+    near = 0.01 * np.abs(flat).max() if tol is None else tol
     left, at, count = np.arange(len(x)), [], []
     while left.size:
         same = np.abs(flat[left] - flat[left[0]]).max(1) <= near

@@ -87,8 +87,8 @@ def retrieval_curve(
     **Returns:** a `RetrievalCurve`, one row per count and level.
 
     **Raises:** `ValueError` for a count that is not between 1 and the number of patterns, for
-    `queries < 1`, `seeds < 2`, for no levels, and for what `corruption` or `success` return in another shape;
-    `TypeError` for a `recall` that returns no `Recall`, and for a key that is none.
+    `queries < 1`, `seeds < 2`, for no levels, and for what `corruption` or `success` return in
+    another shape; `TypeError` for a `recall` that returns no `Recall`, and for a key that is none.
     """
     checks.key(key, "retrieval_curve: key")
     values = _levels(levels)

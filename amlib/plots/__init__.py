@@ -19,9 +19,7 @@ from amlib.plots.hypergraph import ham as ham
 from amlib.plots.landscapes import (
     barrier as barrier,
     basin as basin,
-    bifurcations as bifurcations,
     census as census,
-    disconnectivity as disconnectivity,
 )
 from amlib.plots.pictures import (
     BLUE as BLUE,
@@ -32,4 +30,8 @@ from amlib.plots.pictures import (
     energies as energies,
     grid as grid,
     recall as recall,
+)
+from amlib.plots.trees import (
+    bifurcations as bifurcations,
+    disconnectivity as disconnectivity,
 )
