@@ -166,7 +166,9 @@ class Chart:
             left += [(group, abs(float(value) - at.value)) for group in groups]
             if end is None:
                 break
-            self.rows.append((number, end, origin))
+            between = [point for point, _, _ in events]
+            between.sort(key=lambda p: abs(p.value - at.value))
+            self.rows += [(number, point, origin) for point in [*between, end]]
             at = end
         if generations:
             for group, step in left:
@@ -244,7 +246,18 @@ class Chart:
                 self.follow(end, beyond, group[0], generations)
                 # The branch begins where it leaves.
                 first = next(i for i, row in enumerate(self.rows) if row[1] is end)
-                self.rows.insert(first, (self.rows[first][0], at, group[0]))
+                start = [(self.rows[first][0], p, group[0]) for p in self.stem(at, end)]
+                self.rows[first:first] = start
+
+    def stem(self, at: Point, end: Point) -> list[Point]:
+        """What lies between a bifurcation and the first point of a branch, ever nearer to it."""
+        found = [end]
+        for share in (0.4, 0.15, 0.05):
+            near = self.reach(found[0], at.value + share * (end.value - at.value))
+            if near is None:
+                break
+            found.insert(0, near)
+        return [at, *found[:-1]]
 
     def beside(
         self,

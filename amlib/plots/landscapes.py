@@ -140,8 +140,8 @@ def census(
     """Draw a census of fixed points: a bar for each, as high as the share of recalls it took.
 
     Bars stand by rising energy, in the colour of their kind. Under a bar are the numbers of the
-    patterns in it, with a minus sign for inverses; under the last one what is not shown, and the
-    recalls that did not settle.
+    patterns in it, with a minus sign for inverses, or how many there are. The last ones are what is
+    not shown, and the recalls that did not settle, with their shares.
 
     **Arguments:**
 
@@ -169,16 +169,26 @@ def census(
     if table.unsettled:
         bars.append((int(table.unsettled), _REST, "unsettled"))
     if ax is None:
-        ax = place(new_figure(920, 560), 110, 30, 780, 400)
+        ax = place(new_figure(920, 600), 110, 50, 780, 400)
     heights = np.asarray([bar[0] for bar in bars]) / table.starts
+    # What is not shown, or did not settle, may be most: it does not set the scale.
+    top = float(heights[: len(shown)].max(initial=0)) or 1.0
+    for k in range(len(shown), len(bars)):
+        at = min(float(heights[k]), 1.15 * top)
+        ax.annotate(
+            f"{heights[k]:.2g}", (k, at), (0, -3 if at > top else 3),
+            textcoords="offset points", ha="center", va="top" if at > top else "bottom",
+            fontsize=7, color=TEXT,
+        )  # fmt: skip
     ax.bar(np.arange(len(bars)), heights, 0.8, color=[bar[1] for bar in bars])
     style(ax)
     ax.tick_params(axis="x", length=0)
-    crowded = len(bars) > 8 or max(len(bar[2]) for bar in bars) > 6
+    crowded = len(bars) > 8
     turn = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
     ax.set_xticks(np.arange(len(bars)), [bar[2] for bar in bars], fontsize=7, **turn)
-    ax.set_xlim(-0.7, len(bars) - 0.3)
-    ax.set_ylim(0, 1.15 * heights.max())
+    middle, half = (len(bars) - 1) / 2, max(len(bars), 8) / 2 + 0.2
+    ax.set_xlim(middle - half, middle + half)
+    ax.set_ylim(0, 1.15 * top)
     ax.set_ylabel("share of recalls")
     ax.set_xlabel("fixed points by rising energy: the patterns in them")
     here = [name for name in KINDS if (kind == name).any()]
@@ -192,13 +202,15 @@ def census(
 
 
 def _names(members: np.ndarray, labels: Sequence[str] | None) -> str:
-    """The patterns in a fixed point, as `1 + 4 - 6`."""
+    """The patterns in a fixed point, as `1+4−6`, or how many there are."""
     inside = np.flatnonzero(members)
+    if len(inside) > 3:
+        return f"{len(inside)} patterns"
     parts = []
-    for k in inside[:5]:
+    for k in inside:
         sign = ("+" if parts else "") if members[k] > 0 else _MINUS
         parts.append(f"{sign}{k if labels is None else labels[k]}")
-    return "".join(parts) + ("…" if len(inside) > 5 else "")
+    return "".join(parts)
 
 
 def basin(

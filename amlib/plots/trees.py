@@ -237,10 +237,9 @@ def bifurcations(
     for number in np.unique(branch):
         on = np.flatnonzero(branch == number)
         y = (x[on] - origin) @ way
-        stable = index[on] == 0
         for k in range(len(on) - 1):
-            # A piece is that of its inner end: at a bifurcation an eigenvalue is zero.
-            minimum = bool(stable[k + 1] if k == 0 else stable[k])
+            # At a bifurcation, where a piece may begin or end, an eigenvalue is zero.
+            minimum = not index[on[k : k + 2]].any()
             line = {"color": BLUE, "linewidth": 1.8} if minimum else _DASHED
             ax.plot(value[on[k : k + 2]], y[k : k + 2], **line)
     ax.plot(
