@@ -170,7 +170,8 @@ def main() -> None:
     parser.add_argument("--save", type=Path, help="write the tables to this file, too")
     args = parser.parse_args()
     head = "# Samplers of bits\n\n" + machine.describe()
-    text = f"{head}\n{CHAINS} chains, {SWEEPS:,} sweeps after {SWEEPS // 4:,}, one draw every 4.\n{report()}"
+    how = f"{CHAINS} chains, {SWEEPS:,} sweeps after {SWEEPS // 4:,}, one draw every 4."
+    text = f"{head}\n{how}\n{report()}"
     print(text)
     if args.save:
         args.save.write_text(text)

@@ -11,10 +11,11 @@ import pytest
 from jaxtyping import install_import_hook
 
 import amlib as am
+from amlib._intervals import wilson
 
 with install_import_hook("amlib.plots", "beartype.beartype"):
     from amlib import plots
-    from amlib.plots import charts, pictures
+    from amlib.plots import pictures
 
 
 def double_well(x):
@@ -195,7 +196,8 @@ def test_capacity_against_noise():
 
 
 def test_capacity_takes_what_analysis_returns():
-    table = am.analysis.RetrievalCurve(*(np.array([k, k]) for k in (3, 1, 1, 1, 1, 1, 9)))
+    columns = (3, 1, 1, 1, 1, 1, 9, 0.7, 1, 0.9, 1, 1)
+    table = am.analysis.RetrievalCurve(*(np.array([k, k]) for k in columns))
     assert len(plots.capacity(table).lines) == 1
     wide = plots.capacity(curve(K=(1, 1, 100, 100)))
     assert wide.get_xscale() == "log"
@@ -203,7 +205,7 @@ def test_capacity_takes_what_analysis_returns():
 
 
 def test_the_band_is_wilsons():
-    low, high = charts._wilson(np.array([0.0, 0.5, 1.0]), np.array([10.0, 100.0, 10.0]))
+    low, high = wilson(np.array([0.0, 0.5, 1.0]), np.array([10.0, 100.0, 10.0]))
     np.testing.assert_allclose(low, [0, 0.4038, 0.7225], atol=2e-4)
     np.testing.assert_allclose(high, [0.2775, 0.5962, 1], atol=2e-4)
 

@@ -12,8 +12,9 @@ import pytest
 from jaxtyping import Array
 
 import amlib as am
-from amlib import _numbers, analysis
+from amlib import _numbers
 from amlib._numbers import Numbers, known_numbers
+from amlib.analysis import _runs
 
 K, D = 5, 24
 XI = jnp.asarray(np.where(np.random.default_rng(0).random((K, D)) < 0.5, -1.0, 1.0), jnp.float32)
@@ -229,7 +230,7 @@ def test_a_curve_knows_the_numbers_of_its_memories():
     memory = am.ClassicalHopfield(jnp.sign(LARGE))
     keys = jr.split(jr.key(0), 2)
     measure = lambda known: forms(
-        lambda x: analysis._recalled(analysis._default_recall, memory, known, x, keys),
+        lambda x: _runs.recalled("test", _runs.default_recall, memory, known, x, keys),
         memory.Xi[:2],
     )
     assert measure(known_numbers(memory)) < measure(())

@@ -28,8 +28,8 @@ from amlib._types import hook
 ROOT = Path(amlib.__file__).parents[1]
 README, CHANGELOG = ROOT / "README.md", ROOT / "CHANGELOG.md"
 
-GROUND = """data sharding spaces _checks _compiled _files _hosts _interrupt _lazy _numbers _shards
-    _types"""
+GROUND = """data sharding spaces _checks _compiled _files _hosts _interrupt _intervals _lazy
+    _numbers _shards _types"""
 FLOORS = (
     set(GROUND.split()),
     {"descent"},

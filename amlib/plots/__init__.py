@@ -16,6 +16,11 @@ from amlib.plots.charts import (
 from amlib.plots.curves import history as history
 from amlib.plots.film import animate as animate, require_video as require_video
 from amlib.plots.hypergraph import ham as ham
+from amlib.plots.landscapes import (
+    barrier as barrier,
+    basin as basin,
+    census as census,
+)
 from amlib.plots.pictures import (
     BLUE as BLUE,
     GREEN as GREEN,
@@ -25,4 +30,8 @@ from amlib.plots.pictures import (
     energies as energies,
     grid as grid,
     recall as recall,
+)
+from amlib.plots.trees import (
+    bifurcations as bifurcations,
+    disconnectivity as disconnectivity,
 )

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
 from amlib import _checks as checks
+from amlib._intervals import wilson
 from amlib._types import EnergyFn, Nested
 from amlib.descent.trajectory import Recall
 from amlib.plots import _pixels as pixels
@@ -215,6 +216,7 @@ def _lowest(xs: np.ndarray, ys: np.ndarray, heights: np.ndarray) -> np.ndarray:
 def capacity(
     curve: CurveLike,
     *,
+    y: str = "success",
     label: str | None = None,
     colors: Sequence[str] = (BLUE, ORANGE, GREEN, PURPLE),
     ax: Axes | None = None,
@@ -222,21 +224,25 @@ def capacity(
     """Plot how many recalls succeed, against how many patterns are stored or against noise.
 
     One line for each noise level against the number of patterns; where only one number was
-    measured, one line against the noise. Bands are 95 % intervals (Wilson) of the sample size.
+    measured, one line against the noise. Bands are the curve's own 95 % intervals, as those over
+    seeds; of success without such, Wilson's of the sample size.
 
     **Arguments:**
 
     - `curve`: what `am.analysis.retrieval_curve` returns; or anything with the arrays `K`,
         `level`, `success` and `queries`, of one length.
+    - `y`: what is plotted: `"success"`, the share recalled; or `"overlap"`, the mean cosine of
+        the end and the pattern, for which the curve must have an array `cosine`.
     - `label`: begins the names of the lines, in a legend.
     - `colors`: of the lines in turn.
     - `ax`: where to draw, for instance over another curve; by default a new figure.
 
     **Returns:** the axes.
 
-    **Raises:** `TypeError` for what is no such curve; `ValueError` for an empty one.
+    **Raises:** `TypeError` for what is no such curve; `ValueError` for an empty one, and for
+    another `y`.
     """
-    K, level, success, queries = _measured(curve)
+    K, level, shown, low, high = _measured(curve, y)
     if ax is None:
         ax = place(new_figure(920, 560), 110, 30, 780, 440)
     by_count = len(np.unique(K)) > 1
@@ -248,48 +254,50 @@ def capacity(
         color, mark = colors[(used + k) % len(colors)], MARKS[(used + k) % len(MARKS)]
         parts = [label, f"noise {value:g}" if by_count else f"K = {value:,.0f}"]
         name = ", ".join(part for part in parts if part is not None)
-        low, high = _wilson(success[rows], queries[rows])
-        ax.fill_between(across[rows], low, high, color=color, alpha=0.15, linewidth=0)
-        ax.plot(across[rows], success[rows], color=color, marker=mark, ms=4, label=name)
+        band = low[rows], high[rows]
+        ax.fill_between(across[rows], *band, color=color, alpha=0.15, linewidth=0)
+        ax.plot(across[rows], shown[rows], color=color, marker=mark, ms=4, label=name)
     if by_count and K.max() > 10 * K.min():
         ax.set_xscale("log")
     style(ax)
     if len(np.unique(across)) <= 12:
         ax.set_xticks(np.unique(across))
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_ylim(-0.03, 1.03)
+    ax.set_ylim(min(0, np.nanmin(low), np.nanmin(shown)) - 0.03, 1.03)
     ax.set_xlabel("stored patterns K" if by_count else "noise")
-    ax.set_ylabel("share recalled")
+    ax.set_ylabel(_MEASURES[y])
     ax.legend(frameon=False, labelcolor=TEXT, fontsize=8)
     return ax
 
 
-def _measured(curve: CurveLike) -> tuple[np.ndarray, ...]:
-    """The four arrays of a curve; raise unless they have one length."""
+_MEASURES = {"success": "share recalled", "overlap": "overlap with the pattern"}
+
+
+def _measured(curve: CurveLike, y: str) -> tuple[np.ndarray, ...]:
+    """`K`, `level`, what is plotted, and its interval; raise unless they have one length."""
+    checks.choice(y, _MEASURES, "capacity: y")
+    column = {"success": "success", "overlap": "cosine"}[y]
     try:
-        K, level, success, queries = (
-            np.atleast_1d(np.asarray(values, float))
-            for values in (curve.K, curve.level, curve.success, curve.queries)
-        )
+        K, level, shown, queries = columns = [
+            np.atleast_1d(np.asarray(getattr(curve, name), float))
+            for name in ("K", "level", column, "queries")
+        ]
     except AttributeError as err:
         raise TypeError(
-            f"capacity: curve must have K, level, success and queries; {type(curve).__name__} "
+            f"capacity: curve must have K, level, {column} and queries; {type(curve).__name__} "
             "came. am.analysis.retrieval_curve makes one."
         ) from err
-    if K.size == 0 or not K.shape == level.shape == success.shape == queries.shape:
+    if K.size == 0 or any(a.shape != K.shape for a in columns):
         raise ValueError(
-            f"capacity: K, level, success and queries must be arrays of one length, at least 1; "
-            f"{K.shape}, {level.shape}, {success.shape} and {queries.shape} came."
+            f"capacity: K, level, {column} and queries must be arrays of one length, at least 1; "
+            f"{K.shape}, {level.shape}, {shown.shape} and {queries.shape} came."
         )
-    return K, level, success, queries
-
-
-def _wilson(share: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The 95 % interval of a share of `n`."""
-    z = 1.96
-    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return np.clip(middle - half, 0, 1), np.clip(middle + half, 0, 1)
+    band = [getattr(curve, f"{column}_{side}", None) for side in ("low", "high")]
+    if all(side is not None for side in band):
+        low, high = (np.atleast_1d(np.asarray(side, float)) for side in band)
+    else:
+        low, high = wilson(shown, queries) if y == "success" else (shown, shown)
+    return K, level, shown, low, high
 
 
 def memories(

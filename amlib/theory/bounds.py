@@ -9,7 +9,7 @@ from scipy import special
 
 from amlib import _checks as checks
 from amlib._types import ScalarLike
-from amlib.analysis import separation
+from amlib.analysis.measures import separation
 from amlib.descent.streaming import flat_rows
 
 
