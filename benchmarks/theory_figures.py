@@ -65,11 +65,11 @@ def main(
     if args.redraw:
         data = json.loads(numbers.read_text())
     else:
-        start = time.perf_counter()
+        start, machine = time.perf_counter(), describe().strip().splitlines()
         data = run(args.quick)
         data["seconds"] = round(time.perf_counter() - start)
         data["peak_GB"] = round(peak_memory(), 2)
-        data["machine"] = describe().strip().splitlines()
+        data["machine"] = machine
         data = json.loads(json.dumps(data, default=float))
         numbers.write_text(json.dumps(data) + "\n")
     draw(data).savefig(out / f"{name}.png")
@@ -104,7 +104,7 @@ def mean_and_error(values: Any) -> tuple[float, float]:
     """The mean over independent draws (the first axis), and its standard error."""
     values = np.asarray(values, float)
     if len(values) < 2:
-        return float(values.mean()), math.nan
+        return (float(values[0]) if len(values) else math.nan), math.nan
     return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
 
 
@@ -116,11 +116,19 @@ def crossing(x: Sequence[float], y: Sequence[float], level: float) -> float:
     return math.nan
 
 
-def slope(x: Sequence[float], y: Sequence[float], errors: Sequence[float]) -> tuple[float, float]:
+def line(x: Sequence[float], y: Sequence[float], errors: Sequence[float]) -> np.ndarray:
+    """Slope and offset of a straight line through points with errors: values, standard errors."""
+    x, y, errors = (np.asarray(a, float) for a in (x, y, errors))
+    known = np.isfinite(y) & (errors > 0)
+    if known.sum() < 2:
+        return np.full((2, 2), math.nan)
+    fit, cov = np.polyfit(x[known], y[known], 1, w=1 / errors[known], cov="unscaled")
+    return np.asarray([fit, np.sqrt(np.diag(cov))])
+
+
+def exponent(x: Sequence[float], y: Sequence[float], errors: Sequence[float]) -> np.ndarray:
     """The exponent of a power law through points with errors, and its standard error."""
-    weights = np.asarray(y) / np.maximum(np.asarray(errors), 1e-9 * np.asarray(y))
-    (exponent, _), cov = np.polyfit(np.log(x), np.log(y), 1, w=weights, cov="unscaled")
-    return float(exponent), float(math.sqrt(cov[0, 0]))
+    return line(np.log(x), np.log(y), np.asarray(errors) / np.asarray(y))[:, 0]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -1,6 +1,6 @@
 """Overlap of the classical network's recalls against load, over the mean-field theory.
 
-    python benchmarks/theory_overlap.py
+python benchmarks/theory_overlap.py
 """
 
 import jax.random as jr
@@ -9,6 +9,7 @@ from theory_figures import (
     COLORS,
     FAINT,
     crossing,
+    line,
     main,
     mean_and_error,
     new_figure,
@@ -71,10 +72,8 @@ def drop(loads, shares, resamples=200):
 def limit(data):
     """The drop of an infinite system, by a straight line in N^(-1/2); and its standard error."""
     rows = [r for r in data["rows"] if "drop" in r]
-    x = np.asarray([r["N"] for r in rows]) ** -0.5
-    y, errors = (np.asarray([r[k] for r in rows]) for k in ("drop", "drop_error"))
-    fit, cov = np.polyfit(x, y, 1, w=1 / np.maximum(errors, 1e-4), cov="unscaled")
-    return fit, np.sqrt(cov[1, 1])
+    columns = [[r[k] for r in rows] for k in ("drop", "drop_error")]
+    return line([r["N"] ** -0.5 for r in rows], *columns)
 
 
 def draw(data):
@@ -83,18 +82,38 @@ def draw(data):
     critical = theory.critical_load()
     alphas = np.linspace(0.055, critical * (1 - 1e-6), 80)
     curve = [theory.retrieval(a).overlap for a in alphas]
-    left.plot([*alphas, critical, 0.19], [*curve, 0, 0], color="black", linewidth=1.4, label="theory")
+    left.plot(
+        [*alphas, critical, 0.19], [*curve, 0, 0], color="black", linewidth=1.4, label="theory"
+    )
     drops = [r for r in data["rows"] if "drop" in r]
     for color, N in zip(COLORS, data["draws"], strict=False):
         rows = [r for r in data["rows"] if r["N"] == int(N)]
         columns = ([r[k] for r in rows] for k in ("load", "overlap", "overlap_error"))
-        left.errorbar(*columns, fmt="o-", markersize=3, linewidth=1, color=color, capsize=2, label=f"N = {int(N):,}")
+        left.errorbar(
+            *columns,
+            fmt="o-",
+            markersize=3,
+            linewidth=1,
+            color=color,
+            capsize=2,
+            label=f"N = {int(N):,}",
+        )
     for row, color in zip(drops, COLORS, strict=False):
-        right.errorbar(row["N"] ** -0.5, row["drop"], row["drop_error"], fmt="o", markersize=4, color=color, capsize=2)
+        right.errorbar(
+            row["N"] ** -0.5,
+            row["drop"],
+            row["drop_error"],
+            fmt="o",
+            markersize=4,
+            color=color,
+            capsize=2,
+        )
     fit, error = limit(data)
     x = np.linspace(0, max(r["N"] for r in drops[:1]) ** -0.5, 2)
     right.plot(x, np.polyval(fit, x), color=FAINT, linewidth=1)
-    right.errorbar(0, fit[1], error, fmt="s", markersize=4, color=FAINT, capsize=2, clip_on=False)
+    right.errorbar(
+        0, fit[1], error[1], fmt="s", markersize=4, color=FAINT, capsize=2, clip_on=False
+    )
     right.axhline(critical, color="black", linewidth=1.4)
     left.set(xlabel="load K / N", ylabel="overlap with the pattern after recall", ylim=(0, 1.03))
     right.set(xlabel="1 / √N", ylabel="load at which half of the recalls are held", xlim=(0, None))
@@ -115,9 +134,7 @@ def page(data):
          f"{theory.retrieval(r['load']).overlap:.4f}")
         for r in data["rows"]
     ]  # fmt: skip
-    shift = "; ".join(
-        f"{r['drop']:.4f} ± {r['drop_error']:.4f} at N = {r['N']:,}" for r in drops
-    )
+    shift = "; ".join(f"{r['drop']:.4f} ± {r['drop_error']:.4f} at N = {r['N']:,}" for r in drops)
     return f"""Overlap of the classical network against its load
 `ClassicalHopfield` of random patterns, `Sweeps()` from the patterns themselves,
 {data["queries"]} of each draw; {", ".join(f"{n} draws of N = {int(N):,}" for N, n in data["draws"].items())}.
@@ -126,7 +143,7 @@ Theory: `am.theory.retrieval`, replica symmetric, zero temperature; the drop at
 {theory.critical_load():.4f}.
 
 Half of the recalls are held up to a load of {shift}. A straight line in 1/√N leads to
-{fit[1]:.4f} ± {error:.4f} for an infinite system (the error is that of the fit alone; that the shift
+{fit[1]:.4f} ± {error[1]:.4f} for an infinite system (the error is that of the fit alone; that the shift
 goes as 1/√N is an assumption).
 
 Where they differ, and why:

@@ -1,6 +1,6 @@
 """The phase diagram of the classical network: where Glauber dynamics keeps a pattern, over theory.
 
-    python benchmarks/theory_phases.py
+python benchmarks/theory_phases.py
 """
 
 import jax.random as jr
@@ -39,7 +39,10 @@ def run(quick):
         near = [round(f * top, 4) for f in NEAR] if top else []
         temperatures = sorted({*COARSE, *near})
         ends = np.asarray(
-            [[overlaps(units, load, T, sweeps, seed) for T in temperatures] for seed in range(draws)]
+            [
+                [overlaps(units, load, T, sweeps, seed) for T in temperatures]
+                for seed in range(draws)
+            ]
         )
         level = lost_below(load, top)
         for k, T in enumerate(temperatures):
