@@ -25,10 +25,10 @@ from theory_figures import (
 import amlib as am
 from amlib import theory
 
-LOADS = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.12, 0.14, 0.16)
-COARSE = (0.1, 0.3, 0.5, 0.7, 0.9, 1.1)
-NEAR = (0.85, 0.92, 0.97, 1.0, 1.03, 1.08, 1.15)  # of the temperature that theory names
-N, SWEEPS, CHAINS, DRAWS = 2000, 200, 8, 4
+LOADS = (0.01, 0.02, 0.035, 0.05, 0.065, 0.08, 0.1, 0.12, 0.14, 0.16)
+COARSE = (0.1, 0.4, 0.7, 1.0, 1.25)
+NEAR = (0.85, 0.93, 0.98, 1.03, 1.08, 1.15)  # of the temperature that theory names
+N, SWEEPS, CHAINS, DRAWS = 2000, 100, 8, 3
 
 
 def run(quick):

@@ -20,7 +20,7 @@ def error_probability(K: float | int, N: int, n: int, bias: float | int = 0.0) -
     $$P = Q\left(\sqrt{\frac{N^{n-1}}{(2n-3)!!\, K}}\right), \qquad
     Q(z) = \int_z^\infty \frac{dt}{\sqrt{2\pi}} e^{-t^2/2}$$
 
-    Biased patterns, of mean $b$, are stored by the energy of their deviations,
+    Biased patterns, of mean $b$, are stored by their deviations,
     $-\sum_\mu ((\xi_\mu - b) \cdot (x - b))^n$. What the others add then has a mean besides its width,
     against the bits of the commoner sign; see `biased_exponent`.
 
@@ -148,3 +148,46 @@ def exponential_threshold(scale: float | int, patterns: str = "binary") -> float
     positive(scale, "exponential_threshold: scale")
     checks.choice(patterns, _KINDS, "exponential_threshold: patterns")
     return _KINDS[patterns](float(scale))
+
+
+def _rate(m: float) -> float:
+    """How fast the probability of an overlap of m N falls: I(m), in nats a unit."""
+    return 0.5 * float(special.xlog1py(1 + m, m) + special.xlog1py(1 - m, -m))
+
+
+def exponential_stability(
+    scale: float | int, damage: float | int = 0.0, *, every: bool = False
+) -> float:
+    r"""Up to which rate an exponential memory of spins keeps a pattern, or mends a damaged one.
+
+    Of $K = e^{\alpha N}$ random patterns under $-\sum_\mu e^{\lambda\, \xi_\mu \cdot x}$, with a share
+    $p$ of the bits of $x$ wrong. The others' sum hardly changes with a flip: what counts is its
+    width, and the bits of a typical pattern hold for
+
+    $$\alpha < 2 \lambda (1 - 2p) - \ln \cosh 2 \lambda, \quad \text{or} \quad \alpha < I(1 - 2p)$$
+
+    where that is less than $I(\tanh 2\lambda)$ and the nearest pattern is the noise;
+    $I(m) = \frac12 [(1 + m) \ln(1 + m) + (1 - m) \ln(1 - m)]$. So a pattern may be a fixed point at
+    rates where the sum outweighs it (`exponential_threshold`).
+
+    **Arguments:**
+
+    - `scale`: $\lambda$, above 0: `beta` of `ExponentialDenseAM`.
+    - `damage`: $p$, in [0, 1/2).
+    - `every`: whether every pattern is to hold, or a typical one: $\alpha < I(1 - 2p) / 2$ besides,
+        which is $K < 2^{N/2}$ without damage.
+
+    **Returns:** $\alpha$, in natural units.
+
+    **Reference:** Demircigil et al. 2017, theorem 3, for every pattern and $\lambda = 1$; the typical
+    one by the random-energy argument of Lucibello and Mezard 2024, worked out for this library.
+    """
+    positive(scale, "exponential_stability: scale")
+    if not 0 <= damage < 0.5:
+        raise ValueError(f"exponential_stability: damage must lie in [0, 1/2); {damage} came.")
+    near = _rate(1 - 2 * damage)
+    log_cosh = 2 * scale + math.log1p(math.exp(-4 * scale)) - math.log(2)
+    typical = 2 * scale * (1 - 2 * damage) - log_cosh
+    # Patterns of overlap tanh(2 scale) carry the variance, if there are any.
+    typical = typical if typical >= _rate(math.tanh(2 * scale)) else near
+    return min(typical, near / 2) if every else typical
