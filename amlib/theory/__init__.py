@@ -22,6 +22,7 @@ from amlib.theory.classical import (
 from amlib.theory.dense import (
     biased_exponent as biased_exponent,
     error_probability as error_probability,
+    exponential_stability as exponential_stability,
     exponential_threshold as exponential_threshold,
     polynomial_capacity as polynomial_capacity,
 )
