@@ -22,7 +22,7 @@ from amlib.descent.flip_problem import FlipProblem, Sweep
 from amlib.descent.flips import AbstractFlipMethod
 from amlib.descent.methods import AbstractMethod, AbstractRealMethod, check_method
 from amlib.descent.problems import AbstractProblem, Point
-from amlib.descent.sweeps import Glauber
+from amlib.descent.samplers import Glauber
 from amlib.descent.trajectory import RESULTS
 from amlib.memory import AbstractMemory
 from amlib.spaces import AbstractReals, AbstractSpace
