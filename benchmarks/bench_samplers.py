@@ -113,7 +113,7 @@ def samplers(job: Job) -> dict[str, Any]:
         "Glauber, colours": am.Glauber(beta, "colours"),
         "Metropolis, random": am.Metropolis(beta, "random"),
         "GibbsWithGradients": am.GibbsWithGradients(beta),
-        "DMALA, step 0.2": am.DMALA(beta, 0.2),
+        "DMALA, step 0.2": am.DMALA(beta, step_size=0.2),
         f"Tempering, {job.replicas} betas": am.sampling.Tempering(betas, fastest),
     }
 

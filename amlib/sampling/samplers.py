@@ -271,6 +271,9 @@ class _Flips(AbstractFlipMethod):
 
     draws: ClassVar[bool] = True
 
+    def _asks(self, problem: FlipProblem) -> FlipProblem:
+        return self.method._asks(problem)
+
     def per_sweep(self, problem: FlipProblem) -> int:
         return self.method.per_sweep(problem)
 

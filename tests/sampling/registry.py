@@ -19,6 +19,8 @@ BITS: dict[str, Callable[[float], Any]] = {
     "Glauber": lambda beta: am.Glauber(beta),
     "Glauber-colours": lambda beta: am.Glauber(beta, "colours"),
     "Metropolis": lambda beta: am.Metropolis(beta, "random"),
+    "GibbsWithGradients": lambda beta: am.GibbsWithGradients(beta),
+    "DMALA": lambda beta: am.DMALA(beta, step_size=0.6),
     "Annealed": lambda beta: am.sampling.Annealed(np.linspace(0, beta, 8)),
     "Tempering": lambda beta: am.sampling.Tempering([beta / 3, beta / 2, beta]),
 }
@@ -26,11 +28,13 @@ BITS: dict[str, Callable[[float], Any]] = {
 
 REALS: dict[str, Callable[[float], Any]] = {
     "Langevin": lambda beta: am.Langevin(beta, 0.02),
+    "MALA": lambda beta: am.MALA(beta, 0.3),
     "HMC": lambda beta: am.sampling.HMC(beta),
     "NUTS": lambda beta: am.sampling.NUTS(beta),
     "Tempering-Langevin": lambda beta: am.sampling.Tempering(
         [beta / 2, beta], am.Langevin(1.0, 0.02)
     ),
+    "Annealed-MALA": lambda beta: am.sampling.Annealed([beta / 2, beta], am.MALA(1.0, 0.3)),
 }
 """Samplers of real states."""
 
