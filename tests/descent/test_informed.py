@@ -23,11 +23,11 @@ R = am.RESULTS
 
 
 def gibbs(beta, changes):
-    return am.GibbsWithGradients(beta, changes, record=0)
+    return am.GibbsWithGradients(beta, changes=changes, record=0)
 
 
 def dmala(beta, changes):
-    return am.DMALA(beta, 0.6, changes, record=0)
+    return am.DMALA(beta, 0.6, changes=changes, record=0)
 
 
 MAKE = {"gibbs": gibbs, "dmala": dmala}
