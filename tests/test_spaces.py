@@ -86,7 +86,7 @@ METHODS = {
     "glauber": am.Glauber(0.4),
     "metropolis": am.Metropolis(0.4, "random"),
     "informed": am.GibbsWithGradients(0.4),
-    "informed by the gradient": am.GibbsWithGradients(0.4, "gradient"),
+    "informed by the gradient": am.GibbsWithGradients(0.4, changes="gradient"),
     "dmala": am.DMALA(0.4),
     "exchange": am.Sweeps(am.descent.Exchange()),
 }
@@ -125,7 +125,12 @@ def test_a_space_of_a_users_visits_them_too(space):
     bits = MODELS["exponential"]
     model = Elsewhere(bits, space)
     there = lambda b: space.low + (space.high - space.low) * b
-    for method in (am.Sweeps(), am.Greedy(), am.Glauber(0.4), am.DMALA(0.4, 0.5, "gradient")):
+    for method in (
+        am.Sweeps(),
+        am.Greedy(),
+        am.Glauber(0.4),
+        am.DMALA(0.4, 0.5, changes="gradient"),
+    ):
         b = recalls(bits, (S0 + 1) / 2, method)
         u = recalls(model, there((S0 + 1) / 2), method)
         assert_array_equal(u.x, there(b.x))

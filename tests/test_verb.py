@@ -130,7 +130,7 @@ FLIPS = {
     "glauber": am.Glauber(0.3),
     "metropolis": am.Metropolis(0.3),
     "informed": am.GibbsWithGradients(0.3),
-    "informed by the gradient": am.GibbsWithGradients(0.3, "gradient"),
+    "informed by the gradient": am.GibbsWithGradients(0.3, changes="gradient"),
     "dmala": am.DMALA(0.3),
     "exchange": am.Sweeps(am.descent.Exchange()),
 }

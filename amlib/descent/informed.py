@@ -39,6 +39,7 @@ class AbstractInformedSampler(AbstractSampler):
     acceptance of Metropolis and Hastings is this class's, so that the law is kept.
     """
 
+    beta: eqx.AbstractVar[Float[Array, "*sweeps"]]
     changes: eqx.AbstractVar[Changes]
 
     @abc.abstractmethod
@@ -179,7 +180,7 @@ class GibbsWithGradients(AbstractInformedSampler):
     """
 
     beta: Float[Array, "*sweeps"] = eqx.field(converter=inverse_temperature)
-    changes: Changes = eqx.field(converter=_changes, static=True, default="exact")
+    changes: Changes = eqx.field(converter=_changes, static=True, kw_only=True, default="exact")
     record: int | None = eqx.field(converter=count, static=True, kw_only=True, default=None)
 
     def per_sweep(self, problem: FlipProblem) -> int:
@@ -247,7 +248,7 @@ class DMALA(AbstractInformedSampler):
     step_size: Float[Array, ""] = eqx.field(
         converter=checks.positive_field("step_size"), default=0.2
     )
-    changes: Changes = eqx.field(converter=_changes, static=True, default="exact")
+    changes: Changes = eqx.field(converter=_changes, static=True, kw_only=True, default="exact")
     record: int | None = eqx.field(converter=count, static=True, kw_only=True, default=None)
 
     def propose(

@@ -13,7 +13,9 @@ from jax.scipy.special import logsumexp
 from numpy.testing import assert_allclose, assert_array_equal
 
 import amlib as am
-from amlib.descent import descend
+from amlib.descent import FlipProblem, descend
+from amlib.descent.methods import solve
+from amlib.descent.visits import free_bits
 from tests import engine, users
 from tests.laws import SURE, XI, N, all_states, counted, dense, drawn, law, p_value, ring
 
@@ -21,11 +23,11 @@ R = am.RESULTS
 
 
 def gibbs(beta, changes):
-    return am.GibbsWithGradients(beta, changes, record=0)
+    return am.GibbsWithGradients(beta, changes=changes, record=0)
 
 
 def dmala(beta, changes):
-    return am.DMALA(beta, 0.6, changes, record=0)
+    return am.DMALA(beta, 0.6, changes=changes, record=0)
 
 
 MAKE = {"gibbs": gibbs, "dmala": dmala}
@@ -154,6 +156,8 @@ def test_a_start_deep_in_a_wall_comes_out_and_stays_out(name, changes):
     assert np.isfinite(e).all()
     end = descend(lambda x: jnp.sum(x) * 0 + jnp.inf, jnp.ones(N), method, key=jr.key(0))
     assert end.result == R.nonfinite
+    held = FlipProblem(walled, free=free_bits(N, np.ones(N, bool)))
+    assert_array_equal(solve(held, jnp.ones(N), method, jr.key(0), 3).x, jnp.ones(N))
 
 
 @pytest.mark.parametrize(("name", "changes"), ALL)

@@ -15,15 +15,16 @@ from numpy.testing import assert_allclose
 
 import amlib as am
 from amlib.descent import AbstractInformedSampler, Visits
+from amlib.descent.informed import Changes
 from tests.laws import BETAS, ENERGIES, SURE, N, all_states, counted, dense, drawn, law, p_value
 
 
 def gibbs(beta, changes):
-    return am.GibbsWithGradients(beta, changes, record=0)
+    return am.GibbsWithGradients(beta, changes=changes, record=0)
 
 
 def dmala(beta, changes):
-    return am.DMALA(beta, 0.6, changes, record=0)
+    return am.DMALA(beta, 0.6, changes=changes, record=0)
 
 
 MAKE = {"gibbs": gibbs, "dmala": dmala}
@@ -144,7 +145,7 @@ class Blind(AbstractInformedSampler):
     """Knows nothing: each bit is as likely to be proposed."""
 
     beta: jax.Array = eqx.field(converter=jnp.asarray)
-    changes: str = eqx.field(static=True, default="exact")
+    changes: Changes = eqx.field(static=True, default="exact")
 
     def propose(self, problem, at, rise, key):
         return jr.uniform(key, rise.shape) < 0.3
