@@ -20,7 +20,7 @@ BITS: dict[str, Callable[[float], Any]] = {
     "Glauber-colours": lambda beta: am.Glauber(beta, "colours"),
     "Metropolis": lambda beta: am.Metropolis(beta, "random"),
     "GibbsWithGradients": lambda beta: am.GibbsWithGradients(beta),
-    "DMALA": lambda beta: am.DMALA(beta, step_size=0.6),
+    "DMALA": lambda beta: am.DMALA(beta, step_size=0.2),
     "Annealed": lambda beta: am.sampling.Annealed(np.linspace(0, beta, 8)),
     "Tempering": lambda beta: am.sampling.Tempering([beta / 3, beta / 2, beta]),
 }
