@@ -1,6 +1,7 @@
 """Passes and bifurcations: against brute force, and energies that are solved by hand."""
 
 import heapq
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,8 +53,8 @@ def ising(N, key=0):
     return am.BipolarIsing(J + J.T)
 
 
-def barrier(memory, a, b, *key, **options):
-    return analysis.barrier(memory, a, b, *key, **({"progress": False} | options))
+def barrier(memory: Any, a: Any, b: Any, **options: Any):
+    return analysis.barrier(memory, a, b, progress=False, **options)
 
 
 def lowest_pass(energy, a, b):
@@ -145,7 +146,7 @@ def test_a_large_pass_is_a_path():
     assert not found.exact
     assert (np.abs(np.diff(found.path, axis=0)).sum(1) == 2).all()
     assert found.forward > 0
-    e = np.asarray(jax.vmap(memory.energy)(found.path))
+    e = np.asarray(jax.vmap(memory.energy)(jnp.asarray(found.path)))
     assert_allclose(found.energy, e)
 
 

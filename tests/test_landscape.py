@@ -1,6 +1,7 @@
 """Minima, basins and spectra: against enumerations, and energies that are solved by hand."""
 
 from itertools import product
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -48,7 +49,7 @@ class Torn(am.AbstractBinaryAM):
         return jnp.where(x[0] > 0, jnp.nan, jnp.sum(x))
 
 
-def census(memory, starts=400, **options):
+def census(memory: Any, starts: Any = 400, **options: Any):
     return analysis.fixed_points(memory, starts, jr.key(0), progress=False, **options)
 
 
@@ -228,8 +229,8 @@ def test_the_census_refuses(memory, starts, options, error, message):
 # -- basins -----------------------------------------------------------------------------------
 
 
-def basin(memory, pattern=0, **options):
-    return analysis.basin(memory, pattern, jr.key(0), **({"progress": False} | options))
+def basin(memory: Any, pattern: Any = 0, **options: Any):
+    return analysis.basin(memory, pattern, jr.key(0), progress=False, **options)
 
 
 def test_the_basin_of_one_pattern_is_half_of_all_states():
@@ -353,7 +354,7 @@ def test_spectra_refuse():
 # -- curves over seeds ------------------------------------------------------------------------
 
 
-def curve(patterns, **options):
+def curve(patterns: Any, **options: Any):
     return analysis.retrieval_curve(
         am.ClassicalHopfield, patterns, am.data.corrupt.flip, [0.1, 0.3], jr.key(0),
         **({"queries": 12, "progress": False} | options),

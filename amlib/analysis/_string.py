@@ -30,7 +30,7 @@ class Saddle(NamedTuple):
     images: np.ndarray
     place: int
     energy: float
-    index: int
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride]
     gradient: float
 
 

@@ -33,13 +33,13 @@ class FixedPoints(NamedTuple):
     """
 
     x: np.ndarray
-    count: np.ndarray
+    count: np.ndarray  # pyright: ignore[reportIncompatibleMethodOverride]
     energy: np.ndarray
     nearest: np.ndarray
     overlap: np.ndarray
     kind: np.ndarray
     members: np.ndarray
-    index: np.ndarray
+    index: np.ndarray  # pyright: ignore[reportIncompatibleMethodOverride]
     starts: int
     unsettled: int
 
