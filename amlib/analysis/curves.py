@@ -116,9 +116,8 @@ def retrieval_curve(
             bar.update()
 
     # Programs are compiled by all cores, while the next one is traced and those that are done run.
-    with tqdm(
-        total=len(keys) * len(counts) * len(values), disable=not progress, leave=False
-    ) as bar:
+    total = len(keys) * len(counts) * len(values)
+    with tqdm(total=total, disable=not progress, leave=False) as bar:
         try:
             for s, own in enumerate(keys):
                 for k, count in enumerate(counts):
@@ -135,6 +134,13 @@ def retrieval_curve(
                 measure(*ahead.popleft())
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+    return _table(found, counts, values)
+
+
+def _table(
+    found: dict[tuple[int, int], list[np.ndarray]], counts: list[int], values: np.ndarray
+) -> RetrievalCurve:
+    """A row for each count and level, of what the seeds found."""
     rows = [
         (count, float(level), *_row(np.stack(found[k, i])))
         for k, count in enumerate(counts)
