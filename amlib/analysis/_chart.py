@@ -107,7 +107,7 @@ class Chart:
     def __init__(self, family: Family, shape: tuple[int, ...], dtype: Any, grid: np.ndarray):
         self.family, self.shape, self.dtype, self.grid = family, shape, dtype, grid
         self.small = float(np.finfo(dtype).eps) ** 0.5
-        self.slack = 0.01 * self.small**0.5
+        self.slack = 0.04 * self.small**0.5
         self.rows: list[tuple[int, Point, int]] = []
         self.found: list[tuple[Point, int, int, str]] = []
         self.count = 0
@@ -135,11 +135,14 @@ class Chart:
 
     def reach(self, at: Point, value: float, halvings: int = _HALVINGS) -> Point | None:
         """The same fixed point at another value, or `None` where it is lost."""
-        guess = at.x + (value - at.value) * at.speed
+        step = value - at.value
+        guess = at.x + step * at.speed
         end = self.solve(guess, value)
         if end is not None and np.isfinite(end.energy):
-            moved, strayed = np.linalg.norm(guess - at.x), np.linalg.norm(end.x - guess)
-            if strayed <= 0.5 * moved + self.slack * (1 + np.linalg.norm(at.x)):
+            # There and back as the speeds say: another branch is not met by accident.
+            strayed = [end.x - guess, end.x - step * end.speed - at.x]
+            moved = np.linalg.norm(guess - at.x) + self.slack * (1 + np.linalg.norm(at.x))
+            if max(map(np.linalg.norm, strayed)) <= 0.25 * float(moved):
                 return end
         if not halvings:
             return None
@@ -205,12 +208,10 @@ class Chart:
     def lost(self, at: Point, value: float) -> Point | None:
         """The last point of a branch that is lost before a value."""
         good, bad = at, value
-        for _ in range(24):
-            end = self.reach(good, 0.5 * (good.value + bad), 0)
-            if end is None:
-                bad = 0.5 * (good.value + bad)
-            else:
-                good = end
+        for _ in range(20):
+            middle = 0.5 * (good.value + bad)
+            end = self.reach(good, middle, _HALVINGS // 2)
+            good, bad = (good, middle) if end is None else (end, bad)
         return good if good is not at else None
 
     def record(self, events: list[tuple[Point, int, str]], branch: int) -> Iterator[list[int]]:

@@ -104,7 +104,7 @@ class Search:
     """A search for a low pass between two states: an upper bound of the lowest.
 
     A beam search over direct paths, which flip only what differs, each unit once; from both ends.
-    Then detours: a state beside the highest one, or one that descent from there leads to, becomes
+    Then detours: a state beside a highest one, or one that descent from there leads to, becomes
     a waypoint, between which and the ends direct paths are searched again.
     """
 
@@ -129,8 +129,8 @@ class Search:
     def run(self, a: np.ndarray, b: np.ndarray, tries: int, bar: Any) -> np.ndarray:
         """The states of the lowest path that was found, as truth values."""
         path = self.better(self.direct(a, b), self.direct(b, a)[::-1])
-        for _ in range(tries):
-            way = self.waypoint(path)
+        for turn in range(tries):
+            way = self.waypoint(path, turn)
             if not ((way == a).all() or (way == b).all()):
                 there, back = self.direct(a, way), self.direct(way, b)
                 path = self.better(path, np.concatenate([there, back[1:]]))
@@ -142,10 +142,11 @@ class Search:
         pair = [_without_loops(p) for p in (path, other)]
         return min(pair, key=lambda p: (self.energies(p).max(), len(p)))
 
-    def waypoint(self, path: np.ndarray) -> np.ndarray:
-        """A state one to three flips beside the highest one of a path, after some descent."""
-        state = path[int(self.energies(path).argmax())].copy()
-        for _ in range(self.random.integers(1, 4)):
+    def waypoint(self, path: np.ndarray, turn: int) -> np.ndarray:
+        """A state some flips beside one of the highest of a path, after some descent."""
+        top = np.argsort(-self.energies(path), kind="stable")
+        state = path[self.random.choice(top[: max(1, min(3, len(top) - 2))])].copy()
+        for _ in range(self.random.integers(1, 4 + turn // 8)):
             lowest = np.argsort(self.flipped(state[None])[0], kind="stable")[:8]
             state[self.random.choice(lowest)] ^= True
         energy = self.energies(state[None])[0]

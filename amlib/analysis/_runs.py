@@ -91,7 +91,7 @@ def stored(
 ) -> Array | None:
     """The patterns that were given, else those in the memory's `Xi`, else `None`."""
     if patterns is None:
-        Xi = getattr(memory, "Xi", None)
+        Xi: Any = getattr(memory, "Xi", None)
         if not eqx.is_array(Xi) or Xi.ndim < 2 or (shape is not None and Xi.shape[1:] != shape):
             return None
         return checks.as_float(Xi, where)

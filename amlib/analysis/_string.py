@@ -30,7 +30,7 @@ class Saddle(NamedTuple):
     images: np.ndarray
     place: int
     energy: float
-    index: int
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride]
     gradient: float
 
 
@@ -87,7 +87,7 @@ def _relaxed(energy: EnergyFn, string: Array, limit: Array) -> Array:
         """The size of the largest eigenvalue of the Hessian, by power iteration."""
         product = lambda v: jax.jvp(grad, (x,), (v,))[1]
 
-        def turn(_: int, v: Array) -> Array:
+        def turn(_: Array | int, v: Array) -> Array:
             w = product(v)
             return w / jnp.maximum(jnp.linalg.norm(w), jnp.finfo(w.dtype).tiny)
 
@@ -95,7 +95,7 @@ def _relaxed(energy: EnergyFn, string: Array, limit: Array) -> Array:
         v = lax.fori_loop(0, 12, turn, start / jnp.linalg.norm(start))
         return jnp.linalg.norm(product(v))
 
-    def step(_: int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+    def step(_: Array | int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         string, size = carry
         moved = string[1:-1] - size * jax.vmap(grad)(string[1:-1])
         return _even(jnp.concatenate([string[:1], moved, string[-1:]])), size

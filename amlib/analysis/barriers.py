@@ -34,7 +34,7 @@ class Barrier(NamedTuple):
     forward: float
     backward: float
     saddle: np.ndarray
-    index: int
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride]
     gradient: float
     exact: bool
 

@@ -114,18 +114,20 @@ def basin(
             )
             hits[i] = np.asarray(_same(same, jnp.asarray(ends), jnp.asarray(target))) & rest[i]
     hits &= bool(rests)
-    return Basin(*_table(values, hits, rest), target, bool(rests))
+    return Basin(**_table(values, hits, rest), x=target, rests=bool(rests))
 
 
-def _table(values: np.ndarray, hits: np.ndarray, rest: np.ndarray) -> tuple[Any, ...]:
+def _table(values: np.ndarray, hits: np.ndarray, rest: np.ndarray) -> dict[str, Any]:
     """The columns and the size, of what was found for each level and seed."""
     share = hits.mean(1)
     low, high = wilson(share, hits.shape[1])
     unbroken = np.cumprod(hits, axis=0).sum(0)
     radius = np.where(unbroken > 0, values[unbroken - 1].astype(float), np.nan)
     sizes = np.nan_to_num(radius)
-    size = float(sizes.mean()), *bootstrap(sizes)
-    return values, share, low, high, rest.mean(1), radius, *size
+    least, most = bootstrap(sizes)
+    columns = {"level": values, "success": share, "low": low, "high": high}
+    columns |= {"converged": rest.mean(1), "radius": radius}
+    return columns | {"size": float(sizes.mean()), "size_low": least, "size_high": most}
 
 
 def _pattern(memory: AbstractMemory, pattern: ArrayLike | IntLike) -> Array:

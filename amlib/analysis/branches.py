@@ -28,7 +28,7 @@ class Branches(NamedTuple):
     x: np.ndarray
     energy: np.ndarray
     eigenvalue: np.ndarray
-    index: np.ndarray
+    index: np.ndarray  # pyright: ignore[reportIncompatibleMethodOverride]
     origin: np.ndarray
 
 

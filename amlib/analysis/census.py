@@ -33,13 +33,13 @@ class FixedPoints(NamedTuple):
     """
 
     x: np.ndarray
-    count: np.ndarray
+    count: np.ndarray  # pyright: ignore[reportIncompatibleMethodOverride]
     energy: np.ndarray
     nearest: np.ndarray
     overlap: np.ndarray
     kind: np.ndarray
     members: np.ndarray
-    index: np.ndarray
+    index: np.ndarray  # pyright: ignore[reportIncompatibleMethodOverride]
     starts: int
     unsettled: int
 
@@ -239,13 +239,16 @@ def _real_kind(
     if other[back] <= (1 - least) * apart[back]:
         members[back] = -1
         return back, "inverse", members
+    if len(rows) == 1:
+        return top, "spurious", members
     # Of the nearest 2, 3, 4, ... patterns: their means, and how far around those they lie.
     order = np.argsort(gaps, kind="stable")
-    size = np.arange(1, len(rows) + 1)
-    means = np.cumsum(rows[order], axis=0) / size[:, None]
-    spread = np.cumsum((rows[order] ** 2).sum(1)) / size - (means**2).sum(1)
-    near = 1 - ((means - x) ** 2).sum(1) / np.maximum(2 * spread, np.finfo(float).tiny)
-    if len(rows) == 1 or near[1:].max() < least:
+    size = np.arange(2, len(rows) + 1)
+    means = np.cumsum(rows[order], axis=0)[1:] / size[:, None]
+    spread = np.cumsum((rows[order] ** 2).sum(1))[1:] / size - (means**2).sum(1)
+    inside = ((means - x) ** 2).sum(1) <= (1 - least) * 2 * spread
+    if not inside.any():
         return top, "spurious", members
-    members[order[: 2 + int(near[1:].argmax())]] = 1
+    near = np.where(inside, ((means - x) ** 2).sum(1) / np.where(inside, spread, 1), np.inf)
+    members[order[: 2 + int(near.argmin())]] = 1
     return top, "mixture", members

@@ -97,12 +97,7 @@ def retrieval_curve(
         checks.integer(seeds, 2, "retrieval_curve: seeds")
     keys = [key] if seeds is None else [jax.random.fold_in(key, s) for s in range(seeds)]
     sets = _drawn_patterns(patterns, keys)
-    counts = [sets[0].shape[0]] if counts is None else [int(k) for k in counts]
-    for count in counts:
-        if not 1 <= count <= sets[0].shape[0]:
-            raise ValueError(
-                f"retrieval_curve: counts must lie in [1, {sets[0].shape[0]}]; {count} came."
-            )
+    counts = _counts(counts, sets[0].shape[0])
     recall = runs.default_recall if recall is None else recall
     success = _close if success is None else success
     found: dict[tuple[int, int], list[np.ndarray]] = defaultdict(list)
@@ -121,9 +116,8 @@ def retrieval_curve(
             bar.update()
 
     # Programs are compiled by all cores, while the next one is traced and those that are done run.
-    with tqdm(
-        total=len(keys) * len(counts) * len(values), disable=not progress, leave=False
-    ) as bar:
+    total = len(keys) * len(counts) * len(values)
+    with tqdm(total=total, disable=not progress, leave=False) as bar:
         try:
             for s, own in enumerate(keys):
                 for k, count in enumerate(counts):
@@ -140,12 +134,28 @@ def retrieval_curve(
                 measure(*ahead.popleft())
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+    return _table(found, counts, values)
+
+
+def _table(
+    found: dict[tuple[int, int], list[np.ndarray]], counts: list[int], values: np.ndarray
+) -> RetrievalCurve:
+    """A row for each count and level, of what the seeds found."""
     rows = [
         (count, float(level), *_row(np.stack(found[k, i])))
         for k, count in enumerate(counts)
         for i, level in enumerate(values)
     ]
     return RetrievalCurve(*(np.asarray(column) for column in zip(*rows, strict=True)))
+
+
+def _counts(counts: Sequence[int] | None, K: int) -> list[int]:
+    """The numbers of patterns to store; raise where there are not so many."""
+    counts = [K] if counts is None else [int(k) for k in counts]
+    for count in counts:
+        if not 1 <= count <= K:
+            raise ValueError(f"retrieval_curve: counts must lie in [1, {K}]; {count} came.")
+    return counts
 
 
 def _no_program() -> None:

@@ -25,7 +25,7 @@ class HessianSpectrum(NamedTuple):
 
     eigenvalues: Float[Array, " D"]
     eigenvectors: Float[Array, "D *shape"]
-    index: Integer[Array, ""]
+    index: Integer[Array, ""]  # pyright: ignore[reportIncompatibleMethodOverride]
     gradient: Scalar
 
 

@@ -1,7 +1,7 @@
 """What lies in an energy landscape: minima, basins, passes."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -38,6 +38,7 @@ _REST = "#c9cdd5"
 _MINUS = "\N{MINUS SIGN}"
 
 
+@runtime_checkable
 class CensusLike(Protocol):
     """What `census` draws, as `am.analysis.FixedPoints`: arrays of one length, and two counts."""
 
@@ -72,6 +73,7 @@ class CensusLike(Protocol):
         ...
 
 
+@runtime_checkable
 class BasinLike(Protocol):
     """What `basin` draws, as `am.analysis.Basin`."""
 
@@ -111,6 +113,7 @@ class BasinLike(Protocol):
         ...
 
 
+@runtime_checkable
 class BarrierLike(Protocol):
     """What `barrier` draws, as `am.analysis.Barrier`."""
 
@@ -128,6 +131,14 @@ class BarrierLike(Protocol):
     def exact(self) -> bool:
         """Whether no path is lower."""
         ...
+
+
+def check(found: object, kind: type, where: str, maker: str) -> None:
+    """Raise `TypeError` unless a result has what is drawn."""
+    if not isinstance(found, kind):
+        raise TypeError(
+            f"{where}: must be what am.analysis.{maker} returns; {type(found).__name__} came."
+        )
 
 
 def census(
@@ -152,8 +163,10 @@ def census(
 
     **Returns:** the axes.
 
-    **Raises:** `ValueError` for a census without recalls, and `limit` below 1.
+    **Raises:** `TypeError` for another kind of result; `ValueError` for a census without
+    recalls, and `limit` below 1.
     """
+    check(table, CensusLike, "census", "fixed_points")
     count, members = np.asarray(table.count), np.asarray(table.members)
     kind = np.asarray(table.kind).astype(str)
     if table.starts < 1 or limit < 1:
@@ -162,7 +175,9 @@ def census(
         )
     order = np.argsort(-count, kind="stable")
     shown = order[:limit][np.argsort(np.asarray(table.energy)[order[:limit]], kind="stable")]
-    bars = [(int(count[k]), KINDS.get(kind[k], FAINT), _names(members[k], labels)) for k in shown]
+    bars = [
+        (int(count[k]), KINDS.get(str(kind[k]), FAINT), _names(members[k], labels)) for k in shown
+    ]
     others = len(count) - len(shown)
     if others:
         bars.append((int(count[order[limit:]].sum()), _REST, f"{others:,} more"))
@@ -209,7 +224,7 @@ def _names(members: np.ndarray, labels: Sequence[str] | None) -> str:
     parts = []
     for k in inside:
         sign = ("+" if parts else "") if members[k] > 0 else _MINUS
-        parts.append(f"{sign}{k if labels is None else labels[k]}")
+        parts.append(f"{sign}{k if labels is None else labels[int(k)]}")
     return "".join(parts)
 
 
@@ -230,8 +245,9 @@ def basin(
 
     **Returns:** the axes.
 
-    **Raises:** `ValueError` for a basin without levels.
+    **Raises:** `TypeError` for another kind of result; `ValueError` for a basin without levels.
     """
+    check(found, BasinLike, "basin", "basin")
     columns = (found.level, found.success, found.low, found.high)
     level, success, low, high = (np.atleast_1d(np.asarray(a, float)) for a in columns)
     if not level.size:
@@ -264,9 +280,10 @@ def barrier(
 
     **Returns:** the axes: that of the energy, and that of the pictures where there are some.
 
-    **Raises:** `ValueError` for a path of fewer than two states, or states that are no pictures of
-    that shape.
+    **Raises:** `TypeError` for another kind of result; `ValueError` for a path of fewer than
+    two states, or states that are no pictures of that shape.
     """
+    check(found, BarrierLike, "barrier", "barrier")
     path, energy = np.asarray(found.path, float), np.asarray(found.energy, float)
     if len(path) < 2 or energy.shape != path.shape[:1]:
         raise ValueError(

@@ -1,18 +1,20 @@
 """Trees of minima, and branches of fixed points."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from amlib._types import Nested
+from amlib.plots.landscapes import check
 from amlib.plots.pictures import BLUE, FAINT, ORANGE, TEXT, new_figure, place, style
 
 _DASHED = {"color": FAINT, "linewidth": 1.2, "linestyle": (0, (3, 2))}
 
 
+@runtime_checkable
 class PassesLike(Protocol):
     """What `disconnectivity` draws, as `am.analysis.Passes`."""
 
@@ -27,6 +29,7 @@ class PassesLike(Protocol):
         ...
 
 
+@runtime_checkable
 class BranchesLike(Protocol):
     """Branches of fixed points, as `am.analysis.Branches`: arrays of one length."""
 
@@ -51,6 +54,7 @@ class BranchesLike(Protocol):
         ...
 
 
+@runtime_checkable
 class BifurcationsLike(Protocol):
     """What `bifurcations` draws, as `am.analysis.Bifurcations`."""
 
@@ -106,12 +110,14 @@ def disconnectivity(
 
     **Returns:** the axes.
 
-    **Raises:** `ValueError` for energies and heights whose sizes do not fit, or are not finite, a
-    pass below its minima, and other numbers of labels or colours than minima.
+    **Raises:** `TypeError` for another kind of result; `ValueError` for energies and heights
+    whose sizes do not fit, or are not finite, a pass below its minima, and other numbers of
+    labels or colours than minima.
 
     **Reference:** Becker and Karplus 1997 (J. Chem. Phys. 106, 1495), with every pass at its own
     height instead of a row of levels.
     """
+    check(passes, PassesLike, "disconnectivity", "passes")
     energy, height = np.asarray(passes.energy, float), np.asarray(passes.height, float)
     M = energy.size
     if energy.ndim != 1 or not M or height.shape != (M, M) or not np.isfinite(energy).all():
@@ -142,12 +148,11 @@ def disconnectivity(
         color = BLUE if colors is None else colors[k]
         ax.plot(x, energy[k], "o", ms=5 if M <= 40 else 3, color=color, zorder=3)
         if labels is not None:
-            turn = (
-                {"rotation": 60, "ha": "right"} if max(map(len, labels)) > 3 else {"ha": "center"}
-            )
+            long = max(map(len, labels)) > 3
             ax.annotate(
                 labels[k], (x, energy[k]), (0, -6), textcoords="offset points", va="top",
-                fontsize=7, color=TEXT, **turn,
+                ha="right" if long else "center", rotation=60 if long else 0,
+                fontsize=7, color=TEXT,
             )  # fmt: skip
     style(ax)
     ax.spines["bottom"].set_visible(False)
@@ -213,8 +218,10 @@ def bifurcations(
 
     **Returns:** the axes.
 
-    **Raises:** `ValueError` for a direction of another size than a state.
+    **Raises:** `TypeError` for another kind of result; `ValueError` for a direction of another
+    size than a state.
     """
+    check(found, BifurcationsLike, "bifurcations", "bifurcations")
     rows = found.branches
     branch, value, index = (np.asarray(a) for a in (rows.branch, rows.value, rows.index))
     x = np.asarray(rows.x, float).reshape(len(value), -1)
