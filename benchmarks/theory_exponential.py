@@ -134,18 +134,17 @@ up to which *every* pattern is a fixed point. Fainter curves are smaller systems
 
 What is seen, and why:
 
-- The three thresholds differ, and theory puts them in the order that is measured. A pattern stays
-  a fixed point far beyond the rate at which the sum of the others outweighs its own term: the sum
-  is large, but a flip changes it little, and only its changes compete with the pattern.
-- Curves steepen with N, and all of them lie below their lines where bits are asked: each of N
-  bits has to hold, against noise of which the largest of N values counts. The shift is of order
-  ln N / N in the rate, 0.1 at N = 32: large against the distance that is left to what these sizes
-  can show. One flip also costs a factor of order 1 in the signal, $2 \\sinh \\lambda$.
-- At the left the sum has no maximum to take, and the curves cross their line early: half of the
-  patterns are where the logarithm of the sum has its median, a correction of order 1 / N only.
-- The number of patterns grows exponentially: sizes beyond these are out of reach, and the
-  approach to the limit cannot be followed further. It is the order and the steepening that the
-  simulation confirms.
+- The three thresholds differ, in the order that theory puts them. A pattern stays a fixed point
+  far beyond the rate at which the sum of the others outweighs its own term: the sum is large, but
+  a flip changes it little, and only its changes compete with the pattern.
+- In the middle and at the right all curves lie below their lines, and come closer with N: every
+  one of N bits has to hold, against the largest of N values of the noise, a shift of the order of
+  ln N / N in the rate; and the noise has heavy tails where few patterns carry it.
+- At the left the whole sum is compared, which fluctuates little: half of the patterns are near
+  the line already in small systems.
+- The number of patterns grows exponentially, so sizes much beyond these are out of reach, and the
+  last part of the way to the limit cannot be followed: it is the order of the thresholds and the
+  approach that the simulation confirms, not their third digit.
 
 {table(("λ", "N", "K", "rate", *KINDS), lines)}
 """

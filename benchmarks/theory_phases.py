@@ -43,7 +43,10 @@ def run(quick):
             T, error = mean_and_error(each)
             edges.append({"load": load, "T": T, "error": error, "theory": top, "level": level})
             print(load, T, error, top, flush=True)
-    return {"rows": rows, "edges": edges, "N": units, "sweeps": sweeps, "draws": draws}
+    return {
+        "rows": rows, "edges": edges, "lines": lines(2 if quick else 18),
+        "N": units, "sweeps": sweeps, "draws": draws,
+    }  # fmt: skip
 
 
 def lost_below(load, top):
@@ -63,26 +66,24 @@ def overlaps(units, load, T, sweeps, seed):
     return np.asarray(((x + y) * x0).mean(1) / 2)
 
 
-def lines():
-    """The transitions of theory."""
-    high = np.linspace(0.06, 0.137, 16)
-    temperatures, low = np.linspace(1e-3, 1, 50), np.linspace(0.001, 0.0528, 20)
-    return {
+def lines(points):
+    """The transitions of theory, loads and temperatures."""
+    high, low = np.linspace(0.06, 0.137, points), np.linspace(0.001, 0.0528, points)
+    temperatures, root = np.linspace(1e-3, 1, 3 * points), np.linspace(0, 0.42, 3 * points)
+    found = {
         "retrieval states end": ([theory.critical_load(T) for T in temperatures], temperatures),
         "retrieval states are lowest": (low, [theory.stability_temperature(a) for a in low]),
-        "spin glass begins": (np.linspace(0, 0.42, 40) ** 2, 1 + np.linspace(0, 0.42, 40)),
-        "replicas break up": (
-            high := np.linspace(0.06, 0.137, 16),
-            [theory.replica_temperature(a) for a in high],
-        ),
+        "spin glass begins": (root**2, [theory.spin_glass_temperature(a) for a in root**2]),
+        "replicas break up": (high, [theory.replica_temperature(a) for a in high]),
     }
+    return {name: [list(map(float, column)) for column in line] for name, line in found.items()}
 
 
 def draw(data):
     figure = new_figure(1080, 760)
     ax = place(figure, 100, 40, 780, 610)
     for (name, (x, y)), color, shape in zip(
-        lines().items(), (BLUE, GREEN, ORANGE, PURPLE), ("-", "--", ":", "-."), strict=True
+        data["lines"].items(), (BLUE, GREEN, ORANGE, PURPLE), ("-", "--", ":", "-."), strict=True
     ):
         ax.plot(x, y, shape, color=color, linewidth=1.6, label=f"theory: {name}")
     rows = data["rows"]

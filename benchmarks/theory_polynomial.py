@@ -150,10 +150,10 @@ Exponents through the three larger sizes: {"; ".join(exponents)} (theory: n - 1)
 Where they differ, and why:
 
 - Theory takes the sum over the other patterns for a Gaussian number. It is a sum of powers n - 1
-  of overlaps: at n = 4 a single pattern of a large overlap adds as much as hundreds of others.
-  Such heavy tails make more errors than a Gaussian where errors are rare (the fainter points at
-  the left, up to ten times), and they fade as K grows: so the smallest systems of n = 3 and 4
-  hold less than theory, the larger ones what it says.
+  of overlaps: the larger n is, the more a few patterns of large overlaps count. Such heavy tails
+  make more errors than a Gaussian where errors are rare (the fainter points at the left, up to
+  ten times), and they fade as K grows: so the smallest systems of n = 3 and 4 hold less than
+  theory, the larger ones what it says.
 - At n = 2 it is the other way round, by 1 to 5 %: few patterns of few bits have an overlap that
   is binomial, with lighter tails. The own pattern is none of the others, and the flipped bit is
   one of N: corrections of order 1 / K and 1 / N.
