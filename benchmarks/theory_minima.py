@@ -54,6 +54,7 @@ def found(make, Xi, beta, starts):
     masks = jr.uniform(some, (starts // 2, len(Xi)))
     size = jr.randint(few, (starts // 2, 1), 2, len(Xi) + 1)
     masks = masks <= jnp.take_along_axis(jnp.sort(masks, 1), size - 1, 1)
+    masks = masks.astype(Xi.dtype)
     centres = masks @ Xi / masks.sum(1, keepdims=True)
     x0 = jnp.concatenate([Xi, centres, jr.uniform(where, (starts - starts // 2, D))])
     x, ended, least = ends(make(Xi, jnp.float32(beta)), x0)

@@ -105,7 +105,7 @@ def draw(data):
                 markersize=3.5, color=COLORS[n], alpha=alpha, capsize=2,
                 label=f"n = {n}, N = {row['N']}" if row is rows[-1] else None,
             )  # fmt: skip
-        N = np.geomspace(rows[0]["N"] / 1.2, rows[-1]["N"] * 1.2, 20)
+        N = [round(v) for v in np.geomspace(rows[0]["N"] / 1.2, rows[-1]["N"] * 1.2, 20)]
         curve = [theory.polynomial_capacity(v, n, ERROR) for v in N]
         right.plot(N, curve, color=COLORS[n], linewidth=1.2)
         right.errorbar(
