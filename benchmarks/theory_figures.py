@@ -6,6 +6,7 @@ from the numbers, `--quick` tries everything out on tiny systems, `--out` writes
 """
 
 import argparse
+import itertools
 import json
 import math
 import tempfile
@@ -22,19 +23,10 @@ import numpy as np
 from jaxtyping import Array
 from machine import describe, peak_memory
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatterMathtext, NullLocator
 
 import amlib as am
-from amlib.plots.pictures import (
-    BLUE as BLUE,
-    FAINT as FAINT,
-    GREEN as GREEN,
-    ORANGE as ORANGE,
-    PURPLE as PURPLE,
-    TEXT as TEXT,
-    new_figure as new_figure,
-    place as place,
-    style as style,
-)
+from amlib.plots.pictures import BLUE, GREEN, ORANGE, PURPLE
 
 RESULTS = Path(__file__).parent / "results"
 COLORS = (PURPLE, GREEN, ORANGE, BLUE)
@@ -100,6 +92,12 @@ def unstable(memory: am.BinaryAM, x: Array, batch: int = 16) -> Array:
     return jax.lax.map(falls, x, batch_size=batch)
 
 
+def powers(axis: Any) -> None:
+    """Powers of ten on a logarithmic axis that `style` made quiet."""
+    axis.set_major_formatter(LogFormatterMathtext())
+    axis.set_minor_locator(NullLocator())
+
+
 def mean_and_error(values: Any) -> tuple[float, float]:
     """The mean over independent draws (the first axis), and its standard error."""
     values = np.asarray(values, float)
@@ -109,8 +107,8 @@ def mean_and_error(values: Any) -> tuple[float, float]:
 
 
 def crossing(x: Sequence[float], y: Sequence[float], level: float) -> float:
-    """Where a falling curve first passes a level, linearly between points; NaN where it does not."""
-    for (a, fa), (b, fb) in zip(zip(x, y), zip(x[1:], y[1:]), strict=False):  # noqa: B905
+    """Where a falling curve first passes a level, between points; NaN where it does not."""
+    for (a, fa), (b, fb) in itertools.pairwise(zip(x, y, strict=True)):
         if fa >= level > fb:
             return a + (fa - level) / (fa - fb) * (b - a)
     return math.nan

@@ -1,6 +1,6 @@
 """How many minima the energies of Gaussian and Epanechnikov kernels have, against beta.
 
-    python benchmarks/theory_minima.py
+python benchmarks/theory_minima.py
 """
 
 import equinox as eqx
@@ -8,21 +8,11 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from theory_figures import (
-    BLUE,
-    FAINT,
-    ORANGE,
-    main,
-    mean_and_error,
-    new_figure,
-    place,
-    plus_minus,
-    style,
-    table,
-)
+from theory_figures import main, mean_and_error, plus_minus, table
 
 import amlib as am
 from amlib import theory
+from amlib.plots.pictures import BLUE, FAINT, ORANGE, new_figure, place, style
 
 D, K, DRAWS, STARTS = 8, 14, 5, 1500
 BETAS = np.geomspace(1.5, 150, 20)
@@ -64,6 +54,7 @@ def found(make, Xi, beta, starts):
     masks = jr.uniform(some, (starts // 2, len(Xi)))
     size = jr.randint(few, (starts // 2, 1), 2, len(Xi) + 1)
     masks = masks <= jnp.take_along_axis(jnp.sort(masks, 1), size - 1, 1)
+    masks = masks.astype(Xi.dtype)
     centres = masks @ Xi / masks.sum(1, keepdims=True)
     x0 = jnp.concatenate([Xi, centres, jr.uniform(where, (starts - starts // 2, D))])
     x, ended, least = ends(make(Xi, jnp.float32(beta)), x0)
@@ -133,30 +124,33 @@ def page(data):
     ]  # fmt: skip
     most = max(data["rows"], key=lambda r: r["exact"])
     return f"""Minima of log-sum-exp and Epanechnikov energies
-{data["K"]} patterns, uniform in the unit cube of {D} dimensions, {data["draws"]} draws; error bars are
-standard errors over draws. `GaussianMemory` and `EpanechnikovMemory` recall from the patterns, from
-centroids of random sets of them and from random points, {data["starts"]:,} starts in all; ends that
-have converged and have a positive curvature are counted, those closer than {CLOSE} as one. Of the
-Epanechnikov energy all minima are known: sets of patterns of which just the members lie within
-$\\sqrt{{2/\\beta}}$ of their centroid (Hoover et al. 2025, Proposition 2), counted over all
-{2 ** data["K"] - 1:,} sets.
+{data["K"]} patterns, uniform in the unit cube of {D} dimensions, {data["draws"]} draws; error
+bars are standard errors over draws. `GaussianMemory` and `EpanechnikovMemory` recall from the
+patterns, from centroids of random sets of them and from random points, {data["starts"]:,} starts
+in all; ends that have converged and have a positive curvature are counted, those closer than
+{CLOSE} as one. Of the Epanechnikov energy all minima are known: sets of patterns of which just
+the members lie within $\\sqrt{{2/\\beta}}$ of their centroid (Hoover et al. 2025, Proposition 2),
+counted over all {2 ** data["K"] - 1:,} sets.
 
-Dashed lines, of theory: the centre of all patterns is the only minimum of the log-sum-exp up to about
-$\\beta = 1/\\lambda_{{max}}$ = {1 / data["variance"]:.1f}, the inverse of the largest variance; two
-patterns at the mean distance of nearest neighbours, {data["nearest"]:.2f}, part at
-`am.theory.merging_beta` = {theory.merging_beta(data["nearest"]):.1f}; the supports of the Epanechnikov
-energy are disjoint from $8 / r^2$ = {2 * theory.merging_beta(data["least"]):.1f} on, r = {data["least"]:.2f} the
-least distance.
+Dashed lines, of theory: the centre of all patterns is the only minimum of the log-sum-exp up to
+about $\\beta = 1/\\lambda_{{max}}$ = {1 / data["variance"]:.1f}, the inverse of the largest
+variance; two patterns at the mean distance of nearest neighbours, {data["nearest"]:.2f}, part at
+`am.theory.merging_beta` = {theory.merging_beta(data["nearest"]):.1f}; the supports of the
+Epanechnikov energy are disjoint from $8 / r^2$ = {2 * theory.merging_beta(data["least"]):.1f} on,
+r = {data["least"]:.2f} the least distance.
 
 What is seen, and why:
 
-- The log-sum-exp has one minimum at small $\\beta$, {data["K"]} at large, and no more than that on
-  the way; the Epanechnikov energy has up to {most["exact"]:.0f} (at $\\beta$ = {most["beta"]:.1f}).
-- The log-sum-exp's minima part within a factor of about two around the two lines, which are those of a Gaussian cloud and of
-  two patterns alone: here neighbours lie at different distances, and each has others around it that
-  pull.
-- Recalls find all Epanechnikov minima where there are few. Where there are many, some have basins that
-  no start of {data["starts"]:,} fell into: the search counts a lower bound.
+- The log-sum-exp has one minimum at small $\\beta$, {data["K"]} at large, and no more than that
+  on the way; the Epanechnikov energy has up to {most["exact"]:.0f} (at $\\beta$ =
+  {most["beta"]:.1f}).
+- The log-sum-exp's minima part within a factor of two above the two lines, which are those of a
+  Gaussian cloud and of two patterns alone: here each pattern has others around it that pull, so
+  it takes a larger $\\beta$ to part them, and the nearest pairs come last.
+- Recalls find all Epanechnikov minima where there are few. Where there are many, half of them
+  have basins that none of {data["starts"]:,} starts fell into: a search counts a lower bound.
+- From $8 / r^2$ on the supports of all patterns are disjoint and the count is exact, as theory
+  has it; a little before, sets of the nearest pairs only are left.
 - At small $\\beta$ all patterns reach the centre, and both energies have the one minimum.
 
 {table(("beta", "log-sum-exp, found", "Epanechnikov, found", "Epanechnikov, all"), lines)}

@@ -49,11 +49,49 @@ def test_transitions():
     loads = [0.01, 0.02, 0.05, 0.08, 0.10, 0.12]
     expected = [0.801, 0.717, 0.542, 0.405, 0.315, 0.215]
     assert_allclose([theory.retrieval_temperature(a) for a in loads], expected, atol=1.5e-3)
+    # Where both free energies are equal, found a third time by adaptive quadrature and a root of
+    # all three equations at once: 0.72162397, 0.59130028 and 0.21638335. (Notes that had 0.220 for
+    # the last were wrong: there the spin glass is lower by 2.9e-4.)
     found = [theory.stability_temperature(a) for a in (0.01, 0.02, 0.05)]
-    assert_allclose(found, [0.722, 0.591, 0.220], atol=4e-3)  # steep at 0.05
+    assert_allclose(found, [0.721624, 0.591300, 0.216383], atol=2e-6)
     assert theory.stability_temperature(0.06) == 0
     assert theory.retrieval_temperature(0.2) == 0
     assert theory.spin_glass_temperature(0.25) == 1.5
+
+
+def test_the_free_energies_meet_at_zero_temperature_where_algebra_says():
+    # E = -1/2 with the pattern and -1/pi - sqrt(2 alpha / pi) without (AGS 1987), up to the few
+    # wrong bits: they are equal at 0.05186.
+    alpha = math.pi / 2 * (0.5 - 1 / math.pi) ** 2
+    assert theory.stability_temperature(0.999 * alpha) > 0.16
+    # Beyond, retrieval states are lowest in a window of temperatures only, that closes.
+    assert 0 < theory.stability_temperature(0.0525) < 0.15
+
+
+def test_the_critical_load_is_reentrant():
+    # Naef and Canning 1992: a little heat adds capacity, in the replica-symmetric equations.
+    assert theory.critical_load(0.02) > theory.critical_load() + 2e-4
+    # Cold equations end in those of zero temperature.
+    assert theory.critical_load(1e-5) == pytest.approx(theory.critical_load(), abs=1e-6)
+    cold, zero = theory.retrieval(0.1, 1e-4), theory.retrieval(0.1)
+    assert_allclose(cold[::2], zero[::2], rtol=1e-5)
+
+
+def test_replicas_break_up_below_a_line():
+    # For small loads sqrt(8 alpha / 9 pi) exp(-1 / 2 alpha), AGS 1987.
+    small = lambda a: math.sqrt(8 * a / (9 * math.pi)) * math.exp(-1 / (2 * a))
+    assert theory.replica_temperature(0.06) == pytest.approx(small(0.06), rel=0.02)
+    # By another quadrature.
+    alpha = 0.13
+    T = theory.replica_temperature(alpha)
+    state = theory.retrieval(alpha, T)
+    z = np.linspace(-9, 9, 400_001)
+    weight = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi) * (z[1] - z[0])
+    u = np.clip((state.noise * z + state.overlap) / T, -300, 300)
+    left = alpha / T**2 * float(weight @ np.cosh(u) ** -4)
+    assert left == pytest.approx((1 - (1 - state.order) / T) ** 2, rel=1e-3)
+    assert theory.replica_temperature(0.01) == 0
+    assert theory.replica_temperature(0.2) == 0
 
 
 def test_gardner():
@@ -69,6 +107,36 @@ def test_polynomial_memories():
     assert theory.polynomial_capacity(100, 2) == theory.error_free_capacity(100)
     assert theory.error_free_capacity(100, every=True) == 100 / (4 * math.log(100))
     assert [theory.biased_exponent(n) for n in range(2, 8)] == [1, 2, 2, 3, 3, 4]
+
+
+@pytest.mark.parametrize(("n", "N"), [(3, 20_000), (4, 10**7), (5, 10**6)])
+def test_biased_capacities_grow_as_named(n, N):
+    K = [theory.polynomial_capacity(m, n, 0.005, 0.6) for m in (N, 2 * N)]
+    assert math.log2(K[1] / K[0]) == pytest.approx(theory.biased_exponent(n), abs=0.03)
+    assert theory.error_probability(K[0], N, n, 0.6) == pytest.approx(0.005)
+    assert theory.error_probability(K[0], N, n, -0.6) == pytest.approx(0.005)
+    assert theory.polynomial_capacity(N, n, 0.005, 1e-9) == pytest.approx(
+        theory.polynomial_capacity(N, n, 0.005)
+    )
+
+
+@pytest.mark.parametrize(("n", "b"), [(3, 0.6), (4, 0.6), (5, -0.4)])
+def test_the_field_of_biased_patterns_has_that_mean(n, b):
+    from amlib.theory.dense import _moments
+
+    N, rng = 40, np.random.default_rng(n)
+    draw = lambda *shape: np.where(rng.random(shape) < (1 + b) / 2, 1.0, -1.0)
+    for bit in (1, -1):
+        x, minus = np.ones(N), round(N * (1 - b) / 2)
+        x[1 : minus + 1 - (bit < 0)] = -1
+        x[0] = bit
+        xi = draw(150_000, N)
+        R, eta = (xi[:, 1:] - b) @ (x[1:] - b), xi[:, 0] - b
+        change = (R + eta * (bit - b)) ** n - (R - eta * (bit + b)) ** n
+        _, drift, width = _moments(N, np.asarray([minus]), n, b)
+        error = change.std() / math.sqrt(len(change))
+        assert change.mean() == pytest.approx(-drift[0] * bit, abs=4 * error + 0.06 * abs(drift[0]))
+        assert 0.8 < change.std() / width[0] < 1.5
 
 
 def test_unstable_bits_are_as_many_as_predicted():
@@ -88,6 +156,31 @@ def test_exponential_memories():
     assert_allclose([of(s, "spherical") for s in (0.5, 1, 2)], [0.387, 0.623, 0.909], atol=5e-4)
     assert of(0.5, "gaussian") == 0.375
     assert of(3.0, "gaussian") == 0.5
+
+
+def test_what_exponential_memories_hold():
+    of = theory.exponential_stability
+    # Every pattern, with and without damage: Demircigil et al. 2017, in bits a unit.
+    found = [of(1.0, p, every=True) / math.log(2) for p in (0, 0.1, 0.2, 0.3)]
+    assert_allclose(found, [0.5, 0.266, 0.139, 0.059], atol=6e-4)
+    # Without damage the variance of the field is the sum of squares: twice the scale.
+    assert of(0.5) == pytest.approx(theory.exponential_threshold(1.0))
+    # The width of the field by its definition: the largest term of sqrt(count) exp(scale m).
+    for scale, damage in ((0.25, 0.125), (0.5, 0.125), (0.5, 0.25), (2.0, 0.1)):
+        m = np.linspace(-1 + 1e-9, 1 - 1e-9, 200_001)
+        rate = ((1 + m) * np.log1p(m) + (1 - m) * np.log1p(-m)) / 2
+        width = lambda a, m=m, r=rate, s=scale: np.max(np.where(r <= a, (a - r) / 2 + s * m, -9))
+        alpha = of(scale, damage)
+        assert width(alpha) == pytest.approx(scale * (1 - 2 * damage), abs=2e-5)
+    # Patterns stay fixed beyond the rate at which the sum outweighs them.
+    N, scale = 16, 0.25
+    K = round(math.exp(0.23 * N))
+    assert theory.exponential_threshold(scale) < 0.23 < of(scale)
+    Xi = jax.random.rademacher(jax.random.key(0), (K, N), jnp.float32)
+    memory = am.ExponentialDenseAM(Xi, scale)
+    fixed = jax.vmap(memory.is_fixed_point)(Xi)
+    outweighs = jax.vmap(lambda x: -memory.energy(x) * scale < scale * N + math.log(2))(Xi)
+    assert fixed.mean() > 0.5 > outweighs.mean() * 0.9
 
 
 def test_landscapes_of_gaussian_memories():
@@ -118,6 +211,12 @@ def test_landscapes_of_gaussian_memories():
         lambda: theory.polynomial_capacity(100, 3, 0.7),
         lambda: theory.polynomial_capacity(1, 3),
         lambda: theory.error_probability(10, 10, 1),
+        lambda: theory.polynomial_capacity(100, 3, 0.01, 1.0),
+        lambda: theory.polynomial_capacity(100, 3, bias=0.5),
+        lambda: theory.error_probability(10, 10, 3, -1.0),
+        lambda: theory.exponential_stability(1.0, 0.5),
+        lambda: theory.exponential_stability(0.0),
+        lambda: theory.replica_temperature(0.0),
         lambda: theory.exponential_threshold(0.0),
         lambda: theory.exponential_threshold(1.0, "uniform"),
         lambda: theory.ring_radius(-1.0),

@@ -1,6 +1,7 @@
 """What theory says of memories: functions of loads, temperatures and sizes, each with its source.
 
-Numbers for large systems of random patterns, to be drawn over simulations.
+Numbers for large systems of random patterns, to be drawn over simulations, as the pages of
+`benchmarks/results/theory.md` do.
 """
 
 from amlib.theory.bounds import (
@@ -14,6 +15,7 @@ from amlib.theory.classical import (
     critical_load as critical_load,
     error_free_capacity as error_free_capacity,
     gardner_capacity as gardner_capacity,
+    replica_temperature as replica_temperature,
     retrieval as retrieval,
     retrieval_temperature as retrieval_temperature,
     spin_glass_temperature as spin_glass_temperature,

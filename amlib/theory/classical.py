@@ -6,6 +6,7 @@ $\beta = 1 / (N T)$.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -31,23 +32,55 @@ class Retrieval(NamedTuple):
 
 
 _NONE = Retrieval(0.0, 0.0, 0.0)
-_Z = np.linspace(-10.0, 10.0, 4001)
-_WEIGHTS = np.exp(-0.5 * _Z**2) / math.sqrt(2 * math.pi) * (_Z[1] - _Z[0])
+_Z = np.linspace(-10.0, 10.0, 401)
+_U, _U_WEIGHTS = np.polynomial.legendre.leggauss(240)
+_U, _U_WEIGHTS = 10 * (_U + 1), 10 * _U_WEIGHTS  # (0, 20)
 
 
-def _gauss(values: np.ndarray) -> float:
-    """The mean over a standard normal number, of values on the grid."""
-    return float(values @ _WEIGHTS)
+def _density(z: Any) -> Any:
+    """Of a standard normal number."""
+    return np.exp(-0.5 * np.square(z)) / math.sqrt(2 * math.pi)
+
+
+_WEIGHTS = _density(_Z) * (_Z[1] - _Z[0])
+
+
+def _mean(of: Callable[[np.ndarray], np.ndarray], m: float, noise: float, T: float | int) -> float:
+    """The mean of a function of the field's size over T, which falls off within 20.
+
+    The field is normal, of mean `m` and width `noise`. Where it is wider than the temperature, the
+    function is narrow, and the integral runs over its argument.
+    """
+    if noise <= T:
+        return float(of(np.abs(noise * _Z + m) / T) @ _WEIGHTS)
+    pair = _density((T * _U - m) / noise) + _density((T * _U + m) / noise)
+    return float(of(_U) @ (pair * _U_WEIGHTS)) * T / noise
+
+
+def _sech(power: int) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda u: np.cosh(np.minimum(u, 300.0)) ** -power
+
+
+def _response(m: float, noise: float, T: float | int) -> float:
+    """$(1 - q) / T$: what a small field adds to the mean of a unit."""
+    return _mean(_sech(2), m, noise, T) / T
+
+
+def _magnetisation(m: float, noise: float, T: float | int) -> float:
+    """The mean of a unit in the field."""
+    if noise <= T:
+        return float(np.tanh((noise * _Z + m) / T) @ _WEIGHTS)
+    pair = _density((T * _U - m) / noise) - _density((T * _U + m) / noise)
+    soft = float((np.tanh(_U) - 1) @ (pair * _U_WEIGHTS)) * T / noise
+    return math.erf(m / (math.sqrt(2) * noise)) + soft
 
 
 def _overlap_under(noise: float, T: float | int) -> float:
     """The largest root of the equation for the overlap, under a field of a given width."""
-    step = lambda m: _gauss(np.tanh((noise * _Z + m) / T))
     # From above the iteration falls onto the largest root; Newton's steps make it a few.
     m = 1.0
     for _ in range(200):
-        new = step(m)
-        slope = _gauss(1 / np.cosh(np.clip((noise * _Z + m) / T, -300, 300)) ** 2) / T
+        new, slope = _magnetisation(m, noise, T), _response(m, noise, T)
         down = m - (m - new) / max(1 - slope, 0.05)
         down = min(m, max(down, 0.0))
         if abs(down - m) < 1e-13:
@@ -59,8 +92,9 @@ def _overlap_under(noise: float, T: float | int) -> float:
 def _load_of_noise(noise: float, T: float | int) -> tuple[float, Retrieval]:
     """The load at which the field of the other patterns has this width, and the state there."""
     m = _overlap_under(noise, T)
-    q = _gauss(np.tanh((noise * _Z + m) / T) ** 2)
-    return _load(noise, q, (1 - q) / T), Retrieval(m, q, noise)
+    response = _response(m, noise, T)
+    q = 1 - T * response
+    return _load(noise, q, response), Retrieval(m, q, noise)
 
 
 def _load(noise: float, q: float, response: float) -> float:
@@ -75,13 +109,14 @@ def _load_of_argument(y: float) -> tuple[float, Retrieval]:
     return _load(noise, 1.0, response), Retrieval(m, 1.0, noise)
 
 
+@functools.lru_cache(maxsize=512)
 def _branch(T: float | int) -> tuple[Callable[[float], tuple[float, Retrieval]], float, float]:
     """The load along the retrieval states, from where it is none to where it is largest."""
     if T == 0:
         of, low, high = (lambda s: _load_of_argument(1 / s)), 0.05, 1.5
     else:
         of, low, high = (lambda s: _load_of_noise(s, T)), 1e-4, 1.0
-    grid = np.linspace(low, high, 60)
+    grid = np.linspace(low, high, 30)
     loads = [of(s)[0] if of(s)[1].overlap > 1e-3 else 0.0 for s in grid]
     k = int(np.argmax(loads))
     left, right = grid[max(k - 1, 0)], grid[min(k + 1, len(grid) - 1)]
@@ -97,7 +132,6 @@ def _branch(T: float | int) -> tuple[Callable[[float], tuple[float, Retrieval]],
     return of, low, float(best.x)
 
 
-@functools.lru_cache(maxsize=512)
 def critical_load(T: float | int = 0.0) -> float:
     r"""The largest load at which the classical network has retrieval states.
 
@@ -182,7 +216,7 @@ def retrieval_temperature(alpha: float | int) -> float:
     return root(lambda T: critical_load(T) - alpha, _COLD, 1.0, 1e-6)
 
 
-_COLD = 0.02  # the grid still resolves the hyperbolic tangent
+_COLD = 1e-5  # beyond it the equations are those of zero temperature, for a plot
 
 
 def stability_temperature(alpha: float | int) -> float:
@@ -194,8 +228,8 @@ def stability_temperature(alpha: float | int) -> float:
 
     - `alpha`: load, above 0.
 
-    **Returns:** $T_c$, replica symmetric; 0 beyond a load of about 0.051, where spin-glass states
-    are lower at every temperature.
+    **Returns:** $T_c$, replica symmetric; 0 beyond a load of about 0.052, where spin-glass states
+    are lower at every temperature. (The paper has 0.051.)
 
     **Reference:** Amit, Gutfreund and Sompolinsky 1987, figure 2.
     """
@@ -207,18 +241,54 @@ def stability_temperature(alpha: float | int) -> float:
         state = retrieval(alpha, T)
         return _free_energy(alpha, T, state) - _free_energy(alpha, T, _spin_glass(alpha, T))
 
-    high = top * (1 - 1e-4)
-    if gap(_COLD) >= 0:
+    # Near the end of the line the gap changes its sign twice; the upper one is asked for.
+    temperatures = np.linspace(top * (1 - 1e-4), _COLD, 8)
+    for high, low in itertools.pairwise(temperatures):
+        if gap(float(low)) < 0:
+            return root(gap, float(low), float(high), 1e-6) if gap(float(high)) > 0 else top
+    return 0.0
+
+
+def replica_temperature(alpha: float | int) -> float:
+    r"""Below which temperature the retrieval state breaks up into many: $T_R(\alpha)$.
+
+    The line of de Almeida and Thouless, where
+
+    $$\frac{\alpha}{T^2} \int Dz \cosh^{-4} \tfrac{\sqrt{\alpha r} z + m}{T}
+    = \left(1 - \frac{1 - q}{T}\right)^2$$
+
+    Above it the equations of `retrieval` hold; below it they are an approximation, whose error is
+    small, as the line lies low.
+
+    **Arguments:**
+
+    - `alpha`: load, in (0, `critical_load()`).
+
+    **Returns:** $T_R$; 0 where it is below 1e-5, or where there are no retrieval states.
+
+    **Reference:** Amit, Gutfreund and Sompolinsky 1987, section 5.
+    """
+    top = retrieval_temperature(alpha)
+    if top <= _COLD:
         return 0.0
-    return root(gap, _COLD, high, 1e-6) if gap(high) > 0 else top
+
+    def gap(T: float | int) -> float:
+        m, q, noise = retrieval(alpha, T)
+        return alpha / T**2 * _mean(_sech(4), m, noise, T) - (1 - (1 - q) / T) ** 2
+
+    high = top * (1 - 1e-6)
+    if gap(_COLD) <= 0 or gap(high) >= 0:
+        return 0.0 if gap(_COLD) <= 0 else top
+    return root(gap, _COLD, high, 1e-6)
 
 
 def _spin_glass(alpha: float | int, T: float | int) -> Retrieval:
     """The state without an overlap."""
 
     def of(noise: float) -> tuple[float, Retrieval]:
-        q = _gauss(np.tanh(noise * _Z / T) ** 2)
-        return _load(noise, q, (1 - q) / T), Retrieval(0.0, q, noise)
+        response = _response(0.0, noise, T)
+        q = 1 - T * response
+        return _load(noise, q, response), Retrieval(0.0, q, noise)
 
     if spin_glass_temperature(alpha) <= T:
         return _NONE
@@ -233,15 +303,19 @@ def _free_energy(alpha: float | int, T: float | int, state: Retrieval) -> float:
     """The free energy of a unit in units of the coupling; eq. 3.12 of the 1987 paper."""
     m, q, noise = state
     left = 1 - (1 - q) / T
-    field = np.abs(noise * _Z + m) / T
-    entropy = _gauss(field + np.log1p(np.exp(-2 * field)))
+    if noise <= T:
+        u = (noise * _Z + m) / T
+        softened = T * float(np.logaddexp(u, -u) @ _WEIGHTS)
+    else:  # a kink of its own width: the size of the field, and what is rounded off
+        softened = m * math.erf(m / (math.sqrt(2) * noise)) + 2 * noise * float(_density(m / noise))
+        softened += T * _mean(lambda u: np.log1p(np.exp(-2 * u)), m, noise, T)
     r = noise**2 / alpha
     return (
         0.5 * m**2
         + 0.5 * alpha
         + 0.5 * alpha * r * (1 - q) / T
         + 0.5 * alpha * T * (math.log(left) - q / T / left)
-        - T * entropy
+        - softened
     )
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 
+import numpy as np
 from scipy import special
 
 from amlib import _checks as checks
@@ -21,8 +22,9 @@ def error_probability(K: float | int, N: int, n: int, bias: float | int = 0.0) -
     Q(z) = \int_z^\infty \frac{dt}{\sqrt{2\pi}} e^{-t^2/2}$$
 
     Biased patterns, of mean $b$, are stored by their deviations,
-    $-\sum_\mu ((\xi_\mu - b) \cdot (x - b))^n$. What the others add then has a mean besides its width,
-    against the bits of the commoner sign; see `biased_exponent`.
+    $$-\sum_\mu ((\xi_\mu - b) \cdot (x - b))^n$. What the others add then has a mean besides its
+    width, against the bits of the commoner sign (`biased_exponent`), and patterns with fewer bits
+    of the rarer sign hold less.
 
     **Arguments:**
 
@@ -35,34 +37,53 @@ def error_probability(K: float | int, N: int, n: int, bias: float | int = 0.0) -
     a bias the same argument, whose leading moments were derived for this library.
     """
     positive(K, "error_probability: K")
-    signal, drift, width = _moments(N, n, bias)
-    margin = lambda x: (signal * (1 - bias * x) - K * drift * x) / (math.sqrt(K) * width)
-    return sum((1 + bias * x) / 2 * float(special.ndtr(-margin(x))) for x in (1, -1))
+    if not -1 < bias < 1:
+        raise ValueError(f"error_probability: bias must lie in (-1, 1); {bias} came.")
+    # Patterns differ in how many bits are -1: within six standard deviations of the mean number.
+    share = (1 - bias) / 2
+    spread = 6 * math.sqrt(N * share * (1 - share))
+    low, high = max(N * share - spread, 0), min(N * share + spread, N)
+    minus = np.unique(np.linspace(low, high, 400).round())
+    weight = _log_binomial(N, minus, share)
+    weight = np.exp(weight - weight.max())
+    error = 0.0
+    signal, drift, width = _moments(N, minus, n, bias)
+    for x, count in ((1, N - minus), (-1, minus)):
+        margin = (signal * (1 - bias * x) - K * drift * x) / (math.sqrt(K) * width)
+        error = error + count / N * special.ndtr(-margin)
+    return float(error @ weight / weight.sum())
 
 
-def _moments(N: int, n: int, b: float | int) -> tuple[float, float, float]:
+def _log_binomial(N: int, k: np.ndarray, share: float) -> np.ndarray:
+    choices = special.gammaln(N + 1) - special.gammaln(k + 1) - special.gammaln(N - k + 1)
+    return choices + special.xlogy(k, share) + special.xlogy(N - k, 1 - share)
+
+
+def _moments(
+    N: int, minus: np.ndarray, n: int, b: float | int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of a flip's energy: the pattern's own part, and the others' mean and width for one each.
 
-    A pattern's own part is signal x (1 - b x) for a bit x; each other one adds - drift x, and noise.
+    The own part is signal (1 - b x) for a bit x of a pattern with so many bits at -1, and each
+    other pattern adds - drift x, and noise.
     """
-    if not -1 < b < 1:
-        raise ValueError(f"error_probability: bias must lie in (-1, 1); {b} came.")
-    v = 1 - b**2
-    signal = 2 * n * (N * v) ** (n - 1)
-    width = 2 * n * math.sqrt(_odd_factorial(n) * (N * v**2) ** (n - 1) * v)
-    # The flipped summand goes from (R + eta (x - b))^n to (R - eta (x + b))^n, with eta of mean 0,
-    # variance v and third moment -2 b v, and R the same summed over the other bits.
-    third = -2 * b * v
-    power = {0: 1.0, 1: 0.0, 2: N * v**2, 3: N * third**2}
-    R = lambda k: power[k] if k in power else _gaussian(k) * (N * v**2) ** (k / 2)
-    even = math.comb(n, 2) * R(n - 2) * v * 4 * b
-    odd = -math.comb(n, 3) * R(n - 3) * third * (2 + 6 * b**2) if n > 2 else 0.0
-    return signal, even + odd, width
+    v, third = 1 - b**2, -2 * b * (1 - b**2)  # variance and third moment of eta = xi - b
+    squares = minus * (1 + b) ** 2 + (N - minus) * (1 - b) ** 2
+    cubes = -minus * (1 + b) ** 3 + (N - minus) * (1 - b) ** 3
+    signal = 2 * n * squares ** (n - 1)
+    width = 2 * n * np.sqrt(_odd_factorial(n) * (v * squares) ** (n - 1) * v)
+    # The flipped summand goes from (R + eta (x - b))^n to (R - eta (x + b))^n, with R the same
+    # summed over the other bits: of variance v squares, and third moment third cubes.
+    R = lambda k: third * cubes if k == 3 else _gaussian(k) * (v * squares) ** (k / 2)
+    drift = math.comb(n, 2) * R(n - 2) * v * 4 * b
+    if n > 2:
+        drift = drift - math.comb(n, 3) * R(n - 3) * third * (2 + 6 * b**2)
+    return signal, drift, width
 
 
 def _gaussian(k: int) -> float:
     """The k-th moment of a standard normal number."""
-    return 0.0 if k % 2 else float(special.factorial2(k - 1))
+    return 0.0 if k % 2 else float(math.prod(range(k - 1, 0, -2)))
 
 
 def polynomial_capacity(
@@ -91,7 +112,6 @@ def polynomial_capacity(
         raise ValueError(f"polynomial_capacity: error must lie in (0, 1/2); {error} came.")
     if not bias:
         return N ** (n - 1) / (_odd_factorial(n) * float(special.ndtri(error)) ** 2)
-    _moments(N, n, bias)  # raises for a bias that is none
     most = 2 * math.log(N ** (n - 1)) + 10
     gap = lambda log_K: error_probability(math.exp(log_K), N, n, bias) - error
     return math.exp(root(gap, -30.0, most))
@@ -150,7 +170,7 @@ def exponential_threshold(scale: float | int, patterns: str = "binary") -> float
     return _KINDS[patterns](float(scale))
 
 
-def _rate(m: float) -> float:
+def _rate(m: float | int) -> float:
     """How fast the probability of an overlap of m N falls: I(m), in nats a unit."""
     return 0.5 * float(special.xlog1py(1 + m, m) + special.xlog1py(1 - m, -m))
 
@@ -160,9 +180,9 @@ def exponential_stability(
 ) -> float:
     r"""Up to which rate an exponential memory of spins keeps a pattern, or mends a damaged one.
 
-    Of $K = e^{\alpha N}$ random patterns under $-\sum_\mu e^{\lambda\, \xi_\mu \cdot x}$, with a share
-    $p$ of the bits of $x$ wrong. The others' sum hardly changes with a flip: what counts is its
-    width, and the bits of a typical pattern hold for
+    Of $K = e^{\alpha N}$ random patterns under $-\sum_\mu e^{\lambda\, \xi_\mu \cdot x}$, with a
+    share $p$ of the bits of $x$ wrong. The others' sum hardly changes with a flip: what counts is
+    its width, and the bits of a typical pattern hold for
 
     $$\alpha < 2 \lambda (1 - 2p) - \ln \cosh 2 \lambda, \quad \text{or} \quad \alpha < I(1 - 2p)$$
 
@@ -174,13 +194,13 @@ def exponential_stability(
 
     - `scale`: $\lambda$, above 0: `beta` of `ExponentialDenseAM`.
     - `damage`: $p$, in [0, 1/2).
-    - `every`: whether every pattern is to hold, or a typical one: $\alpha < I(1 - 2p) / 2$ besides,
-        which is $K < 2^{N/2}$ without damage.
+    - `every`: whether every pattern is to hold, or a typical one: $\alpha < I(1 - 2p) / 2$
+        besides, which is $K < 2^{N/2}$ without damage.
 
     **Returns:** $\alpha$, in natural units.
 
-    **Reference:** Demircigil et al. 2017, theorem 3, for every pattern and $\lambda = 1$; the typical
-    one by the random-energy argument of Lucibello and Mezard 2024, worked out for this library.
+    **Reference:** Demircigil et al. 2017, theorem 3, for every pattern and $\lambda = 1$; the
+    typical one by the random-energy argument of Lucibello and Mezard 2024, worked out here.
     """
     positive(scale, "exponential_stability: scale")
     if not 0 <= damage < 0.5:
