@@ -116,7 +116,10 @@ def page(data):
         for kind, title in KINDS.items():
             sizes = dict.fromkeys(r["N"] for r in data["rows"] if r["scale"] == scale)
             found = [half(data["rows"], scale, N, kind) for N in sizes]
-            cells = ", ".join(f"{v:.3f} ({N})" for v, N in zip(found, sizes, strict=True))
+            cells = ", ".join(
+                f"{v:.3f} ({N})" if math.isfinite(v) else f"not reached ({N})"
+                for v, N in zip(found, sizes, strict=True)
+            )
             halves.append((scale, title, cells, f"{expected(scale, kind):.3f}"))
     for r in data["rows"]:
         shares = (plus_minus(r[kind], r[kind + "_error"], 3) for kind in KINDS)
@@ -137,9 +140,9 @@ What is seen, and why:
 - The three thresholds differ, in the order that theory puts them. A pattern stays a fixed point
   far beyond the rate at which the sum of the others outweighs its own term: the sum is large, but
   a flip changes it little, and only its changes compete with the pattern.
-- In the middle and at the right all curves lie below their lines, and come closer with N: every
-  one of N bits has to hold, against the largest of N values of the noise, a shift of the order of
-  ln N / N in the rate; and the noise has heavy tails where few patterns carry it.
+- In the middle and at the right curves begin below their lines and come closer with N: every one
+  of N bits has to hold, against the largest of N values of the noise, a shift of the order of ln
+  N / N in the rate; and the noise has heavy tails where few patterns carry it.
 - At the left the whole sum is compared, which fluctuates little: half of the patterns are near
   the line already in small systems.
 - The number of patterns grows exponentially, so sizes much beyond these are out of reach, and the
