@@ -159,7 +159,7 @@ def complete(name: str, kind: str, seed: int, args: argparse.Namespace) -> dict[
     data, key = pictures(name), jr.key(seed)
     train = data.train[: args.pictures] if args.pictures else data.train
     epochs = args.epochs or {"mnist": 2, "icons": 16}[name]
-    model = make(kind, data, jr.fold_in(key, 0))
+    model = make(kind, data, jr.fold_in(key, 0), std=args.std)
     steps = epochs * (len(train) // args.batch)
     loss = am.learning.MaskedPatches(data.patch, apply=call)
     start = time.perf_counter()
@@ -308,6 +308,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, help="train on the first so many")
     parser.add_argument("--batch", type=int, default=100)
     parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--std", type=float, default=0.1, help="of the initial weights")
     parser.add_argument("--start", type=Path, help="weights to begin with")
     parser.add_argument("--weights", type=Path, default=Path("et-weights"))
     parser.add_argument("--progress", action="store_true")

@@ -17,7 +17,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, PyTree, Shaped
 from amlib import _checks as checks
 from amlib._compiled import compiled
 from amlib._numbers import Numbers
-from amlib._types import IntLike, Key, Scalar, ScalarLike
+from amlib._types import IntLike, Key, RealLike, Scalar, ScalarLike
 from amlib.descent.methods import AbstractMethod
 from amlib.descent.problems import AbstractProblem
 from amlib.descent.trajectory import Recall
@@ -33,16 +33,17 @@ from amlib.spaces import AbstractSpace, Reals
 
 _HERE = "EnergyTransformer"
 _LAYER = "tokens"
-QUERY_STD, MEMORY_STD = 0.002, 0.02
+STD, MEMORY_STD = 0.002, 0.02
 """Published spreads of the initial weights: of attention and tokens, and of memories at 768
-features. Memories of other sizes get the same $\\xi \\cdot g$: 0.02 times the root of 768/features."""
+features. Memories of other sizes get the same overlaps: 0.02 times the root of 768/features."""
 
 
 class EnergyTransformer(AbstractMemory):
     r"""A block of tokens that relaxes: layer normalisation, attention and memory in one energy.
 
-    $$g = \mathrm{LN}(x) = \gamma \frac{x - \bar x}{\sqrt{\mathrm{var}(x) + \epsilon}} + \delta,
-    \qquad E_{\text{core}}(g) = -\frac1\beta \sum_{h, q} \log \sum_{k} e^{\beta\, Q_{hq} \cdot K_{hk}}
+    $$g = \mathrm{LN}(x) = \gamma \frac{x - \bar x}{\sqrt{\mathrm{var}(x) + \epsilon}} + \delta$$
+
+    $$E_{\text{core}}(g) = -\frac1\beta \sum_{h, q} \log \sum_{k} e^{\beta\, Q_{hq} \cdot K_{hk}}
     - \frac12 \sum_{t, \mu} \max(0, \xi_\mu \cdot g_t)^2$$
 
     It is a `HAM` of a `LayerNormLayer`, an `AttentionSynapse` and a `DenseMatrixSynapse` of
@@ -78,8 +79,10 @@ class EnergyTransformer(AbstractMemory):
       $1/\sqrt{\text{head\_width}}$.
     - `remat`: whether a derivative backward through the steps keeps the states alone and computes
       what is inside a step anew, see `Euler`; `False` keeps everything.
-    - `key`: for the weights: as published, normal with spread 0.002 in the attention and, for 768
-      features, 0.02 in the memory.
+    - `std`: spread of the initial weights of the attention; by default as published, for long
+      trainings. At 0.1 or so attention sets in sooner. The memory begins with 0.02, as published,
+      for 768 features.
+    - `key`: for the weights.
 
     The parameters are those published, by their names: `Wk` and `Wq` `(heads, head_width,
     features)`, `Xi` `(features, memories)` with a memory in each column, `LNORM_gamma`, a scalar,
@@ -88,8 +91,8 @@ class EnergyTransformer(AbstractMemory):
     **Raises:** `ValueError` for sizes, a step size or a mask that do not fit, and for one token
     that is hidden from itself; `TypeError` for wrong kinds.
 
-    **Reference:** Hoover et al. 2023 (arXiv 2302.07253), eq. 1 to 7. The published code's
-    Lagrangian puts the tokens under one root; here, as in its layer normalisation, each has its own.
+    **Reference:** Hoover et al. 2023 (arXiv 2302.07253), eq. 1 to 7. The Lagrangian of its code
+    puts all tokens under one root; here, as in its layer normalisation, each has its own.
     """
 
     Wk: Float[Array, "heads width features"]
@@ -129,6 +132,7 @@ class EnergyTransformer(AbstractMemory):
         mask: MaskLike | None = None,
         beta: ScalarLike | None = None,
         remat: bool = True,
+        std: RealLike = STD,
         key: Key,
     ):
         self.tokens = checks.integer(tokens, 1, f"{_HERE}: tokens")
@@ -137,9 +141,10 @@ class EnergyTransformer(AbstractMemory):
         Y = checks.integer(head_width, 1, f"{_HERE}: head_width")
         M = checks.integer(memories, 1, f"{_HERE}: memories")
         checks.key(key, f"{_HERE}: key")
+        checks.at_least(std, 0, f"{_HERE}: std")
         k, q, m = jr.split(key, 3)
-        self.Wk = QUERY_STD * jr.normal(k, (H, Y, D))
-        self.Wq = QUERY_STD * jr.normal(q, (H, Y, D))
+        self.Wk = std * jr.normal(k, (H, Y, D))
+        self.Wq = std * jr.normal(q, (H, Y, D))
         self.Xi = MEMORY_STD * (768 / D) ** 0.5 * jr.normal(m, (D, M))
         self.LNORM_gamma, self.LNORM_bias = jnp.ones(()), jnp.zeros(D)
         self.alpha = _fixed(alpha, "alpha")
@@ -151,8 +156,8 @@ class EnergyTransformer(AbstractMemory):
     def __check_init__(self):
         if self.mask_self and self.tokens == 1:
             raise ValueError(
-                f"{_HERE}: with mask_self=True there must be at least 2 tokens; 1 came, which would "
-                "attend to nothing. Let it see itself: mask_self=False."
+                f"{_HERE}: with mask_self=True there must be at least 2 tokens; 1 came, which "
+                "would attend to nothing. Let it see itself: mask_self=False."
             )
         if self.mask is not None and self.mask.shape != (self.tokens, self.tokens):
             raise ValueError(

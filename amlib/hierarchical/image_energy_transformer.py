@@ -17,11 +17,11 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Shaped
 
 from amlib import _checks as checks
-from amlib._types import IntLike, Key, PathLike, ScalarLike, Shape, ShapeLike
+from amlib._types import IntLike, Key, PathLike, RealLike, ScalarLike, Shape, ShapeLike
 from amlib.descent.methods import AbstractMethod
 from amlib.hierarchical import patches
 from amlib.hierarchical.attention import MaskLike
-from amlib.hierarchical.energy_transformer import QUERY_STD, EnergyTransformer
+from amlib.hierarchical.energy_transformer import STD, EnergyTransformer
 
 _HERE = "ImageEnergyTransformer"
 BLOCK = ("Wk", "Wq", "Xi", "LNORM_gamma", "LNORM_bias")
@@ -66,8 +66,9 @@ class ImageEnergyTransformer(eqx.Module):
       all, and all see CLS.
     - `classes`: how many classes `classify` tells apart, from the token CLS; `None` for no such
       head.
-    - `key`: for the weights: tokens and positions as published, normal with spread 0.002; linear
-      maps with inputs of unit variance.
+    - `std`: spread of the initial attention, tokens and positions; 0.002 as published, for long
+      trainings. A short one begins better at 0.1 or so, where positions are heard.
+    - `key`: for the weights.
 
     The parameters have the published names: those of the block, `Wenc`, `Benc`, `Wdec`, `Bdec`,
     `CLS_token`, `MASK_token` and `POS_embed` `(1 + patches, features)`; `published` lists them, and
@@ -109,6 +110,7 @@ class ImageEnergyTransformer(eqx.Module):
         mask: MaskLike | None = None,
         beta: ScalarLike | None = None,
         remat: bool = True,
+        std: RealLike = STD,
         classes: IntLike | None = None,
         key: Key,
     ):
@@ -118,19 +120,16 @@ class ImageEnergyTransformer(eqx.Module):
         b, c, m, p, e, d, h = jr.split(key, 7)
         tokens = 1 + math.prod(self.grid)
         self.block = EnergyTransformer(
-            tokens, features, heads, head_width, memories, alpha, steps, mask_self,
-            mask=None if mask is None else self._with_cls(mask), beta=beta, remat=remat, key=b,
+            tokens, features, heads, head_width, memories, alpha, steps, mask_self, beta=beta,
+            mask=None if mask is None else self._with_cls(mask), remat=remat, std=std, key=b,
         )  # fmt: skip
         D, size = self.block.features, math.prod(self.image_shape) // (tokens - 1)
         self.Wenc, self.Benc = size**-0.5 * jr.normal(e, (size, D)), jnp.zeros(D)
         self.Wdec, self.Bdec = D**-0.5 * jr.normal(d, (D, size)), jnp.zeros(size)
-        self.CLS_token = QUERY_STD * jr.normal(c, (D,))
-        self.MASK_token = QUERY_STD * jr.normal(m, (D,))
-        self.POS_embed = QUERY_STD * jr.normal(p, (tokens, D))
-        self.Wclass = self.Bclass = None
-        if classes is not None:
-            C = checks.integer(classes, 2, f"{_HERE}: classes")
-            self.Wclass, self.Bclass = D**-0.5 * jr.normal(h, (D, C)), jnp.zeros(C)
+        self.CLS_token = std * jr.normal(c, (D,))
+        self.MASK_token = std * jr.normal(m, (D,))
+        self.POS_embed = std * jr.normal(p, (tokens, D))
+        self.Wclass, self.Bclass = (None, None) if classes is None else _head(D, classes, h)
 
     @property
     def grid(self) -> Shape:
@@ -144,7 +143,8 @@ class ImageEnergyTransformer(eqx.Module):
         if known.dtype != bool or known.shape != (n, n):
             raise ValueError(
                 f"{_HERE}: mask must be boolean of shape (patches, patches) = ({n}, {n}), True "
-                f"where a patch may see another; {known.dtype}{list(known.shape)} came. CLS sees all, and all see it."
+                f"where a patch may see another; {known.dtype}{list(known.shape)} came. CLS sees "
+                "all, and all see it."
             )
         return jnp.pad(known, ((1, 0), (1, 0)), constant_values=True)
 
@@ -179,9 +179,9 @@ class ImageEnergyTransformer(eqx.Module):
         **Raises:** `ValueError` for other shapes; `TypeError` for a picture of integers and a mask
         that is not boolean.
         """
-        x = patches.rows_of(self._picture(image), self.patch) @ self.Wenc + self.Benc
+        x = patches.rows_of(self._picture(image), self.patch) @ self.Wenc + self.Benc[None]
         if hidden is not None:
-            x = jnp.where(self._hidden(hidden)[:, None], self.MASK_token, x)
+            x = jnp.where(self._hidden(hidden)[:, None], self.MASK_token[None], x)
         return jnp.concatenate([self.CLS_token[None], x]) + self.POS_embed
 
     def decode(self, x: Shaped[ArrayLike, "tokens features"]) -> Float[Array, "..."]:
@@ -195,7 +195,7 @@ class ImageEnergyTransformer(eqx.Module):
 
         **Raises:** `ValueError` for a wrong shape.
         """
-        rows = self.block.activations(x)[1:] @ self.Wdec + self.Bdec
+        rows = self.block.activations(x)[1:] @ self.Wdec + self.Bdec[None]
         return patches.picture_of(rows, self.image_shape, self.patch)
 
     def __call__(
@@ -231,24 +231,13 @@ class ImageEnergyTransformer(eqx.Module):
     ) -> Float[Array, "..."]:
         """The picture with its hidden patches filled in; the others as they came.
 
-        **Arguments:** as for a call.
-
-        **Returns:** a picture of shape `image_shape`.
-
-        **Raises:** as a call.
+        **Arguments:** as for a call; so are what is returned and raised.
         """
         made = self(image, hidden, steps=steps, method=method)
         return jnp.where(self.pixels(hidden), made, self._picture(image).astype(made.dtype))
 
     def pixels(self, hidden: Shaped[ArrayLike, "..."]) -> Bool[Array, "..."]:
-        """Which pixels the hidden patches are: a mask of shape `image_shape`.
-
-        **Arguments:**
-
-        - `hidden`: see `embed`.
-
-        **Raises:** as `embed`.
-        """
+        """Which pixels the hidden patches are (see `embed`): a mask of shape `image_shape`."""
         return patches.pixels_of(self._hidden(hidden), self.image_shape, self.patch)
 
     def classify(
@@ -283,10 +272,8 @@ class ImageEnergyTransformer(eqx.Module):
 
         **Raises:** `ValueError` for fewer than 2.
         """
-        C = checks.integer(classes, 2, f"{_HERE}.with_classes: classes")
         checks.key(key, f"{_HERE}.with_classes: key")
-        D = self.block.features
-        head = D**-0.5 * jr.normal(key, (D, C)), jnp.zeros(C)
+        head = _head(self.block.features, classes, key)
         where = lambda m: (m.Wclass, m.Bclass)
         return eqx.tree_at(where, self, head, is_leaf=lambda a: a is None)
 
@@ -357,6 +344,12 @@ class ImageEnergyTransformer(eqx.Module):
         return eqx.tree_at(where, self, made)
 
 
+def _head(features: int, classes: IntLike, key: Key) -> tuple[Array, Array]:
+    """Weights and biases of a linear map to classes."""
+    C = checks.integer(classes, 2, f"{_HERE}: classes")
+    return features**-0.5 * jr.normal(key, (features, C)), jnp.zeros(C)
+
+
 def load_energy_transformer(
     path: PathLike,
     image_shape: ShapeLike = (224, 224, 3),
@@ -387,14 +380,15 @@ def load_energy_transformer(
             values = {name: file[name] for name in file.files}
     except (ValueError, AttributeError, TypeError, EOFError, zipfile.BadZipFile) as err:
         raise ValueError(
-            f"load_energy_transformer: {path} must be an .npz of plain arrays; NumPy cannot read it as one: "
-            f"{err}"
+            f"load_energy_transformer: {path} must be an .npz of plain arrays; NumPy cannot read "
+            f"it as one: {err}"
         ) from err
     sizes = {name: np.shape(values.get(name, ())) for name in ("Wk", "Xi")}
     if [len(s) for s in sizes.values()] != [3, 2]:
         raise ValueError(
-            f"load_energy_transformer: {path} must hold Wk of shape (heads, head_width, features) and Xi of "
-            f"shape (features, memories); shapes {sizes} came, and the names {sorted(values)}."
+            f"load_energy_transformer: {path} must hold Wk of shape (heads, head_width, features) "
+            f"and Xi of shape (features, memories); shapes {sizes} came, and the names "
+            f"{sorted(values)}."
         )
     (H, Y, D), (_, M) = sizes["Wk"], sizes["Xi"]
     model = ImageEnergyTransformer(

@@ -1,4 +1,4 @@
-"""The Energy Transformer: its published steps in NumPy, its energies, and derivatives through it."""
+"""The Energy Transformer: published steps in NumPy, energies, derivatives through it."""
 
 import functools
 
