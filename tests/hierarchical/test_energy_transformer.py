@@ -1,6 +1,7 @@
 """The Energy Transformer: published steps in NumPy, energies, derivatives through it."""
 
 import functools
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -326,7 +327,8 @@ def test_what_keeps_states_alone_takes_less_memory():
         parts, rest = eqx.partition(b, eqx.is_inexact_array)
         grad = jax.jit(jax.grad(lambda p, x, rest=rest: loss(p, rest, x, x)))
         program = grad.lower(parts, tokens()).compile()
-        found[remat] = program.memory_analysis().temp_size_in_bytes, program(parts, tokens())
+        memory: Any = program.memory_analysis()
+        found[remat] = memory.temp_size_in_bytes, program(parts, tokens())
     assert found[True][0] < 0.5 * found[False][0]
     for a, b in zip(*(jax.tree.leaves(found[r][1]) for r in (True, False)), strict=True):
         assert_allclose(a, b, rtol=1e-4, atol=1e-4)
@@ -397,14 +399,15 @@ def test_states_and_kinds_that_do_not_fit(unchecked):
             call(jnp.ones((8, D)))
     with pytest.raises(ValueError, match=r"mask must have shape"):
         b.masked(np.ones((3, 3), bool))
+    words: Any = {"mask_self": "no"}
     with pytest.raises(TypeError, match=r"mask_self: must be True or False; 'no' came"):
-        am.EnergyTransformer(3, 4, 1, 1, 1, mask_self="no", key=jr.key(0))
+        am.EnergyTransformer(3, 4, 1, 1, 1, **words, key=jr.key(0))
     with pytest.raises(TypeError, match=r"steps= came\. The number of steps is max_steps="):
         b.recall(tokens(), steps=3)
     with pytest.raises(TypeError, match=r"must be one for real units; Sweeps came"):
         b.recall(tokens(), method=am.Sweeps())
     with pytest.raises(TypeError, match=r"key: must be one random key"):
-        am.EnergyTransformer(3, 4, 1, 1, 1, key=0)
+        am.EnergyTransformer(3, 4, 1, 1, 1, **{"key": 0})
     assert_array_equal(b(np.ones((N, D), int)), b(jnp.ones((N, D))))  # integers are numbers
 
 

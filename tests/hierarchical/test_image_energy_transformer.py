@@ -1,5 +1,7 @@
 """Pictures, sequences and graphs before an Energy Transformer; the published parameters."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,7 @@ NAMES = (
     "Wk", "Wq", "Xi", "LNORM_gamma", "LNORM_bias", "Wenc", "Benc", "Wdec", "Bdec", "CLS_token",
     "MASK_token", "POS_embed",
 )  # fmt: skip
-SIZES = {"features": 10, "heads": 2, "head_width": 4, "memories": 15}
+SIZES: dict[str, Any] = {"features": 10, "heads": 2, "head_width": 4, "memories": 15}
 
 
 def model(shape=(6, 8, 3), patch=2, seed=0, **words):
@@ -108,7 +110,7 @@ def test_initial_spreads_are_the_published_ones():
 def test_published_weights_are_read(tmp_path):
     """A plain dictionary by the published names, in any order; others do not count."""
     m, image = model(), picture()
-    values = dict(reversed(m.published().items())) | {"epoch": np.asarray(7)}
+    values: dict[str, Any] = {"epoch": np.asarray(7)} | dict(reversed(m.published().items()))
     np.savez(tmp_path / "weights.npz", **values)
     read = am.hierarchical.load_energy_transformer(tmp_path / "weights.npz", (6, 8, 3), 2)
     assert not read.block.mask_self
@@ -125,7 +127,7 @@ def test_files_that_hold_something_else(tmp_path):
     values = {name: np.asarray(a) for name, a in model().published().items()}
 
     def saved(**changed):
-        new = {k: v for k, v in (values | changed).items() if v is not None}
+        new: dict[str, Any] = {k: v for k, v in (values | changed).items() if v is not None}
         np.savez(tmp_path / "w.npz", **new)
         return tmp_path / "w.npz"
 
@@ -217,6 +219,8 @@ def test_other_ways_to_relax_and_derivatives_in_a_batch():
 def test_classes():
     m, image = model(classes=4), picture()
     state = m.block(m.embed(image))
+    assert m.Wclass is not None
+    assert m.Bclass is not None
     expected = m.block.activations(state)[0] @ m.Wclass + m.Bclass
     assert_allclose(m.classify(image), expected, rtol=1e-6)
     assert m.with_classes(7, key=jr.key(0)).classify(image).shape == (7,)
@@ -245,7 +249,8 @@ def test_pictures_and_masks_that_do_not_fit(unchecked):
             ValueError, match=rf"image: the state must have shape \(6, 8, 3\).*{hint}"
         ):
             m(wrong)
-    for whole in (np.ones((6, 8, 3), np.uint8), np.ones((6, 8, 3), bool), [[[1] * 3] * 8] * 6):
+    wholes: list[Any] = [np.ones((6, 8, 3), kind) for kind in (np.uint8, bool)]
+    for whole in [*wholes, [[[1] * 3] * 8] * 6]:
         with pytest.raises(TypeError, match=r"a picture must be of floats.*image / 255"):
             m(whole)
     with pytest.raises(ValueError, match=r"one entry for each patch, shape \(3, 4\) or \(12,\)"):

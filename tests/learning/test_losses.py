@@ -1,5 +1,7 @@
 """Losses against their definitions: exact likelihoods, implicit gradients, formulas."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -410,12 +412,13 @@ def test_masked_patches_of_a_perfect_model_have_a_gradient():
 
 def test_masked_patches_that_do_not_fit():
     images = jnp.ones((4, 6, 6))
-    for words, message in (
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"patch": 4}, r"MaskedPatches: patch must divide"),
         ({"patch": 3, "hidden": 4, "shown": 1}, r"at most the number of patches, 4; 4 and 1 came"),
         ({"patch": 3, "hidden": 0}, r"MaskedPatches: hidden: must be at least 1"),
         ({"patch": 3, "shown": -1}, r"MaskedPatches: shown: must be at least 0"),
-    ):
+    ]
+    for words, message in cases:
         loss = am.learning.MaskedPatches(apply=lambda c, x, h: c * x, **words)
         for call in (lambda loss=loss: loss(jnp.ones(()), images, jr.key(0)),
                      lambda loss=loss: loss.check(None, images)):  # fmt: skip
