@@ -5,7 +5,7 @@
     python benchmarks/train_energy_transformer.py complete icons --models et block --seeds 0 1
     python benchmarks/train_energy_transformer.py classify
     python benchmarks/train_energy_transformer.py backward
-    python benchmarks/train_energy_transformer.py report
+    python benchmarks/report_energy_transformer.py
 
 The published loss and schedule, scaled down to minutes on two cores: AdamW (0.9, 0.99) with weight
 decay 0.05, clipped at norm 1, a cosine from a thousandth of the peak rate and back with 2 % of
@@ -20,7 +20,7 @@ units: more weights) between the same encoder and decoder, trained by the same o
 pictures: `block`, applied once, and `looped`, 12 times with the same weights.
 
 Each run goes into `results/energy_transformer.json`, its weights into the folder of `--weights`;
-`report` makes the page and its pictures of what is there.
+`report_energy_transformer.py` makes the page and its pictures of what is there.
 """
 
 import argparse
@@ -36,7 +36,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
-from machine import describe
+from machine import describe, seconds
 
 import amlib as am
 
@@ -302,6 +302,54 @@ def classify(seed: int, args: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
 
 
+# -- backward through the depth -------------------------------------------------------------------
+
+
+def backward(steps: int) -> dict[str, Any]:
+    """Time and memory of a gradient through 32 digits: of steps, with all of them kept or the
+    states alone, and of rest, where the patches that are shown are held."""
+    data = pictures("mnist")
+    model = make("et", data, jr.key(0))
+    images, hidden = data.held_out[:32], data.hidden()[:32]
+    weights, rest = eqx.partition(model, eqx.is_inexact_array)
+    ways = {
+        "all kept": am.CoreEuler(0.1, remat=False),
+        "states alone": am.CoreEuler(0.1),
+        "decay, states alone": am.Euler(0.1, remat=True),
+        "at rest": am.FixedPoint(step_size=0.5),
+    }
+    found = {}
+    for name, method in ways.items():
+        implicit = isinstance(method, am.FixedPoint)
+        limit = 1000 if implicit else steps
+
+        def loss(weights: Any, method: Any = method, limit: int = limit) -> jax.Array:
+            model = eqx.combine(weights, rest)
+
+            def one(image: jax.Array, hidden: jax.Array) -> Any:
+                shown = jnp.concatenate([jnp.ones(1, bool), ~hidden])[:, None]
+                x = model.embed(image, hidden)
+                held = jnp.broadcast_to(shown, x.shape)
+                end = model.block.recall(x, method=method, max_steps=limit, clamp=held, tol=1e-3)
+                return jnp.mean((model.decode(end.x) - image) ** 2), end.steps
+
+            error, taken = jax.vmap(one)(images, hidden)
+            return jnp.mean(error), taken
+
+        start = time.perf_counter()
+        program = jax.jit(jax.grad(loss, has_aux=True)).lower(weights).compile()
+        compiling = time.perf_counter() - start
+        _, taken = program(weights)
+        memory: Any = program.memory_analysis()
+        found[name] = {
+            "milliseconds": 1000 * seconds(lambda p=program: p(weights)),
+            "megabytes": memory.temp_size_in_bytes / 1e6, "steps": int(np.max(taken)),
+            "seconds_to_compile": compiling,
+        }  # fmt: skip
+        print(name, found[name], flush=True)
+    return found
+
+
 def keep(file: Path, group: str, name: str, entry: dict[str, Any]) -> None:
     """Write one result to the file."""
     runs = json.loads(file.read_text()) if file.exists() else {}
@@ -313,7 +361,7 @@ def keep(file: Path, group: str, name: str, entry: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("task", choices=["complete", "baselines", "classify"])
+    parser.add_argument("task", choices=["complete", "baselines", "classify", "backward"])
     parser.add_argument("data", nargs="?", default="mnist", choices=["mnist", "icons"])
     parser.add_argument("--models", nargs="*", default=["et"])
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
@@ -329,7 +377,10 @@ def main() -> None:
     store = functools.partial(keep, args.out)
     if args.task == "baselines":
         store("baselines", args.data, baselines(args.data))
-    for seed in args.seeds if args.task != "baselines" else ():
+    if args.task == "backward":
+        for steps in (12, 96):
+            store("backward", f"{steps} steps", backward(steps))
+    for seed in args.seeds if args.task in ("complete", "classify") else ():
         if args.task == "classify":
             start = "scratch" if args.start is None else "completion"
             store("classify", f"{start} {seed}", classify(seed, args))

@@ -1,7 +1,7 @@
 """The Energy Transformer: published steps in NumPy, energies, derivatives through it."""
 
 import functools
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -391,7 +391,7 @@ def test_sizes_that_do_not_fit(sizes, words, message, unchecked):
 
 
 def test_states_and_kinds_that_do_not_fit(unchecked):
-    b = block()
+    b, make = block(), cast(Any, am.EnergyTransformer)
     for call in (b, b.recall, b.energy, b.energies, b.core_energy, b.activations):
         with pytest.raises(ValueError, match=r"must have shape \(7, 12\); \(3, 7, 12\) came"):
             call(tokens(1, 3))
@@ -399,15 +399,14 @@ def test_states_and_kinds_that_do_not_fit(unchecked):
             call(jnp.ones((8, D)))
     with pytest.raises(ValueError, match=r"mask must have shape"):
         b.masked(np.ones((3, 3), bool))
-    words: Any = {"mask_self": "no"}
     with pytest.raises(TypeError, match=r"mask_self: must be True or False; 'no' came"):
-        am.EnergyTransformer(3, 4, 1, 1, 1, **words, key=jr.key(0))
+        make(3, 4, 1, 1, 1, mask_self="no", key=jr.key(0))
     with pytest.raises(TypeError, match=r"steps= came\. The number of steps is max_steps="):
         b.recall(tokens(), steps=3)
     with pytest.raises(TypeError, match=r"must be one for real units; Sweeps came"):
         b.recall(tokens(), method=am.Sweeps())
     with pytest.raises(TypeError, match=r"key: must be one random key"):
-        am.EnergyTransformer(3, 4, 1, 1, 1, **{"key": 0})
+        make(3, 4, 1, 1, 1, key=0)
     assert_array_equal(b(np.ones((N, D), int)), b(jnp.ones((N, D))))  # integers are numbers
 
 
