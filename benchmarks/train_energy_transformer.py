@@ -11,7 +11,8 @@ The published loss and schedule, scaled down to minutes on two cores: AdamW (0.9
 decay 0.05, clipped at norm 1, a cosine from a thousandth of the peak rate and back with 2 % of
 warm-up; hidden and shown patches in the published shares (22 and 2 of 49). The block has 64
 features, 2 heads of width 16 and 128 memories, 12 steps of 0.1. Positions begin as sines and
-cosines of the place: from the published noise, no model here heard its neighbours within minutes.
+cosines of the place: from the published noise, blocks of energy were still at the mean picture
+after 16,000 digits.
 
 It is compared, on held-out pictures with 25 of 49 patches hidden (the published 100 of 196), with
 the mean picture, with the training picture that is nearest on the patches that are shown, and with
