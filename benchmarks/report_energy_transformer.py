@@ -33,8 +33,12 @@ def table(runs: dict[str, Any]) -> str:
     for name, word in (("mean", "the mean picture"), ("nearest", "nearest on what is shown")):
         cells = " | ".join(f"{runs['baselines'][n][name]:.4f}" for n in names)
         rows.append(f"| {word} | {cells} | | |")
-    words = {"et": "Energy Transformer", "et_others": "the same, no token sees itself",
-             "block": "standard block", "looped": "standard block, 12 times"}  # fmt: skip
+    words = {
+        "et": "Energy Transformer",
+        "et_long": "the same, three times as long",
+        "block": "standard block",
+        "looped": "standard block, 12 times",
+    }
     for kind, word in words.items():
         found = [over(runs[n], kind) for n in names]
         if not any(found):

@@ -18,7 +18,8 @@ It is compared, on held-out pictures with 25 of 49 patches hidden (the published
 the mean picture, with the training picture that is nearest on the patches that are shown, and with
 a standard transformer block (pre-normalised, attention with values and output, GELU with 128 hidden
 units: more weights) between the same encoder and decoder, trained by the same optimiser on the same
-pictures: `block`, applied once, and `looped`, 12 times with the same weights.
+pictures: `block`, applied once, and `looped`, 12 times with the same weights. `et_long` is an Energy Transformer
+for three epochs.
 
 Each run goes into `results/energy_transformer.json`, its weights into the folder of `--weights`;
 `report_energy_transformer.py` makes the page and its pictures of what is there.
@@ -136,10 +137,7 @@ def sines(grid: tuple[int, ...], features: int) -> jax.Array:
 def make(kind: str, data: Pictures, key: Any, **words: Any) -> am.ImageEnergyTransformer:
     """An Energy Transformer, or the same with another block."""
     shape = data.train.shape[1:]
-    others = kind == "et_others"  # the paper's equation: no token sees itself
-    model = am.ImageEnergyTransformer(
-        shape, data.patch, **SIZES, mask_self=others, std=0.1, key=key, **words
-    )
+    model = am.ImageEnergyTransformer(shape, data.patch, **SIZES, std=0.1, key=key, **words)
     places = 0.7 * sines(model.grid, model.block.features)
     model = eqx.tree_at(lambda m: m.POS_embed, model, model.POS_embed.at[1:].add(places))
     if kind.startswith("et"):
