@@ -18,8 +18,8 @@ It is compared, on held-out pictures with 25 of 49 patches hidden (the published
 the mean picture, with the training picture that is nearest on the patches that are shown, and with
 a standard transformer block (pre-normalised, attention with values and output, GELU with 128 hidden
 units: more weights) between the same encoder and decoder, trained by the same optimiser on the same
-pictures: `block`, applied once, and `looped`, 12 times with the same weights. `et_long` is an Energy Transformer
-for three epochs.
+pictures: `block`, applied once, and `looped`, 12 times with the same weights. `et_long` is an
+Energy Transformer for three epochs.
 
 Each run goes into `results/energy_transformer.json`, its weights into the folder of `--weights`;
 `report_energy_transformer.py` makes the page and its pictures of what is there.
