@@ -142,7 +142,7 @@ def make(kind: str, data: Pictures, key: Any, **words: Any) -> am.ImageEnergyTra
     model = eqx.tree_at(lambda m: m.POS_embed, model, model.POS_embed.at[1:].add(places))
     if kind.startswith("et"):
         return model
-    times = 1 if kind == "block" else 12
+    times = 1 if kind.startswith("block") else 12
     other = StandardBlock.make(
         jr.fold_in(key, 1), SIZES["features"], SIZES["heads"], SIZES["memories"], times
     )
