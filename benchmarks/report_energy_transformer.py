@@ -79,8 +79,8 @@ def what_more_steps_do(runs: dict[str, Any]) -> str:
                 f"{runs['baselines'][name]['mean']:.4f}."
             )
     return (
-        "The energy goes on falling, and grey, which says what is uncertain, goes on turning into ink "
-        "or paper; the error is least near the depth that was trained, and goes up again. "
+        "The energy goes on falling, and grey, which says what is uncertain, goes on turning into "
+        "ink or paper; the error is least near the depth that was trained, and goes up again. "
         + " ".join(said)
     )
 
@@ -170,8 +170,8 @@ def report(file: Path, weights: Path) -> None:
             for name, r in runs["classify"].items()
         ]
         rows.append(
-            "\nThe aim was 98.5 %. What was to be had on two cores in minutes is a small part of the "
-            "published 100 epochs, and the error still falls: a longer training is needed."
+            "\nThe aim was 98.5 %. What was to be had on two cores in minutes is a small part of "
+            "the published 100 epochs, and the error still falls: it needs a longer training."
         )
         parts.append("\n".join(rows))
     if "backward" in runs:
@@ -188,9 +188,10 @@ def report(file: Path, weights: Path) -> None:
                 if isinstance(r, dict)
             ]
         rows.append(
-            "\nMedians of five. At rest the patches that are shown are held, the states of the rest "
-            "solve $x = -\\partial E/\\partial g$ within 0.001, and the derivative is implicit: its "
-            "memory does not depend on the number of steps, which is that of the slowest digit."
+            "\nMedians of five. At rest the patches that are shown are held, the states of the "
+            "others solve $x = -\\partial E/\\partial g$ within 0.001, and the derivative is "
+            "implicit: its memory does not depend on the number of steps, which is that of the "
+            "slowest digit."
         )
         parts.append("\n".join(rows))
     parts += figure(runs, weights)
