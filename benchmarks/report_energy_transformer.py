@@ -170,7 +170,8 @@ def report(file: Path, weights: Path) -> None:
         ]
         rows.append(
             "\nThe aim was 98.5 %. Minutes on two cores are a small part of the published 100 "
-            "epochs, and the loss was still falling from epoch to epoch. Times are beside other work."
+            "epochs, and the loss was still falling from epoch to epoch. Times are beside other "
+            "work."
         )
         parts.append("\n".join(rows))
     if "backward" in runs:
