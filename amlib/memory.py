@@ -10,6 +10,7 @@ end.x, end.energy, end.steps, end.result, end.trajectory
 | `BinaryAM` | spins or bits | `Sweeps()` | a sweep over all bits |
 | `ContinuousAM` | real | `CCCP()`, or `GradientDescent(1.0, backtracking=True)` | a step |
 | `HAM` | a real state per layer | `Euler(0.1)` | a step |
+| `EnergyTransformer` | real tokens | `CoreEuler(alpha, steps)` | a step |
 | reconstructors | spins or bits | `Relax()` | a step of all units |
 
 What the families had as words of their own before (`order=`, `beta=`, `max_sweeps=`, `record=`;
@@ -136,8 +137,8 @@ class AbstractMemory(eqx.Module):
           `Synchronous()`, and at a temperature `Glauber(beta, order)`, `Metropolis(beta, order)`,
           `GibbsWithGradients(beta)`, `DMALA(beta, step_size)`; for real ones
           `GradientDescent(...)`, `CCCP()`, `Euler(dt)`, `Flow(...)`, `FixedPoint(...)`, and at a
-          temperature `Langevin(beta, dt)`, `MALA(beta, dt)`; or a method of your own. `None`
-          takes the memory's `default_method()`.
+          temperature `Langevin(beta, dt)`, `MALA(beta, dt)`; for hierarchies also
+          `CoreEuler(dt)`; or a method of your own. `None` takes the memory's `default_method()`.
         - `key`: for what is drawn at random: needed by the methods at a temperature, optional for
           the orders of other methods (`jax.random.PRNGKey(0)` if not given).
         - `clamp`: what is known and never moves: a mask over the state, `True` where a unit is

@@ -27,11 +27,13 @@ def hierarchical(am=am):
 STATES, ham = hierarchical()
 BATCH = jax.tree.map(lambda a: a[None], STATES)
 reconstructor = am.DenseReconstructor(6)
+block = am.EnergyTransformer(3, 4, 1, 2, 5, key=jr.key(0))
 RECALLS = {
     "binary": (binary, lambda **k: binary.recall(Xi[0], **k)),
     "continuous": (continuous, lambda **k: continuous.recall(Xi[0], **k)),
     "hierarchical": (ham, lambda **k: ham.recall(STATES, **k)),
     "vectorized": (ham, lambda **k: ham.vectorize().recall(BATCH, **k)),
+    "tokens": (block, lambda **k: block.recall(jnp.ones((3, 4)), **k)),
     "reconstructor": (reconstructor, lambda **k: reconstructor.recall(Xi[0], **k)),
 }
 VALUES = {

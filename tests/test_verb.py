@@ -47,6 +47,12 @@ def hierarchy(dtype=jnp.float32):
     return jax.tree.map(lambda a: a.astype(dtype), ham)
 
 
+def block(dtype=jnp.float32):
+    """Three tokens that attend to each other and to a memory, with weights of trained sizes."""
+    made = am.EnergyTransformer(3, 4, 2, 3, 5, std=0.5, key=jr.key(2))
+    return jax.tree.map(lambda a: a.astype(dtype), made)
+
+
 def fast(size):
     return am.NeuronLayer(am.Lagrangian(am.lagr_tanh), size, tau=0.5)
 
@@ -89,6 +95,14 @@ def layers_state(seed, dtype):
     return {"image": make(0, 2, 4), "label": make(1, 3), "hidden": make(2, 5)}
 
 
+def tokens_state(seed, dtype):
+    return jnp.asarray(reals(seed, 3, 4), dtype)
+
+
+def tokens_pull(model, x):
+    return model.ham.updates({"tokens": x})["tokens"]
+
+
 def soft_pull(model, x):
     return model.soft(x) - x
 
@@ -99,6 +113,7 @@ def layer_pull(ham, xs):
 
 HALF = np.arange(D) % 2 == 0
 LAYERS = {"image": HALF.reshape(2, 4), "label": np.ones(3, bool)}
+TOKENS = np.arange(12).reshape(3, 4) < 4
 Xi = spins(0, 3, D)
 FAMILIES = {
     "spins": Family(lambda d: am.ClassicalHopfield(jnp.asarray(Xi, d)), spin_state, HALF),
@@ -114,6 +129,7 @@ FAMILIES = {
         lambda m, x: m.update(x),
     ),
     "layers": Family(hierarchy, layers_state, LAYERS, layer_pull),
+    "tokens": Family(block, tokens_state, TOKENS, tokens_pull),
     "reconstructor": Family(lambda d: dense("spins", d), spin_state, HALF, soft_pull),
     "reconstructor of bits": Family(
         lambda d: dense("bits", d), lambda seed, d: (spin_state(seed, d) + 1) / 2, HALF, soft_pull
@@ -151,6 +167,7 @@ FITS = {
     "reals": REALS,
     "unit step": {"cccp": am.CCCP()},
     "layers": REALS,
+    "tokens": REALS,
     "reconstructor": {k: FLIPS[k] for k in ("sweeps", "greedy", "glauber", "dmala")}
     | RELAX
     | {"flow": am.Flow(), "fixed point": am.FixedPoint()},
@@ -270,7 +287,7 @@ class Momentum(am.AbstractRealMethod):
         return problem.at(problem.put(at.x + state)), state
 
 
-@pytest.mark.parametrize("family", ["reals", "layers", "reconstructor"])
+@pytest.mark.parametrize("family", ["reals", "layers", "tokens", "reconstructor"])
 def test_a_method_of_a_users_moves_every_family_of_reals(family):
     make, state, mask, _ = FAMILIES[family]
     memory, x0 = make(jnp.float32), state(1, jnp.float32)
@@ -291,6 +308,7 @@ SMOOTH = [
     *(("reals", name) for name in ("descent", "backtracking", "euler", "flow", "fixed point")),
     ("unit step", "cccp"),
     *(("layers", name) for name in ("euler", "descent", "flow", "fixed point")),
+    *(("tokens", name) for name in ("euler", "fixed point")),
     ("reconstructor", "fixed point"),
 ]
 

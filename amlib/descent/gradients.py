@@ -295,11 +295,14 @@ class Euler(AbstractMethod):
     **Arguments:**
 
     - `dt`: $\Delta t$, > 0; of a hierarchical memory in units of its `tau`.
+    - `remat`: whether a derivative backward keeps the states alone, and computes what is inside
+      a step anew. It takes less memory, and on a CPU often less time, too.
 
     **Raises:** `ValueError` unless `dt` is a finite positive scalar.
     """
 
     dt: Float[Array, ""] = eqx.field(converter=checks.positive_field("dt"), default=0.1)
+    remat: bool = eqx.field(static=True, default=False, kw_only=True)
 
     space: ClassVar[type[AbstractSpace]] = AbstractReals
     limit: ClassVar[int] = 100
@@ -322,6 +325,9 @@ class Euler(AbstractMethod):
 
         def step(x: PyTree[Array]) -> PyTree[Array]:
             return problem.put(jax.tree.map(lambda a, g: a - dt * g, x, problem.grad(x)))
+
+        if self.remat:
+            step = jax.checkpoint(step)
 
         def measure(x: PyTree[Array]) -> PyTree[Array]:
             return problem.measure(x), None if save_every is None else x

@@ -2,12 +2,18 @@
 
 from amlib.hierarchical import models as models
 from amlib.hierarchical.attention import AttentionSynapse as AttentionSynapse
+from amlib.hierarchical.dynamics import CoreEuler as CoreEuler
+from amlib.hierarchical.energy_transformer import EnergyTransformer as EnergyTransformer
 from amlib.hierarchical.graph import Connection as Connection
 from amlib.hierarchical.ham import HAM as HAM
 from amlib.hierarchical.hidden import (
     DenseMatrixSynapse as DenseMatrixSynapse,
     DenseTensorSynapse as DenseTensorSynapse,
     MixerSynapse as MixerSynapse,
+)
+from amlib.hierarchical.image_energy_transformer import (
+    ImageEnergyTransformer as ImageEnergyTransformer,
+    load_energy_transformer as load_energy_transformer,
 )
 from amlib.hierarchical.lagrangians import (
     lagr_exp as lagr_exp,

@@ -26,7 +26,7 @@ from amlib.hierarchical.synapses import (
 MaskLike: TypeAlias = Bool[ArrayLike, "queries keys"] | Sequence[Sequence[bool]]
 
 
-def _mask_field(mask: MaskLike | None) -> Array | None:
+def mask_field(mask: MaskLike | None) -> Array | None:
     """The converter of an optional mask."""
     if mask is None:
         return None
@@ -107,7 +107,7 @@ class AttentionSynapse(AbstractSynapse):
         self.zdim = checks.integer(zdim, 1, "AttentionSynapse: zdim")
         beta = checks.positive_field("beta")(self.zdim**-0.5 if beta is None else beta)
         self.beta = beta.astype(beta.dtype)  # a dtype of its own, unlike a Python number's
-        self.mask = _mask_field(mask)
+        self.mask = mask_field(mask)
         self.attend_self = bool(attend_self)
         self.std = std_field(std)
 

@@ -1,21 +1,25 @@
 """How the states of a hierarchical memory move: what the methods of `descent` work on."""
 
+import copy
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from amlib import _checks as checks
-from amlib._types import ScalarLike, States, StatesLike
+from amlib._types import Key, ScalarLike, States, StatesLike
+from amlib.descent.gradients import Euler
+from amlib.descent.methods import AbstractMethod
 from amlib.descent.problems import AbstractProblem
 from amlib.descent.trajectory import Recall, StateTrajectory
 from amlib.hierarchical import energies, graph
 from amlib.hierarchical.graph import Name
+from amlib.spaces import AbstractReals, AbstractSpace
 
 if TYPE_CHECKING:
     from amlib.hierarchical.ham import HAM
@@ -84,10 +88,10 @@ def held(ham: "HAM", xs: States, clamp: PyTree, where: str) -> Held:
 
 
 class _Way:
-    """The free states, and what moves them."""
+    """The free states, and what moves them: the whole energy, or its `core`, the connections."""
 
     def __init__(self, ham: "HAM", xs: States, held: Held):
-        self.ham, self.held = ham, held
+        self.ham, self.held, self.core = ham, held, False
         xs = dict(graph.items(xs))
         self.free = tuple(name for name in xs if name not in held.layers)
         self.dtype = max((x.dtype for x in xs.values()), key=lambda d: jnp.finfo(d).bits)
@@ -111,7 +115,10 @@ class _Way:
 
     def energy(self, v: Moving) -> Array:
         """The energy."""
-        return energies.energy(self.ham, *self.at(v))
+        xhats, xs = self.at(v)
+        if not self.core:
+            return energies.energy(self.ham, xhats, xs)
+        return sum(energies.connection_energies(self.ham, xhats), jnp.zeros((), self.dtype))
 
     def measure(self, v: Moving) -> tuple[Parts, Array]:
         """The energy in parts, and the size of what they sum, which its rounding goes by."""
@@ -121,12 +128,17 @@ class _Way:
         products = [
             jnp.sum(jnp.abs(xs[n] * xhats[n]) + 1) for n, _ in graph.items(self.ham.neurons)
         ]
-        sizes = [jnp.abs(part) for part in jax.tree.leaves(parts)] + products
-        return parts, sum(sizes, jnp.zeros((), self.dtype))
+        summands = parts["connections"] if self.core else parts
+        sizes = [jnp.abs(part) for part in jax.tree.leaves(summands)]
+        return parts, sum(sizes if self.core else sizes + products, jnp.zeros((), self.dtype))
 
     def direction(self, v: Moving) -> Moving:
         """What the free states move against: the forces over the time constants."""
-        pull = energies.forces(self.ham, *self.at(v), self.free)
+        xhats, xs = self.at(v)
+        if self.core:
+            pull = energies.signals(self.ham, xhats, self.free)
+        else:
+            pull = energies.forces(self.ham, xhats, xs, self.free)
         return {name: self.rate[name] * pull[name] for name in self.free}
 
     def field(self, v: Moving) -> tuple[Array, Moving]:
@@ -152,6 +164,12 @@ class HAMProblem(AbstractProblem):
             mask = whole, way.start
         return cls(way.energy, field=way.field, held=mask, falls=falls, way=way), way.start
 
+    def core(self) -> "HAMProblem":
+        """The same without the layers' own energy, and so without the decay of their states."""
+        way = copy.copy(self.way)
+        way.core = True
+        return dataclasses.replace(self, energy=way.energy, field=way.field, way=way)
+
     def grad(self, x: Moving) -> Moving:
         """What the free states move against."""
         return self.released(self.way.direction(x))
@@ -163,7 +181,8 @@ class HAMProblem(AbstractProblem):
     def total(self, parts: Parts) -> Array:
         """See `Problem`."""
         leaves = jax.tree.leaves(parts)
-        return sum(leaves, jnp.zeros_like(leaves[0]))
+        summed = jax.tree.leaves(parts["connections"]) if self.way.core else leaves
+        return sum(summed, jnp.zeros_like(leaves[0]))
 
     def record(
         self, states: Moving | None, energy: Array, time: Array, parts: Parts
@@ -185,3 +204,67 @@ class HAMProblem(AbstractProblem):
             parts, _ = lax.map(self.way.measure, frames)
             record = self.record(frames if saved else None, self.total(parts), times, parts)
         return dataclasses.replace(end, x=self.way.states(end.x), trajectory=record)
+
+
+class CoreEuler(AbstractMethod):
+    r"""Take exactly so many steps along the connections' energy, without the decay of the states.
+
+    $$x \leftarrow x - \frac{\Delta t}{\tau} \frac{\partial E_{\text{core}}}{\partial \hat x},
+    \qquad E_{\text{core}} = \sum_{\text{connections}} E_{\text{syn}}(\hat x, \dots)$$
+
+    It is the step of the published Energy Transformer, and for hierarchical memories alone. The
+    whole energy has the layers' own $x \cdot \hat x - L(x)$ besides, whose gradient in an
+    activation is the state; the steps of `Euler` move against both, so that states decay. Which
+    energy falls:
+
+    | method | a state moves against | what falls, but for long steps |
+    |---|---|---|
+    | `CoreEuler(dt)` | $\partial E_{\text{core}} / \partial \hat x$ | the core energy |
+    | `Euler(dt)`, and all others | $x + \partial E_{\text{core}} / \partial \hat x$ | the whole |
+
+    Both fall since $\partial \hat x / \partial x$, the Hessian of a convex Lagrangian, is positive
+    semidefinite. The energies of this method's `Recall` are core energies, and `trajectory.parts`
+    has all parts. A state whose activation has come to rest may go on growing, as under layer
+    normalisation, so it takes a number of steps and does not wait for rest.
+
+    **Arguments:**
+
+    - `dt`: $\Delta t$, > 0, in units of `tau`; in the paper $\alpha$.
+    - `steps`: how many steps where `max_steps` is not given, at least 1.
+    - `remat`: see `Euler`.
+
+    **Raises:** `ValueError` for values out of range; `TypeError` where the memory is no hierarchy.
+
+    **Reference:** Hoover et al. 2023 (arXiv 2302.07253), eq. 7, and its code: 12 steps of 0.1.
+    """
+
+    dt: Float[Array, ""] = eqx.field(converter=checks.positive_field("dt"), default=0.1)
+    steps: int = eqx.field(
+        static=True, converter=lambda n: checks.integer(n, 1, "CoreEuler: steps"), default=12
+    )
+    remat: bool = eqx.field(static=True, default=True, kw_only=True)
+
+    space: ClassVar[type[AbstractSpace]] = AbstractReals
+    trees: ClassVar[bool] = True
+
+    def check(self, max_steps: int | None) -> int:
+        """The number of steps: the method's own where `max_steps` is not given."""
+        return super().check(self.steps if max_steps is None else max_steps)
+
+    def run(
+        self,
+        problem: AbstractProblem,
+        x0: PyTree[Array],
+        key: Key | None,
+        max_steps: int,
+        save_every: int | None,
+    ) -> Recall:
+        """See `AbstractMethod`: Euler's method on the core energy."""
+        if not isinstance(problem, HAMProblem):
+            raise TypeError(
+                "CoreEuler: must move a hierarchical memory, a HAM or an EnergyTransformer, whose "
+                "energy is of layers and connections; another came. Its steps along the whole "
+                "energy are those of Euler(dt)."
+            )
+        steps = Euler(self.dt, remat=self.remat)
+        return steps.run(problem.core(), x0, key, max_steps, save_every)

@@ -73,8 +73,8 @@ def energy(ham: Hypergraph, xhats: States, xs: States) -> Scalar:
     return jnp.sum(jnp.stack(parts)) if parts else jnp.zeros(())
 
 
-def forces(ham: Hypergraph, xhats: States, xs: States, free: tuple[Name, ...]) -> dict[Name, Array]:
-    """The gradient of the energy in the activations of the layers `free`.
+def signals(ham: Hypergraph, xhats: States, free: tuple[Name, ...]) -> dict[Name, Array]:
+    """The gradient of the connections' energy in the activations of the layers `free`.
 
     Clamped layers, and layers that a connection sends no signal to, are constants of this
     derivative (but not of another one that goes through it), so no work is done for them.
@@ -92,5 +92,10 @@ def forces(ham: Hypergraph, xhats: States, xs: States, free: tuple[Name, ...]) -
             total = total + synapses[c.synapse](*parts).astype(total.dtype)
         return total
 
-    signals = jax.grad(connected)({name: constant[name] for name in free})
-    return {name: xs[name] + signals[name] for name in free}
+    return jax.grad(connected)({name: constant[name] for name in free})
+
+
+def forces(ham: Hypergraph, xhats: States, xs: States, free: tuple[Name, ...]) -> dict[Name, Array]:
+    """The gradient of the energy in the activations of the layers `free`: state and signals."""
+    received = signals(ham, xhats, free)
+    return {name: xs[name] + received[name] for name in free}

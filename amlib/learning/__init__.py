@@ -27,6 +27,7 @@ from amlib.learning.fit import OUTCOMES as OUTCOMES, FitResult as FitResult, fit
 from amlib.learning.losses import (
     CrossEntropy as CrossEntropy,
     Denoising as Denoising,
+    MaskedPatches as MaskedPatches,
     PowerLoss as PowerLoss,
     Regression as Regression,
     accuracy as accuracy,

@@ -1,22 +1,25 @@
-"""Ready losses for `fit`: cross-entropy, regression, denoising through recall, the power loss.
+"""Ready losses for `fit`: cross-entropy, regression, denoising through recall, masked patches, the
+power loss.
 
 Each is called as `loss(model, batch, key)` and returns a mean over the batch. Contrastive
 divergence and equilibrium propagation, which bring gradients of their own, are in
 `amlib.learning.contrastive`.
 """
 
+import math
 from collections.abc import Callable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 from amlib import _checks as checks
 from amlib._types import Key, Scalar
 from amlib.continuous import AbstractContinuousAM
 from amlib.descent.methods import AbstractMethod, descend
+from amlib.hierarchical import patches
 from amlib.learning._examples import length
 from amlib.learning._pictures import class_numbers
 from amlib.learning.base import AbstractLoss
@@ -282,6 +285,89 @@ class Denoising(AbstractLoss):
             max_steps=self.max_steps,
             tol=self.tol,
         ).x
+
+
+class MaskedPatches(AbstractLoss):
+    r"""How well hidden patches are completed: the published loss of the Energy Transformer.
+
+    $$\sqrt{\frac{1}{N D} \sum_i \sum_{d \in C_i} (f(x_i, M_i)_d - x_{i, d})^2}$$
+
+    In every picture patches $M_i$ are hidden at random, and count with a few that are shown
+    ($C_i$); the rest counts nothing, but is in the $D$ pixels of the mean. Batches are arrays of
+    pictures.
+
+    **Arguments:**
+
+    - `patch`: the size of a patch, see `ImageEnergyTransformer`.
+    - `hidden`, `shown`: how many patches are hidden, and how many others count, of each picture;
+      `None` takes the published shares, 90 and 10 of 196.
+    - `apply`: from a model, one picture and which of its patches are hidden (booleans, flat) to a
+      picture; `None` calls the model.
+    - `root`: whether the root is taken, as published; otherwise it is a mean squared error.
+
+    **Raises:** by `check` and in a call, `ValueError` for patches that do not divide the pictures,
+    and for more patches than there are.
+
+    **Reference:** Hoover et al. 2023 (arXiv 2302.07253), `mse_patch_loss` of its code.
+    """
+
+    patch: int | tuple[int, ...] = eqx.field(static=True)
+    hidden: int | None = eqx.field(static=True, default=None)
+    shown: int | None = eqx.field(static=True, default=None)
+    apply: Callable[[PyTree, Array, Array], Array] | None = eqx.field(static=True, default=None)
+    root: bool = eqx.field(static=True, default=True)
+
+    def __call__(self, model: PyTree, batch: Float[Array, "B *shape"], key: Key) -> Scalar:
+        """The loss of a batch."""
+        shape = batch.shape[1:]
+        patch = patches.size_of(self.patch, shape, "MaskedPatches")
+
+        def one(key: Key, image: Array) -> Array:
+            hidden, counted = self.draw(key, shape)
+            made = model(image, hidden) if self.apply is None else self.apply(model, image, hidden)
+            pixels = patches.pixels_of(counted, shape, patch)
+            return jnp.where(pixels, made - image, 0.0)
+
+        error = jnp.mean(jax.vmap(one)(jr.split(key, length(batch)), batch) ** 2)
+        if not self.root:
+            return error
+        some = error > 0  # the root has no derivative at 0
+        return jnp.where(some, jnp.sqrt(jnp.where(some, error, 1.0)), 0.0)
+
+    def draw(
+        self, key: Key, image_shape: tuple[int, ...]
+    ) -> tuple[Bool[Array, " patches"], Bool[Array, " patches"]]:
+        """Draw which patches of a picture are hidden, and which of them count.
+
+        **Arguments:**
+
+        - `key`: a JAX random key.
+        - `image_shape`: of the picture.
+
+        **Returns:** two masks over the patches; what is hidden counts.
+        """
+        total = math.prod(
+            patches.grid_of(image_shape, patches.size_of(self.patch, image_shape, "MaskedPatches"))
+        )
+        hidden = round(total * 90 / 196) if self.hidden is None else self.hidden
+        shown = round(total * 10 / 196) if self.shown is None else self.shown
+        for n, name, low in ((hidden, "hidden", 1), (shown, "shown", 0)):
+            checks.integer(n, low, f"MaskedPatches: {name}")
+        if hidden + shown > total:
+            raise ValueError(
+                f"MaskedPatches: hidden and shown must be at most the number of patches, {total}; "
+                f"{hidden} and {shown} came."
+            )
+        rank = jr.permutation(key, total)
+        return rank < hidden, rank < hidden + shown
+
+    def check(self, model: PyTree, data: PyTree[Array]) -> None:
+        """Raise unless data are pictures that can be cut."""
+        if not eqx.is_array(data) or data.ndim < 2:
+            raise ValueError(
+                f"MaskedPatches: data must be one array of pictures; {type(data).__name__} came."
+            )
+        self.draw(jr.key(0), data.shape[1:])
 
 
 def _apply(function: Predict | None, model: PyTree, x: PyTree[Array]) -> Array:

@@ -1,5 +1,7 @@
 """Losses against their definitions: exact likelihoods, implicit gradients, formulas."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -8,8 +10,10 @@ import numpy as np
 import optax
 import pytest
 from jax.flatten_util import ravel_pytree
+from numpy.testing import assert_allclose
 
 import amlib as am
+from amlib.hierarchical import patches
 from amlib.learning import (
     AbstractLoss,
     ContrastiveDivergence,
@@ -357,3 +361,68 @@ def test_fit_learns_by_equilibrium_propagation():
 def test_equilibrium_propagation_refuses_a_nudge_of_nothing():
     with pytest.raises(ValueError, match="nudge must not be 0"):
         EquilibriumPropagation("in", "out", nudge=0.0)
+
+
+# -- masked patches --------------------------------------------------------------------------------
+
+
+def shown_in_part(image, hidden, patch=2):
+    """A map that knows what it is shown, and says 0 of the rest."""
+    return jnp.where(patches.pixels_of(hidden, image.shape, (patch, patch)), 0.0, image)
+
+
+def test_masked_patches_by_hand():
+    """The root of the mean over all pixels, with those that do not count as 0."""
+    images = jr.normal(jr.key(0), (5, 4, 6))
+    loss = am.learning.MaskedPatches(2, 2, 1, apply=lambda c, image, hidden: c * image + 1.0)
+    key, total = jr.key(1), 0.0
+    for k, image in zip(jr.split(key, 5), np.asarray(images), strict=True):
+        hidden, counted = map(np.asarray, loss.draw(k, (4, 6)))
+        assert (hidden.sum(), counted.sum()) == (2, 3)
+        assert (counted | ~hidden).all()
+        where = np.kron(counted.reshape(2, 3), np.ones((2, 2))) > 0
+        total += (((3.0 * image + 1 - image) ** 2) * where).sum()
+    assert_allclose(loss(jnp.asarray(3.0), images, key), np.sqrt(total / images.size), rtol=1e-5)
+    square = am.learning.MaskedPatches(2, 2, 1, apply=loss.apply, root=False)
+    assert_allclose(square(jnp.asarray(3.0), images, key), total / images.size, rtol=1e-5)
+
+
+def test_masked_patches_show_nothing_of_what_is_hidden():
+    images = jr.normal(jr.key(0), (3, 4, 6))
+    call = lambda _, image, hidden: shown_in_part(image, hidden)
+    only_shown = am.learning.MaskedPatches(2, 1, 5, apply=call)
+    masks = [only_shown.draw(k, (4, 6))[0] for k in jr.split(jr.key(1), 3)]
+    lost = [(image - shown_in_part(image, m)) ** 2 for image, m in zip(images, masks, strict=True)]
+    expected = np.sqrt(np.sum(lost) / images.size)
+    assert_allclose(only_shown(None, images, jr.key(1)), expected, rtol=1e-5)
+
+
+def test_masked_patches_by_default_are_the_published_shares():
+    hidden, counted = am.learning.MaskedPatches(16).draw(jr.key(0), (224, 224, 3))
+    assert (hidden.sum(), counted.sum(), hidden.size) == (90, 100, 196)
+    hidden, counted = am.learning.MaskedPatches(4).draw(jr.key(0), (28, 28))
+    assert (hidden.sum(), counted.sum(), hidden.size) == (22, 24, 49)
+
+
+def test_masked_patches_of_a_perfect_model_have_a_gradient():
+    loss = am.learning.MaskedPatches(2, 1, apply=lambda c, image, hidden: c * image)
+    value, slope = jax.value_and_grad(loss)(jnp.asarray(1.0), jnp.ones((2, 4, 4)), jr.key(0))
+    assert value == slope == 0
+
+
+def test_masked_patches_that_do_not_fit():
+    images = jnp.ones((4, 6, 6))
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"patch": 4}, r"MaskedPatches: patch must divide"),
+        ({"patch": 3, "hidden": 4, "shown": 1}, r"at most the number of patches, 4; 4 and 1 came"),
+        ({"patch": 3, "hidden": 0}, r"MaskedPatches: hidden: must be at least 1"),
+        ({"patch": 3, "shown": -1}, r"MaskedPatches: shown: must be at least 0"),
+    ]
+    for words, message in cases:
+        loss = am.learning.MaskedPatches(apply=lambda c, x, h: c * x, **words)
+        for call in (lambda loss=loss: loss(jnp.ones(()), images, jr.key(0)),
+                     lambda loss=loss: loss.check(None, images)):  # fmt: skip
+            with pytest.raises(ValueError, match=message):
+                call()
+    with pytest.raises(ValueError, match=r"data must be one array of pictures; tuple came"):
+        am.learning.MaskedPatches(2).check(None, (images, images))
