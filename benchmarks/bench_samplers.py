@@ -39,7 +39,8 @@ class Glass(am.AbstractBinaryAM):
     J: jax.Array
 
     def energy(self, x):
-        return -sum(jnp.sum(self.J[a] * x * jnp.roll(x, 1, a)) for a in range(3))
+        bonds = [self.J[a] * x * jnp.roll(x, 1, a) for a in range(3)]
+        return -jnp.sum(bonds[0]) - jnp.sum(bonds[1]) - jnp.sum(bonds[2])
 
 
 class Job(NamedTuple):
@@ -173,7 +174,8 @@ def main() -> None:
     parser.add_argument("--save", type=Path, help="write the tables to this file, too")
     args = parser.parse_args()
     head = "# Samplers of bits\n\n" + machine.describe()
-    how = f"{CHAINS} chains, {SWEEPS:,} sweeps after {SWEEPS // 4:,}, one draw every 4; of GibbsWithGradients a 20th, all drawn."
+    how = f"{CHAINS} chains, {SWEEPS:,} sweeps after {SWEEPS // 4:,}, one draw every 4; "
+    how += "of GibbsWithGradients a 20th, all drawn."
     text = f"{head}\n{how}\n{report()}"
     print(text)
     if args.save:
