@@ -1,23 +1,20 @@
 """Annealing: a schedule of temperatures, then draws at the last of them."""
 
 import equinox as eqx
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from amlib.descent.methods import AbstractMethod, check_method
 from amlib.sampling.samplers import (
-    AbstractSampler,
-    Draws,
+    AbstractRecalls,
     Target,
     at_temperature,
     betas_of,
     default_method,
     drawing,
-    stroll,
-    walk,
 )
 
 
-class Annealed(AbstractSampler):
+class Annealed(AbstractRecalls):
     r"""Take the first steps along a schedule of temperatures, and all others at its last one.
 
     A step of the schedule is a step of the method: a sweep of `Glauber`, counted from the start of
@@ -41,42 +38,15 @@ class Annealed(AbstractSampler):
     )
     method: AbstractMethod | None = None
 
-    @property
-    def temperatures(self) -> None:
-        """One at a time."""
-        return None
-
-    def _method(self, target: Target) -> AbstractMethod:
+    def method_for(self, target: Target) -> AbstractMethod:
+        """The method, along the schedule."""
         method = drawing(default_method(target.space, self.method, _METHOD), _METHOD)
         return at_temperature(method, self.betas)
 
     def check(self, target: Target, warmup: int, thin: int) -> None:
         """See `AbstractSampler`."""
         del warmup, thin
-        check_method(self._method(target), target.space, True)
-
-    def start(self, target: Target, x0: PyTree[Array], keys: Array) -> PyTree[Array]:
-        """See `AbstractSampler`."""
-        del target, keys
-        return x0
-
-    def warm(
-        self, target: Target, carry: PyTree[Array], keys: Array, taken: Array, steps: int
-    ) -> PyTree[Array]:
-        """See `AbstractSampler`."""
-        return walk(target, self._method(target), carry, keys, taken, steps)
-
-    def draw(
-        self,
-        target: Target,
-        carry: PyTree[Array],
-        keys: Array,
-        taken: Array,
-        draws: int,
-        thin: int,
-    ) -> Draws:
-        """See `AbstractSampler`."""
-        return stroll(target, self._method(target), carry, keys, taken, draws, thin)
+        check_method(self.method_for(target), target.space, True)
 
 
 _METHOD = "Annealed: method"

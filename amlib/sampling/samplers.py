@@ -170,26 +170,17 @@ def one_temperature(beta: Any, where: str) -> None:
         )
 
 
-class Recalls(AbstractSampler):
-    """Chains by a method of recall: what `sample` makes of `Glauber(beta)` and its like.
+class AbstractRecalls(AbstractSampler):
+    """Chains of one state each, by a method of recall. Subclass it and say which."""
 
-    **Arguments:**
-
-    - `method`: a method that draws.
-    """
-
-    method: AbstractMethod
+    @abc.abstractmethod
+    def method_for(self, target: Target) -> AbstractMethod:
+        """The method that takes the steps, of a temperature or along a schedule of them."""
 
     @property
     def temperatures(self) -> None:
-        """One."""
+        """One at a time."""
         return None
-
-    def check(self, target: Target, warmup: int, thin: int) -> None:
-        """See `AbstractSampler`."""
-        del warmup, thin
-        check_method(self.method, target.space, True)
-        one_temperature(getattr(self.method, "beta", 0.0), "sample: method")
 
     def start(self, target: Target, x0: PyTree[Array], keys: Array) -> PyTree[Array]:
         """See `AbstractSampler`."""
@@ -200,7 +191,12 @@ class Recalls(AbstractSampler):
         self, target: Target, carry: PyTree[Array], keys: Array, taken: Array, steps: int
     ) -> PyTree[Array]:
         """See `AbstractSampler`."""
-        return walk(target, self.method, carry, keys, taken, steps)
+        method = self.method_for(target)
+
+        def one(x: PyTree[Array], key: Key) -> PyTree[Array]:
+            return target.recall(x, continued(method, key, taken), key, max_steps=steps).x
+
+        return jax.vmap(one)(carry, keys)
 
     def draw(
         self,
@@ -211,40 +207,39 @@ class Recalls(AbstractSampler):
         draws: int,
         thin: int,
     ) -> Draws:
+        """The states after each `thin` steps, in one recall a chain."""
+        method = self.method_for(target)
+
+        def one(x: PyTree[Array], key: Key) -> Draws:
+            along = continued(method, key, taken)
+            end = target.recall(x, along, key, max_steps=draws * thin, save_every=thin)
+            states = jax.tree.map(lambda a, b: a[1:].astype(b.dtype), end.trajectory.x, x)
+            lost = end.result == RESULTS.nonfinite
+            return Draws(states, end.trajectory.energy[1:], lost, states)
+
+        return jax.vmap(one)(carry, keys)
+
+
+class Recalls(AbstractRecalls):
+    """Chains by a method of recall: what `sample` makes of `Glauber(beta)` and its like.
+
+    **Arguments:**
+
+    - `method`: a method that draws.
+    """
+
+    method: AbstractMethod
+
+    def method_for(self, target: Target) -> AbstractMethod:
+        """The method."""
+        del target
+        return self.method
+
+    def check(self, target: Target, warmup: int, thin: int) -> None:
         """See `AbstractSampler`."""
-        return stroll(target, self.method, carry, keys, taken, draws, thin)
-
-
-def walk(
-    target: Target, method: AbstractMethod, x: PyTree[Array], keys: Array, taken: Array, steps: int
-) -> PyTree[Array]:
-    """The states `steps` steps later."""
-
-    def one(x: PyTree[Array], key: Key) -> PyTree[Array]:
-        return target.recall(x, continued(method, key, taken), key, max_steps=steps).x
-
-    return jax.vmap(one)(x, keys)
-
-
-def stroll(
-    target: Target,
-    method: AbstractMethod,
-    x: PyTree[Array],
-    keys: Array,
-    taken: Array,
-    draws: int,
-    thin: int,
-) -> Draws:
-    """The states after each `thin` steps, in one recall a chain."""
-
-    def one(x: PyTree[Array], key: Key) -> Draws:
-        along = continued(method, key, taken)
-        end = target.recall(x, along, key, max_steps=draws * thin, save_every=thin)
-        states = jax.tree.map(lambda a, b: a[1:].astype(b.dtype), end.trajectory.x, x)
-        lost = end.result == RESULTS.nonfinite
-        return Draws(states, end.trajectory.energy[1:], lost, states)
-
-    return jax.vmap(one)(x, keys)
+        del warmup, thin
+        check_method(self.method, target.space, True)
+        one_temperature(getattr(self.method, "beta", 0.0), "sample: method")
 
 
 # -- a method that goes on from step `taken` -------------------------------------------------------
