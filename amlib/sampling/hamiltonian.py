@@ -1,7 +1,7 @@
 """Hamiltonian Monte Carlo of real memories, by BlackJAX."""
 
 import abc
-import functools
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -153,8 +153,9 @@ def _blackjax() -> Any:
     return blackjax
 
 
-# BlackJAX adds bools to integers, which strict users of JAX are told of.
-_THEIRS = functools.partial(jax.numpy_dtype_promotion, "standard")
+def _theirs() -> AbstractContextManager[None]:
+    """BlackJAX adds bools to integers, which strict users of JAX are told of."""
+    return jax.numpy_dtype_promotion("standard")
 
 
 @compiled
@@ -174,7 +175,7 @@ def _warmed(
         key = jr.fold_in(key, taken)
         if method.step_size is None:
             adapt = _blackjax().window_adaptation(algorithm, density, **more)
-            with _THEIRS():
+            with _theirs():
                 (state, found), _ = adapt.run(key, checks.widen(x), num_steps=steps)
             size = found["step_size"].astype(size.dtype)
             return state.position.astype(x.dtype), size, found["inverse_mass_matrix"]
@@ -222,7 +223,7 @@ def _proposed(kernel: Any, state: Any, key: Key, first: Array, steps: int) -> An
     """The state of a kernel so many steps later; step `t` draws from `fold_in(key, t)`."""
 
     def step(state: Any, n: Array) -> tuple[Any, None]:
-        with _THEIRS():
+        with _theirs():
             return kernel.step(jr.fold_in(key, first + n), state)[0], None
 
     return lax.scan(step, state, jnp.arange(steps, dtype=jnp.int32))[0]
