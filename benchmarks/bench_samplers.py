@@ -127,7 +127,7 @@ def starts(job: Job) -> jax.Array:
 def measure(job: Job, method: Any) -> tuple[float, float, int, float, str]:
     """Effective samples a second, their number, that of draws, R-hat, and what mixes worst."""
     # A sweep of single informed flips compares all flips for each: there are fewer of them.
-    sweeps = SWEEPS // 20 if isinstance(method, am.GibbsWithGradients) else SWEEPS
+    sweeps = SWEEPS // 40 if isinstance(method, am.GibbsWithGradients) else SWEEPS
     thin = 1 if sweeps < SWEEPS else 4
     words: dict[str, Any] = {
         "steps": sweeps // thin,
@@ -175,7 +175,7 @@ def main() -> None:
     args = parser.parse_args()
     head = "# Samplers of bits\n\n" + machine.describe()
     how = f"{CHAINS} chains, {SWEEPS:,} sweeps after {SWEEPS // 4:,}, one draw every 4; "
-    how += "of GibbsWithGradients a 20th, all drawn."
+    how += "of GibbsWithGradients a 40th, all drawn."
     text = f"{head}\n{how}\n{report()}"
     print(text)
     if args.save:
