@@ -193,7 +193,8 @@ def test_a_killed_process_ends_the_others_and_leaves_a_whole_file(tmp_path, vict
     assert done[victim][0] == -signal.SIGKILL
     code, _, err = done[1 - victim]
     assert code != 0
-    assert "another task died" in err or "must end in all 2 processes" in err, err
+    told = ("another task died", "must end in all 2 processes", "gloo::EnforceNotMet")
+    assert any(words in err for words in told), err  # the last: killed amid a collective
     # What is left is whole: one process reads it, and trains on.
     epoch = am._files.read(path, "checkpoint").notes["epoch"]
     parts = {file.name for file in tmp_path.iterdir()} - {"run"}

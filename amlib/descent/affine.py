@@ -93,9 +93,9 @@ class Affine:
     def __init__(self, program: Program, x: jax.ShapeDtypeStruct):
         self.program = program
         self.D = math.prod(x.shape)
-        ones = np.ones(x.shape, x.dtype)
+        ones, minus = (np.full(x.shape, v, x.dtype) for v in (1, -1))  # of a scalar, arrays too
         bits = np.arange(self.D, dtype=np.int32).reshape(x.shape)
-        self.bitwise = {program.x: Bitwise(bits, ones, -ones, odd=True)}
+        self.bitwise = {program.x: Bitwise(bits, ones, minus, odd=True)}
         self.affine: set[int] = set()
         self.summands: dict[int, tuple[Bitwise, tuple[int, ...]]] = {}
         self.obstacles: dict[int, str] = {}

@@ -107,7 +107,7 @@ class Samples(eqx.Module):
             own += [f"{name}_dim_{k}" for k in range(values.ndim - 2 - len(own))]
             named[name] = own
         dims = {name: own for name, own in named.items() if own}
-        if hasattr(az, "InferenceData"):  # before ArviZ 1
+        if int(az.__version__.split(".")[0]) < 1:
             return az.from_dict(posterior=dict(self.observables), coords=coords, dims=dims)
         return az.from_dict({"posterior": dict(self.observables)}, coords=coords, dims=dims)
 

@@ -65,7 +65,7 @@ class Tempering(AbstractSampler):
 
     @property
     def temperatures(self) -> Array:
-        """The betas."""
+        """The inverse temperatures."""
         return self.betas
 
     @property
