@@ -46,9 +46,12 @@ def _energy(family: Family, value: Array, shape: tuple[int, ...]) -> Callable[[A
 
 @compiled
 def _newton(
-    family: Family, starts: Array, value: Array, shape: tuple[int, ...]
+    family: Family, starts: Array, value: Array, scale: Array, shape: tuple[int, ...]
 ) -> tuple[Array, Array]:
     """Newton's ends from several starts, and the largest entry of the gradient at each.
+
+    A start whose gradient is rounding, of eigenvalues of the size `scale`, is an end: where all
+    eigenvalues vanish together, Newton's method would follow the rounding.
 
     Where the Hessian is nearly singular the step is the shortest one, so that a fixed point does
     not slide along the eigenvector whose eigenvalue vanishes.
@@ -61,6 +64,8 @@ def _newton(
 
     def one(x: Array) -> tuple[Array, Array]:
         end = optx.root_find(lambda x, _: grad(x), solver, x, max_steps=40, throw=False).value
+        rounding = 4 * eps * scale * jnp.maximum(1, jnp.max(jnp.abs(x)))
+        end = jnp.where(jnp.max(jnp.abs(grad(x))) <= rounding, x, end)
         return end, jnp.max(jnp.abs(grad(end)))
 
     return jax.vmap(one)(starts)
@@ -68,7 +73,7 @@ def _newton(
 
 @compiled
 def _motion(
-    family: Family, x: Array, value: Array, shape: tuple[int, ...]
+    family: Family, x: Array, value: Array, scale: Array, shape: tuple[int, ...]
 ) -> tuple[Array, Array, Array, Array]:
     """The energy, the Hessian's eigenvalues and eigenvectors, and how fast a fixed point moves."""
     energy = _energy(family, value, shape)
@@ -76,7 +81,7 @@ def _motion(
     push = jax.jvp(
         lambda value: jax.grad(_energy(family, value, shape))(x), (value,), (jnp.ones_like(value),)
     )[1]
-    size = jnp.max(jnp.abs(values))
+    size = jnp.maximum(jnp.max(jnp.abs(values)), scale)
     kept = jnp.abs(values) > float(jnp.finfo(x.dtype).eps) ** 0.5 * size
     weights = jnp.where(kept, (push @ vectors) / jnp.where(kept, values, 1), 0)
     return energy(x), values, vectors, -vectors @ weights
@@ -111,6 +116,7 @@ class Chart:
         self.rows: list[tuple[int, Point, int]] = []
         self.found: list[tuple[Point, int, int, str]] = []
         self.count = 0
+        self.scale = 0.0  # the largest eigenvalue so far: here all may vanish together
 
     # -- fixed points --------------------------------------------------------------------------
 
@@ -118,14 +124,19 @@ class Chart:
         """Newton's ends, and whether each is a fixed point."""
         v = jnp.asarray(value, self.dtype)
         parts = [starts[k : k + _TOGETHER] for k in range(0, len(starts), _TOGETHER)]
-        found = [_newton(self.family, jnp.asarray(p, self.dtype), v, self.shape) for p in parts]
+        scale = jnp.asarray(self.scale, self.dtype)
+        starts_of = lambda p: jnp.asarray(p, self.dtype)
+        found = [_newton(self.family, starts_of(p), v, scale, self.shape) for p in parts]
         x, g = (np.concatenate([np.asarray(part[k]) for part in found]) for k in range(2))
         return x, g <= self.small * np.maximum(1, np.abs(x).max(1))
 
     def point(self, x: np.ndarray, value: float) -> Point:
         """What is known of a fixed point."""
-        found = _motion(self.family, jnp.asarray(x), jnp.asarray(value, self.dtype), self.shape)
+        v, scale = (jnp.asarray(a, self.dtype) for a in (value, self.scale))
+        found = _motion(self.family, jnp.asarray(x), v, scale, self.shape)
         energy, values, vectors, speed = (np.asarray(a, float) for a in found)
+        if np.isfinite(values).all():
+            self.scale = max(self.scale, float(np.abs(values).max()))
         return Point(x, value, float(energy), values, vectors.T, speed)
 
     def solve(self, x: ArrayLike, value: float) -> Point | None:
