@@ -44,6 +44,7 @@ bench: $(VENV)/.peers
 	$(PY) benchmarks/bench_faiss.py
 	$(PY) benchmarks/bench_disk.py
 	$(PY) benchmarks/bench_first.py
+	$(PY) benchmarks/bench_samplers.py
 
 # The notebooks as tests; `make nbs-save` also stores their outputs, which the site shows.
 nbs: $(VENV)/.docs

@@ -56,7 +56,7 @@ class Job(NamedTuple):
 
 def lattice() -> Job:
     """Near its critical temperature, beta = log(1 + sqrt 2) / 2 = 0.4407."""
-    see = {"|m|": lambda x: jnp.abs(jnp.mean(x))}
+    see = {"abs m": lambda x: jnp.abs(jnp.mean(x))}
     return Job(Lattice(), (32, 32), 0.44, 0.35, 10, see)
 
 
