@@ -129,6 +129,42 @@ def drawn(
     return jnp.mean(rows, axis=0, keepdims=True) + spread * noise
 
 
+# -- damage and success -----------------------------------------------------------------------
+
+
+def levels_of(levels: Any, where: str) -> np.ndarray:
+    """Levels of damage, integers as integers."""
+    a = np.asarray(levels)
+    if a.ndim != 1 or a.size == 0 or a.dtype.kind not in "iuf":
+        raise ValueError(
+            f"{where}: levels must be a sequence of numbers, at least one number; {levels!r} came."
+        )
+    return a
+
+
+def spoiled(
+    where: str, corruption: Callable[..., Any], key: Array, xi: Array, level: Array
+) -> Array:
+    """A pattern as `corruption` leaves it, of the same shape."""
+    x = jnp.asarray(corruption(key, xi, level))
+    if x.shape != xi.shape:
+        raise ValueError(
+            f"{where}: corruption must return a pattern of shape {xi.shape}; {x.shape} came."
+        )
+    return x
+
+
+def judged(where: str, success: Callable[..., Any], x: Array, xi: Array) -> Array:
+    """Whether an end counts as the pattern: one truth value."""
+    hit = jnp.asarray(success(x, xi))
+    if hit.shape:
+        raise ValueError(
+            f"{where}: success must return one truth value; shape {hit.shape} came. "
+            "Close it with .all()."
+        )
+    return hit
+
+
 # -- recalls ----------------------------------------------------------------------------------
 
 

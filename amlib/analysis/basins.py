@@ -147,9 +147,7 @@ def _pattern(memory: AbstractMemory, pattern: ArrayLike | IntLike) -> Array:
 def _levels(bits: bool, levels: Any) -> np.ndarray:
     if levels is None:
         return np.linspace(0, 0.5, 11) if bits else np.linspace(0, 1.5, 16)
-    values = np.asarray(levels)
-    if values.ndim != 1 or not values.size or values.dtype.kind not in "iuf":
-        raise ValueError(f"basin: levels must be a sequence of numbers; {levels!r} came.")
+    values = runs.levels_of(levels, "basin")
     if not (np.diff(values.astype(float)) > 0).all():
         raise ValueError(f"basin: levels must rise; {levels!r} came. Sort them.")
     return values
@@ -172,31 +170,14 @@ class _Damage(NamedTuple):
 
 @compiled
 def _damaged(spoil: Callable[..., Any], xi: Array, level: Array, keys: Array) -> Array:
-    def one(key: Array) -> Array:
-        x = jnp.asarray(spoil(key, xi, level))
-        if x.shape != xi.shape:
-            raise ValueError(
-                f"basin: corruption must return a state of shape {xi.shape}; {x.shape} came."
-            )
-        return x
-
     with checks.traceable("basin: corruption"):
-        return jax.vmap(one)(keys)
+        return jax.vmap(lambda key: runs.spoiled("basin", spoil, key, xi, level))(keys)
 
 
 @compiled
 def _same(success: Callable[..., Any], ends: Array, target: Array) -> Array:
-    def one(x: Array) -> Array:
-        hit = jnp.asarray(success(x, target))
-        if hit.shape:
-            raise ValueError(
-                f"basin: success must return one truth value; shape {hit.shape} came. "
-                "Close it with .all()."
-            )
-        return hit
-
     with checks.traceable("basin: success"):
-        return jax.vmap(one)(ends)
+        return jax.vmap(lambda x: runs.judged("basin", success, x, target))(ends)
 
 
 def _equal(x: Array, target: Array) -> Array:

@@ -91,7 +91,7 @@ def retrieval_curve(
     another shape; `TypeError` for a `recall` that returns no `Recall`, and for a key that is none.
     """
     checks.key(key, "retrieval_curve: key")
-    values = _levels(levels)
+    values = runs.levels_of(levels, "retrieval_curve")
     checks.at_least(queries, 1, "retrieval_curve: queries")
     if seeds is not None:
         checks.integer(seeds, 2, "retrieval_curve: seeds")
@@ -207,13 +207,7 @@ def _spoiled(
 
     def one(xi: Array, key: Array) -> tuple[Array, Array]:
         noise, draw = jax.random.split(key)
-        spoiled = jnp.asarray(corruption(noise, xi, level))
-        if spoiled.shape != xi.shape:
-            raise ValueError(
-                f"retrieval_curve: corruption must return a pattern of shape {xi.shape}; "
-                f"{spoiled.shape} came."
-            )
-        return spoiled, draw
+        return runs.spoiled("retrieval_curve", corruption, noise, xi, level), draw
 
     with checks.traceable("retrieval_curve: corruption, recall and success"):
         return jax.vmap(one)(chosen, jax.random.split(key, chosen.shape[0]))
@@ -225,26 +219,10 @@ def _judged(success: Callable[..., Any], x: Array, chosen: Array) -> tuple[Array
 
     def one(x: Array, xi: Array) -> tuple[Array, Array]:
         x = x.astype(xi.dtype)
-        hit = jnp.asarray(success(x, xi))
-        if hit.shape:
-            raise ValueError(
-                f"retrieval_curve: success must return one truth value; shape {hit.shape} came. "
-                "Close it with .all()."
-            )
-        return hit, cosine(x, xi)
+        return runs.judged("retrieval_curve", success, x, xi), cosine(x, xi)
 
     with checks.traceable("retrieval_curve: corruption, recall and success"):
         return jax.vmap(one)(x, chosen)
-
-
-def _levels(levels: Sequence[float | int] | np.ndarray | Array) -> np.ndarray:
-    """The noise levels, integers as integers."""
-    a = np.asarray(levels)
-    if a.ndim != 1 or a.size == 0 or a.dtype.kind not in "iuf":
-        raise ValueError(
-            f"retrieval_curve: levels must be a sequence of at least one number; {levels!r} came."
-        )
-    return a
 
 
 def _close(x: Array, xi: Array) -> Array:

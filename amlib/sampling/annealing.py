@@ -9,8 +9,7 @@ from amlib.sampling.samplers import (
     Target,
     at_temperature,
     betas_of,
-    default_method,
-    drawing,
+    inner_method,
 )
 
 
@@ -40,8 +39,7 @@ class Annealed(AbstractRecalls):
 
     def method_for(self, target: Target) -> AbstractMethod:
         """The method, along the schedule."""
-        method = drawing(default_method(target.space, self.method, _METHOD), _METHOD)
-        return at_temperature(method, self.betas)
+        return at_temperature(inner_method(target.space, self.method, _METHOD), self.betas)
 
     def check(self, target: Target, warmup: int, thin: int) -> None:
         """See `AbstractSampler`."""

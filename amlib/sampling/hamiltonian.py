@@ -14,15 +14,8 @@ from jaxtyping import Array, Float, PyTree
 from amlib import _checks as checks
 from amlib._compiled import compiled
 from amlib._types import Key
-from amlib.sampling.samplers import AbstractSampler, Draws, Target
+from amlib.sampling.samplers import AbstractSampler, Chains, Draws, Target
 from amlib.spaces import Reals
-
-
-def _beta(value: Any) -> Array:
-    beta = checks.positive(checks.as_float(value, "beta"), "beta")
-    if beta.ndim:
-        raise ValueError(f"beta must be one number; shape {beta.shape} came.")
-    return beta
 
 
 def _step_size(value: Any) -> Array | None:
@@ -74,23 +67,13 @@ class AbstractHamiltonian(AbstractSampler):
         given = jnp.asarray(1.0) if self.step_size is None else self.step_size
         return x0, jnp.full(chains, given.astype(dtype)), jnp.ones((chains, size), dtype)
 
-    def warm(
-        self, target: Target, carry: PyTree[Array], keys: Array, taken: Array, steps: int
-    ) -> PyTree[Array]:
+    def warm(self, target: Target, chains: Chains, steps: int) -> PyTree[Array]:
         """Find step sizes and masses by BlackJAX's `window_adaptation`, unless given."""
-        return _warmed(target, self, carry, keys, taken, steps)
+        return _warmed(target, self, chains, steps)
 
-    def draw(
-        self,
-        target: Target,
-        carry: PyTree[Array],
-        keys: Array,
-        taken: Array,
-        draws: int,
-        thin: int,
-    ) -> Draws:
+    def draw(self, target: Target, chains: Chains, draws: int, thin: int) -> Draws:
         """See `AbstractSampler`."""
-        return _drawn(target, self, carry, keys, taken, (draws, thin))
+        return _drawn(target, self, chains, (draws, thin))
 
 
 class HMC(AbstractHamiltonian):
@@ -108,7 +91,7 @@ class HMC(AbstractHamiltonian):
     **Reference:** Duane et al. 1987, Phys. Lett. B 195, 216; Neal 2011 (arXiv 1206.1901).
     """
 
-    beta: Float[Array, ""] = eqx.field(converter=_beta)
+    beta: Float[Array, ""] = eqx.field(converter=checks.positive_field("beta"))
     step_size: Float[Array, ""] | None = eqx.field(converter=_step_size, default=None)
     leapfrogs: int = eqx.field(
         converter=lambda n: checks.integer(n, 1, "HMC: leapfrogs"), static=True, default=10
@@ -133,7 +116,7 @@ class NUTS(AbstractHamiltonian):
     **Reference:** Hoffman and Gelman 2014, J. Mach. Learn. Res. 15, 1593.
     """
 
-    beta: Float[Array, ""] = eqx.field(converter=_beta)
+    beta: Float[Array, ""] = eqx.field(converter=checks.positive_field("beta"))
     step_size: Float[Array, ""] | None = eqx.field(converter=_step_size, default=None)
 
     @property
@@ -162,9 +145,7 @@ def _theirs() -> AbstractContextManager[None]:
 def _warmed(
     target: Target,
     method: AbstractHamiltonian,
-    carry: PyTree[Array],
-    keys: Array,
-    taken: Array,
+    chains: Chains,
     steps: int,
 ) -> PyTree[Array]:
     algorithm, more = method.algorithm
@@ -172,7 +153,7 @@ def _warmed(
 
     def chain(carry: PyTree[Array], key: Key) -> PyTree[Array]:
         x, size, mass = carry
-        key = jr.fold_in(key, taken)
+        key = jr.fold_in(key, chains.taken)
         if method.step_size is None:
             adapt = _blackjax().window_adaptation(algorithm, density, **more)
             with _theirs():
@@ -185,16 +166,14 @@ def _warmed(
         )
         return state.position.astype(x.dtype), size, mass
 
-    return jax.vmap(chain)(carry, keys)
+    return jax.vmap(chain)(chains.carry, chains.keys)
 
 
 @compiled
 def _drawn(
     target: Target,
     method: AbstractHamiltonian,
-    carry: PyTree[Array],
-    keys: Array,
-    taken: Array,
+    chains: Chains,
     sizes: tuple[int, int],
 ) -> Draws:
     draws, thin = sizes
@@ -206,7 +185,7 @@ def _drawn(
         kernel = algorithm(density, step_size=size, inverse_mass_matrix=mass, **more)
 
         def draw(state: Any, n: Array) -> tuple[Any, tuple[Array, Array]]:
-            state = _proposed(kernel, state, key, taken + n * thin, thin)
+            state = _proposed(kernel, state, key, chains.taken + n * thin, thin)
             return state, (state.position, -state.logdensity / method.beta)
 
         start = kernel.init(checks.widen(x))
@@ -216,7 +195,7 @@ def _drawn(
         lost = ~jnp.isfinite(start.logdensity)
         return Draws(states, energy, lost, (states, several(size), several(mass)))
 
-    return jax.vmap(chain)(carry, keys)
+    return jax.vmap(chain)(chains.carry, chains.keys)
 
 
 def _proposed(kernel: Any, state: Any, key: Key, first: Array, steps: int) -> Any:

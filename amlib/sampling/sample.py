@@ -19,7 +19,7 @@ from amlib.descent.loop import states_kept
 from amlib.descent.methods import AbstractMethod
 from amlib.descent.trajectory import RESULTS
 from amlib.memory import AbstractMemory
-from amlib.sampling.samplers import AbstractSampler, Draws, Target, as_sampler
+from amlib.sampling.samplers import AbstractSampler, Chains, Draws, Target, as_sampler
 from amlib.sampling.samples import Samples
 
 Observable = Callable[[Any], Any]
@@ -100,9 +100,9 @@ def sample(
         run = _warmed(target, sampler, run, warmup, bar)
         rows: list[_Row] = []
         while steps > 0:
-            made = sampler.draw(target, run.carry, run.keys, run.at, size, thin)
+            made = sampler.draw(target, run.chains, size, thin)
             count = min(steps, size)  # the last piece is as long as the others, and cut
-            row, run = _observed(target, watched, made, count, thin, run, keep_states)
+            row, run = _observed(watched, made, count, thin, run, keep_states)
             rows.append(row)
             bar.update(count * thin)
             steps -= count
@@ -119,8 +119,8 @@ class _Run(NamedTuple):
     lost: np.ndarray
 
     @property
-    def at(self) -> Array:
-        return jnp.asarray(self.taken, jnp.int32)
+    def chains(self) -> Chains:
+        return Chains(self.carry, self.keys, jnp.asarray(self.taken, jnp.int32))
 
 
 class _Row(NamedTuple):
@@ -139,7 +139,7 @@ def _begun(target: Target, sampler: AbstractSampler, x0: PyTree, key: Key | None
     keys = jr.split(key, jax.tree.leaves(x0)[0].shape[0])
     carry = sampler.start(target, x0, keys)
     several = sampler.temperatures is not None
-    return _Run(carry, keys, 0, carry[0] if several else x0, np.zeros(keys.shape[0], bool))
+    return _Run(carry, keys, 0, carry if several else x0, np.zeros(keys.shape[0], bool))
 
 
 def _continued(before: Samples, key: Key | None) -> _Run:
@@ -162,12 +162,10 @@ def _chains(memory: AbstractMemory, x0: PyTree) -> PyTree[Array]:
             f"sample: x0 must have at least one chain on its first axis; shape {shapes} came. "
             "One state x is one chain as x[None]."
         )
-    one = lambda k: family._start(memory, jax.tree.map(lambda a: a[k], x0), "sample", space)
-    first = one(0)
-    checked = jax.vmap(lambda x: family._start(memory, x, "sample", space))
+    start = lambda x: family._start(memory, x, "sample", space)
+    start(jax.tree.map(lambda a: a[0], x0))  # what is wrong with one is said outside of a trace
     x0 = jax.tree.map(lambda a: a if isinstance(a, jax.Array) else np.asarray(a), x0)
-    out = checked(x0)
-    return jax.tree.map(lambda a, b: a.astype(b.dtype), out, first)
+    return jax.vmap(start)(x0)
 
 
 def _pieces(x: PyTree[Array], steps: int) -> int:
@@ -186,7 +184,7 @@ def _warmed(target: Target, sampler: AbstractSampler, run: _Run, warmup: int, ba
     piece = warmup if sampler.at_once else unit * -(-warmup // (REPORTS * unit))
     while left > 0:
         count = min(left, piece)
-        carry = sampler.warm(target, run.carry, run.keys, run.at, count)
+        carry = sampler.warm(target, run.chains, count)
         run = run._replace(carry=carry, taken=run.taken + count)
         bar.update(count)
         left -= count
@@ -282,7 +280,6 @@ def _watch(watched: _Watched, states: PyTree[Array], lead: int) -> dict[str, Arr
 
 
 def _observed(
-    target: Target,
     watched: _Watched,
     made: Draws,
     count: int,
@@ -291,7 +288,6 @@ def _observed(
     keep: bool,
 ) -> tuple[_Row, _Run]:
     """The observables of the first `count` draws of a piece, and the run after them."""
-    del target
     cut = lambda a: np.asarray(a)[:, :count]
     out = {"energy": made.energy}
     if watched.functions:

@@ -45,6 +45,14 @@ class Draws(NamedTuple):
     swaps: tuple[Array, Array] | None = None
 
 
+class Chains(NamedTuple):
+    """Where chains are: what they carry, a key of each, and how many steps are behind them."""
+
+    carry: PyTree[Array]
+    keys: Array
+    taken: Array
+
+
 class AbstractSampler(eqx.Module):
     """What `sample` runs. Subclass it to add one that is no method of recall.
 
@@ -71,21 +79,11 @@ class AbstractSampler(eqx.Module):
         """What chains carry, at their starts."""
 
     @abc.abstractmethod
-    def warm(
-        self, target: "Target", carry: PyTree[Array], keys: Array, taken: Array, steps: int
-    ) -> PyTree[Array]:
-        """What chains carry `steps` steps later, the first `taken` of which are behind them."""
+    def warm(self, target: "Target", chains: Chains, steps: int) -> PyTree[Array]:
+        """What chains carry `steps` steps later."""
 
     @abc.abstractmethod
-    def draw(
-        self,
-        target: "Target",
-        carry: PyTree[Array],
-        keys: Array,
-        taken: Array,
-        draws: int,
-        thin: int,
-    ) -> Draws:
+    def draw(self, target: "Target", chains: Chains, draws: int, thin: int) -> Draws:
         """Draw so many states, each `thin` steps after the one before."""
 
 
@@ -187,37 +185,28 @@ class AbstractRecalls(AbstractSampler):
         del target, keys
         return x0
 
-    def warm(
-        self, target: Target, carry: PyTree[Array], keys: Array, taken: Array, steps: int
-    ) -> PyTree[Array]:
+    def warm(self, target: Target, chains: Chains, steps: int) -> PyTree[Array]:
         """See `AbstractSampler`."""
         method = self.method_for(target)
 
         def one(x: PyTree[Array], key: Key) -> PyTree[Array]:
-            return target.recall(x, continued(method, key, taken), key, max_steps=steps).x
+            along = continued(method, key, chains.taken)
+            return target.recall(x, along, key, max_steps=steps).x
 
-        return jax.vmap(one)(carry, keys)
+        return jax.vmap(one)(chains.carry, chains.keys)
 
-    def draw(
-        self,
-        target: Target,
-        carry: PyTree[Array],
-        keys: Array,
-        taken: Array,
-        draws: int,
-        thin: int,
-    ) -> Draws:
+    def draw(self, target: Target, chains: Chains, draws: int, thin: int) -> Draws:
         """The states after each `thin` steps, in one recall a chain."""
         method = self.method_for(target)
 
         def one(x: PyTree[Array], key: Key) -> Draws:
-            along = continued(method, key, taken)
+            along = continued(method, key, chains.taken)
             end = target.recall(x, along, key, max_steps=draws * thin, save_every=thin)
             states = jax.tree.map(lambda a, b: a[1:].astype(b.dtype), end.trajectory.x, x)
             lost = end.result == RESULTS.nonfinite
             return Draws(states, end.trajectory.energy[1:], lost, states)
 
-        return jax.vmap(one)(carry, keys)
+        return jax.vmap(one)(chains.carry, chains.keys)
 
 
 class Recalls(AbstractRecalls):
@@ -337,12 +326,10 @@ def betas_of(value: Any, where: str) -> Array:
     return beta
 
 
-def default_method(space: AbstractSpace, method: AbstractMethod | None, where: str) -> Any:
-    """The method given, or that which the space has by default."""
-    if method is not None:
-        return method
-    if isinstance(space, AbstractReals):
+def inner_method(space: AbstractSpace, method: object, where: str) -> AbstractMethod:
+    """The method that a sampler was given, or that which the space has by default."""
+    if method is None and isinstance(space, AbstractReals):
         raise ValueError(
             f"{where} must be given for real states, with its step size: MALA(1.0, dt=0.1)."
         )
-    return Glauber(1.0)
+    return drawing(Glauber(1.0) if method is None else method, where)

@@ -19,13 +19,13 @@ from amlib.descent.methods import AbstractMethod, check_method
 from amlib.descent.trajectory import RESULTS
 from amlib.sampling.samplers import (
     AbstractSampler,
+    Chains,
     Draws,
     Target,
     at_temperature,
     betas_of,
     continued,
-    default_method,
-    drawing,
+    inner_method,
     one_temperature,
 )
 
@@ -74,7 +74,7 @@ class Tempering(AbstractSampler):
         return self.every
 
     def _method(self, target: Target) -> AbstractMethod:
-        return drawing(default_method(target.space, self.method, _METHOD), _METHOD)
+        return inner_method(target.space, self.method, _METHOD)
 
     def check(self, target: Target, warmup: int, thin: int) -> None:
         """See `AbstractSampler`; steps must be whole numbers of rounds."""
@@ -89,35 +89,21 @@ class Tempering(AbstractSampler):
                 )
 
     def start(self, target: Target, x0: PyTree[Array], keys: Array) -> PyTree[Array]:
-        """A replica of each chain at each temperature, and its number."""
-        del target
+        """A replica of each chain at each temperature."""
+        del target, keys
         R = self.betas.shape[0]
-        several = lambda a: jnp.repeat(a[:, None], R, axis=1)
-        ids = jnp.broadcast_to(jnp.arange(R, dtype=jnp.int32), (keys.shape[0], R))
-        return jax.tree.map(several, x0), ids
+        return jax.tree.map(lambda a: jnp.repeat(a[:, None], R, axis=1), x0)
 
-    def warm(
-        self, target: Target, carry: PyTree[Array], keys: Array, taken: Array, steps: int
-    ) -> PyTree[Array]:
+    def warm(self, target: Target, chains: Chains, steps: int) -> PyTree[Array]:
         """See `AbstractSampler`."""
-        made = self.draw(target, carry, keys, taken, 1, steps)
+        made = self.draw(target, chains, 1, steps)
         return jax.tree.map(lambda a: a[:, -1], made.carries)
 
-    def draw(
-        self,
-        target: Target,
-        carry: PyTree[Array],
-        keys: Array,
-        taken: Array,
-        draws: int,
-        thin: int,
-    ) -> Draws:
+    def draw(self, target: Target, chains: Chains, draws: int, thin: int) -> Draws:
         """See `AbstractSampler`."""
         rounds = jnp.asarray(thin // self.every, jnp.int32)
         sizes = draws, self.every
-        return _tempered(
-            target, self._method(target), self.betas, carry, keys, taken, rounds, sizes
-        )
+        return _tempered(target, self._method(target), self.betas, chains, rounds, sizes)
 
 
 _METHOD = "Tempering: method"
@@ -137,7 +123,6 @@ class _Round(NamedTuple):
     """The replicas of a chain after a round, and what its swaps came to."""
 
     x: PyTree[Array]
-    ids: Array
     energy: Array
     lost: Array
     made: Array
@@ -149,9 +134,7 @@ def _tempered(
     target: Target,
     method: AbstractMethod,
     betas: Array,
-    carry: PyTree[Array],
-    keys: Array,
-    taken: Array,
+    chains: Chains,
     rounds: Array,
     sizes: tuple[int, int],
 ) -> Draws:
@@ -164,11 +147,11 @@ def _tempered(
         end = target.recall(x, at, key, max_steps=every)
         return end.x, end.energy, end.result == RESULTS.nonfinite
 
-    def chain(carry: PyTree[Array], key: Key) -> Draws:
+    def chain(x: PyTree[Array], key: Key) -> Draws:
         own = jax.vmap(lambda r: jr.fold_in(key, r))(jnp.arange(R))
 
         def one(n: Array, at: _Round) -> _Round:
-            behind = taken + n * every
+            behind = chains.taken + n * every
             x, energy, lost = jax.vmap(replica, (0, 0, 0, None))(at.x, betas, own, behind)
             count = behind // every
             turn = pairs % 2 == count % 2
@@ -177,10 +160,10 @@ def _tempered(
             places = jnp.arange(R, dtype=jnp.int32)
             places = jnp.where(jnp.pad(swap, (0, 1)), places + 1, places)
             places = jnp.where(jnp.pad(swap, (1, 0)), places - 1, places)
-            x, ids, energy = jax.tree.map(lambda a: a[places], (x, at.ids, energy))
+            x, energy = jax.tree.map(lambda a: a[places], (x, energy))
             turn, swapped = (a.astype(jnp.int32) for a in (turn, swap))
             lost = at.lost | lost.any()
-            return _Round(x, ids, energy, lost, at.made + swapped, at.tried + turn)
+            return _Round(x, energy, lost, at.made + swapped, at.tried + turn)
 
         def draw(at: _Round, first: Array) -> tuple[_Round, _Round]:
             none = jnp.zeros(R - 1, jnp.int32)
@@ -188,15 +171,14 @@ def _tempered(
             at = lax.fori_loop(first, first + rounds, one, at)
             return at, at
 
-        x, ids = carry
         none, no = jnp.zeros(R - 1, jnp.int32), jnp.zeros((), bool)
-        blank = jax.eval_shape(lambda x: replica(x, betas[0], key, taken)[1], _first(x))
-        start = _Round(x, ids, jnp.zeros((R,), blank.dtype), no, none, none)
+        blank = jax.eval_shape(lambda x: replica(x, betas[0], key, chains.taken)[1], _first(x))
+        start = _Round(x, jnp.zeros((R,), blank.dtype), no, none, none)
         end, kept = lax.scan(draw, start, jnp.arange(draws, dtype=jnp.int32) * rounds)
         swaps = kept.made, kept.tried
-        return Draws(kept.x, kept.energy, end.lost, (kept.x, kept.ids), swaps)
+        return Draws(kept.x, kept.energy, end.lost, kept.x, swaps)
 
-    return jax.vmap(chain)(carry, keys)
+    return jax.vmap(chain)(chains.carry, chains.keys)
 
 
 def _first(x: PyTree[Array]) -> PyTree[Array]:
