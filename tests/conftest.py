@@ -22,6 +22,7 @@ import jax  # noqa: E402
 import jaxtyping  # noqa: E402
 import matplotlib  # noqa: E402
 import pytest  # noqa: E402
+from browser import address, browser  # noqa: E402, F401 (fixtures)
 from jaxtyping import install_import_hook  # noqa: E402
 
 jax.config.update("jax_disable_most_optimizations", QUICK)

@@ -3,24 +3,19 @@
 The browser's tests need what `make docs` makes, Debian's `chromium` (or Chrome), and Playwright.
 """
 
-import functools
-import http.server
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
-import threading
 import tomllib
-from pathlib import Path
 
 import api
 import check
 import pytest
+from browser import ROOT, SITE, Visit
 
-ROOT = Path(__file__).parents[1]
-NBS, SITE = ROOT / "nbs", ROOT / "_docs"
+NBS = ROOT / "nbs"
 
 # -- the rules can fail -----------------------------------------------------------------------
 
@@ -196,70 +191,6 @@ def test_long_computations_are_kept(name):
 
 
 # -- the site in a browser --------------------------------------------------------------------
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-
-
-@pytest.fixture(scope="module")
-def address():
-    """The address of the built site, served from this process."""
-    if not (SITE / "index.html").is_file():
-        pytest.skip("the site is not built: run `make docs`")
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, format, *_):
-            pass
-
-    handler = functools.partial(Quiet, directory=str(SITE))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def browser(address):
-    """Chromium without a network, or a reason to skip."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs the extra amlib[docs]")
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        pytest.skip("no chromium here: on Debian and Ubuntu, install the package chromium")
-    with sync_api.sync_playwright() as play:
-        options = {"executable_path": program, "args": ["--no-sandbox"]}
-        chromium = play.chromium.launch(**options)
-        yield chromium
-        chromium.close()
-
-
-class Visit:
-    """A page of the site, and what went wrong on it."""
-
-    def __init__(self, browser, address, width=1280, height=900):
-        self.errors = []
-        self.address = address
-        self.page = browser.new_page(viewport={"width": width, "height": height})
-        self.page.on("console", self._said)
-        self.page.on("pageerror", lambda err: self.errors.append(str(err)))
-        self.page.on("response", self._answered)
-        self.page.route(lambda url: not url.startswith(address), self._away)
-
-    def _said(self, message):
-        if message.type in ("error", "warning"):
-            self.errors.append(f"{message.type}: {message.text}")
-
-    def _answered(self, response):
-        if response.status >= 400:
-            self.errors.append(f"{response.status}: {response.url}")
-
-    def _away(self, route):
-        self.errors.append(f"asks the network for {route.request.url}")
-        route.abort()
-
-    def open(self, path):
-        self.page.goto(f"{self.address}/{path}", wait_until="load")
-        self.page.evaluate("() => window.MathJax?.startup?.promise")
-        return self.page
-
 
 LOOK = """() => ({
     wide: document.documentElement.scrollWidth - window.innerWidth,

@@ -13,7 +13,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 project = html_title = "amlib"
 author = copyright = PROJECT["authors"][0]["name"]
 html_baseurl = PROJECT["urls"]["Documentation"]
-extensions = ["myst_nb", "sphinx_copybutton", "sphinx.ext.mathjax", "notebooks"]
+extensions = ["myst_nb", "sphinx_copybutton", "sphinx.ext.mathjax", "notebooks", "live"]
 root_doc = "index"
 exclude_patterns = ["_*", "**/.*"]
 language = "en"
