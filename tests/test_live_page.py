@@ -97,7 +97,7 @@ def test_a_landscape_is_that_of_the_library(visit, x64):
     rng = np.random.default_rng(2)
     for points, beta in [(rng.normal(size=(4, 2)), 3.0), (rng.normal(size=(6, 2)), 40.0)]:
         memory = am.GaussianMemory(jnp.asarray(points), beta=beta)
-        x = rng.normal(size=(20, 2))
+        x = jnp.asarray(rng.normal(size=(20, 2)))
         page = visit.page.evaluate(
             """async ([points, beta, x]) => {
                 const { energy, gradient, minima } = await import('./landscape.js');
