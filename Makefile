@@ -10,7 +10,7 @@ PYTEST = $(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # nbdev imports the renderer that [tool.nbdev] names; progress bars are no part of a notebook's output.
 NBDEV := PYTHONPATH=nbs/_sphinx TQDM_DISABLE=1 JAX_NUM_CPU_DEVICES=8
 
-.PHONY: demo test fuzz slow check format bench nbs nbs-save api docs docs-serve clean
+.PHONY: demo test fuzz slow check format bench nbs nbs-save api docs docs-serve dist clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.demo
@@ -93,6 +93,10 @@ $(VENV)/.dev: pyproject.toml | $(PY)
 $(VENV)/.docs: pyproject.toml | $(PY)
 	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[dev,docs]'
 	@touch $@ $(VENV)/.dev $(VENV)/.test $(VENV)/.demo
+
+# Wheel and sdist in dist/, each installed alone and tried, as a release does.
+dist:
+	bash .ci/dist $(PYTHON)
 
 clean:
 	rm -rf $(VENV) build dist amlib-demo _docs cache/docs
