@@ -151,7 +151,7 @@ class DistributedMemory(AbstractContinuousAM):
         checks.at_most(Y, MOST, "DistributedMemory: Y")
         checks.key(key, "DistributedMemory: key")
         dtype = jnp.result_type(float) if dtype is None else dtype
-        wide = jnp.promote_types(dtype, jnp.float32)  # a rounded beta would be another one
+        wide = checks.widen(jnp.zeros((), dtype)).dtype  # a rounded beta would be another one
         beta = checks.positive_field("beta")(beta).astype(wide)
         return DistributedMemory(
             T=jnp.zeros((Y, features.width), dtype),
