@@ -1,4 +1,4 @@
-"""Memories over real-valued states: softmax, Gaussian, compact, sparse, kernel, distributed, yours."""
+"""Memories over reals: softmax, Gaussian, compact, sparse, kernel, distributed, and yours."""
 
 from amlib.continuous.base import (
     AbstractContinuousAM as AbstractContinuousAM,

@@ -21,7 +21,9 @@ BLOCK_SIZE = 2**20
 """Numbers of the random matrix that are made at a time: 4 MB."""
 
 PATTERNS = 2**11
-"""Patterns that are stored at a time: their features along a block of directions take 8 to 32 MB."""
+"""Patterns that are stored at a time: along a block of directions their features take 32 MB."""
+
+SIN_COS = SinCos()
 
 MOST = 2**24
 """Directions of a memory, at the most."""
@@ -67,7 +69,7 @@ class DistributedMemory(AbstractContinuousAM):
     each other), hence by more than $1 / \sqrt{\beta D}$: that is the price of a smaller memory.
 
     `beta` is a part of what is stored, so it cannot be changed afterwards: it is no field, but a
-    property to read. Store anew for another one.
+    property to read, and an attempt is an error. Store anew for another one.
 
     **Arguments:** of the constructor, which `store` and `empty` call.
 
@@ -121,7 +123,7 @@ class DistributedMemory(AbstractContinuousAM):
         *,
         Y: IntLike,
         key: Key,
-        features: AbstractFeatures = SinCos(),
+        features: AbstractFeatures = SIN_COS,
         floor: ScalarLike = 1.0,
         block: int | None = None,
         dtype: Any = None,
@@ -171,7 +173,7 @@ class DistributedMemory(AbstractContinuousAM):
         *,
         Y: IntLike,
         key: Key,
-        features: AbstractFeatures = SinCos(),
+        features: AbstractFeatures = SIN_COS,
         floor: ScalarLike = 1.0,
         block: int | None = None,
     ) -> "DistributedMemory":
@@ -261,6 +263,11 @@ class DistributedMemory(AbstractContinuousAM):
     @property
     def beta(self) -> Scalar:
         """The inverse variance that patterns were stored with; it cannot be changed."""
+        if not eqx.is_array(self.scale):
+            raise AttributeError(
+                "DistributedMemory: beta must stay what patterns were stored with; another one was "
+                "to be set. Store the patterns anew: DistributedMemory.store(Xi, beta, ...)."
+            )
         return self.scale * self.scale
 
     @property

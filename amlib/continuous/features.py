@@ -21,7 +21,8 @@ from amlib._types import Scalar, hook
 class AbstractFeatures(eqx.Module):
     r"""How a state is seen along random directions. Subclass it and define three things.
 
-    $$\phi_w(a) = e^{c(a)} f(w \cdot a, b), \qquad k(a, b) = \mathbb{E}_w\, \phi_w(a) \cdot \phi_w(b)$$
+    $$\phi_w(a) = e^{c(a)} f(w \cdot a, b), \qquad
+    k(a, a') = \mathbb{E}_{w, b}\, \phi_w(a) \cdot \phi_w(a')$$
 
     A map of your own: normal directions, scaled by a random length of their own, make other kernels
     than the Gaussian, here one that falls as slowly as $1 / (1 + \frac12 \|a - b\|^2)$.
