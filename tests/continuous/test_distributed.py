@@ -409,7 +409,7 @@ def test_a_users_features_are_another_kernel():
 STORE = {"Y": 100, "key": jr.key(0)}
 
 
-@pytest.mark.usefixtures("as_users")
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("options", "kind", "message"),
     [
