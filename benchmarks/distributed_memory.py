@@ -300,14 +300,9 @@ def page(data):
         )
         for name, d in ((name, data[name]) for name in SHOWN)
     ]  # fmt: skip
-    sizes = [
-        (
-            r["K"],
-            f"{r['share']:.3f}",
-            *(f"{r[k]:.3f}" for k in ("distributed", "expected", "exact")),
-        )
-        for r in data["size"]
-    ]
+    kinds = ("share", "distributed", "expected", "exact")
+    sizes = [(r["K"], *(f"{r[k]:.3f}" for k in kinds)) for r in data["size"]]
+    head = ("figure", "K", "Y", "2Y / (K D)", "exact, pixel", "distributed, pixel", "between")
     scaled = [
         (
             1,

@@ -325,7 +325,7 @@ def _each(rows: tuple[Array, Array], theta: tuple[Array, AbstractFeatures, Array
     (T, y), (a, features, seed) = rows, theta
     w, phase = directions(seed, y, a.size)
     seen = features(w.astype(a.dtype) @ a, phase.astype(a.dtype))
-    return sum(f * T[:, k] for k, f in enumerate(seen))
+    return sum((f * T[:, k] for k, f in enumerate(seen)), jnp.zeros_like(T[:, 0]))
 
 
 def _features(rows: tuple[Array, Array], theta: tuple[Array, AbstractFeatures, Array]) -> Array:

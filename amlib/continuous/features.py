@@ -38,10 +38,10 @@ class AbstractFeatures(eqx.Module):
     ```
     """
 
-    width: eqx.AbstractClassVar[int]
+    width: ClassVar[int]
     """How many numbers each direction keeps."""
 
-    positive: eqx.AbstractClassVar[bool]
+    positive: ClassVar[bool]
     """Whether every number is positive, so that every sum has a logarithm."""
 
     @abc.abstractmethod

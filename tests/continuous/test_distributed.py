@@ -251,7 +251,7 @@ def test_blocks_change_nothing_but_rounding():
 
 
 def test_other_precisions_have_the_same_directions(x64):
-    single, double = stored(601), stored(601, patterns(jnp.float64))
+    single, double = (stored(601, patterns(dtype)) for dtype in (jnp.float32, jnp.float64))
     assert (single.T.dtype, double.T.dtype) == (jnp.float32, jnp.float64)
     assert_allclose(single.T, double.T, atol=2e-5)
 
@@ -464,7 +464,7 @@ def test_beta_is_a_part_of_what_is_stored():
     memory = stored(10)
     assert_allclose(memory.beta, BETA)
     with pytest.raises(AttributeError):
-        memory.beta = 2.0
+        memory.beta = 2.0  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(TypeError, match="beta"):
         dataclasses.replace(memory, beta=2.0)
     with pytest.raises(AttributeError, match="beta"):

@@ -36,7 +36,7 @@ def query(dtype=None, key: int = 1, D: int = D):
     return patterns(dtype, D=D)[0] + noise.astype(dtype or jnp.result_type(float))
 
 
-def _named(kind: type, *args, **options) -> Callable[..., am.ContinuousAM]:
+def _named(kind: type, *args, **options) -> Callable[..., am.AbstractContinuousAM]:
     def make(Xi):
         # Parameters in the dtype of the patterns, as a user of x64 or bfloat16 would have them.
         floats = {k: jnp.asarray(v, Xi.dtype) for k, v in options.items() if type(v) is float}
@@ -45,10 +45,10 @@ def _named(kind: type, *args, **options) -> Callable[..., am.ContinuousAM]:
     return make
 
 
-def _distributed(features, **options):
+def _distributed(features) -> Callable[..., am.AbstractContinuousAM]:
     def make(Xi):
         return am.DistributedMemory.store(
-            Xi, 4.0, Y=600, key=jr.key(0), features=features, block=256, **options
+            Xi, 4.0, Y=600, key=jr.key(0), features=features, block=256
         )
 
     return make
