@@ -59,7 +59,9 @@ class DistributedMemory(AbstractContinuousAM):
     random error of the energy wherever $S > \epsilon$. (The published $\log \max(S, 10^{-5})$ is
     flat wherever $S$ is below, where a descent never moves.) The gradient so keeps pointing up the
     slope of $S$; how far from patterns that slope is more than noise, `standard_error` tells.
-    `Exp` and `ExpExp` have positive $S$, and need no floor.
+    `Exp` and `ExpExp` have positive $S$, and need no floor. Unlike that of `GaussianMemory` the
+    energy stays bounded far away, so that it has no Boltzmann distribution over all of space: draw
+    samples within an `am.Box` or on a `Sphere`, or cold enough to stay near patterns.
 
     **Costs.** The directions $w_y$ are remade from the seed in blocks at each call, and never
     stored. An evaluation of the gradient takes $3 D Y$ multiply-adds, and $D Y$ random numbers
@@ -100,11 +102,7 @@ class DistributedMemory(AbstractContinuousAM):
     block: int | None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
-        if not isinstance(self.features, AbstractFeatures):
-            raise TypeError(
-                f"DistributedMemory: features must be AbstractFeatures; "
-                f"{self.features!r} came. Write features=am.continuous.SinCos()."
-            )
+        _check_features(self.features)
         width = self.features.width
         if self.T.ndim != 2 or self.T.shape[1] != width or not 1 <= self.T.shape[0] <= MOST:
             raise ValueError(
@@ -149,6 +147,7 @@ class DistributedMemory(AbstractContinuousAM):
         of range; `TypeError` for a key that is none.
         """
         shape = checks.shape(shape, "DistributedMemory: shape")
+        _check_features(features)
         Y = checks.integer(Y, 1, "DistributedMemory: Y")
         checks.at_most(Y, MOST, "DistributedMemory: Y")
         checks.key(key, "DistributedMemory: key")
@@ -289,7 +288,8 @@ class DistributedMemory(AbstractContinuousAM):
 
         $S$ is a mean over directions, so their spread tells how far it may be off; of the energy
         that is $\sigma / (\beta \sqrt Y \sqrt{S^2 + 4 \epsilon^2})$, with $\sigma$ the standard
-        deviation of $f_y \cdot T_y$. Where it comes near $1 / \beta$, the energy is noise.
+        deviation of $f_y \cdot T_y$. Where no pattern is near, it is about $1 / (2\beta)$ by the
+        floor of 1: the energy is noise there, and nearly constant.
 
         **Arguments:**
 
@@ -318,6 +318,14 @@ class DistributedMemory(AbstractContinuousAM):
     def _log_floored(self, S: Array) -> Array:
         floor = self._floor().astype(S.dtype)
         return jnp.arcsinh(S / (2 * floor)) + jnp.log(floor)
+
+
+def _check_features(features: object) -> None:
+    if not isinstance(features, AbstractFeatures):
+        raise TypeError(
+            f"DistributedMemory: features must be AbstractFeatures; {features!r} came. Write "
+            "features=am.continuous.SinCos()."
+        )
 
 
 def _each(rows: tuple[Array, Array], theta: tuple[Array, AbstractFeatures, Array]) -> Array:

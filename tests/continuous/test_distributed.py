@@ -371,13 +371,14 @@ def test_every_method_ends_where_the_exact_memory_does(method):
     assert_allclose(end.x, am.GaussianMemory(Xi, BETA).recall(Xi[0] + 0.1).x, atol=0.1)
 
 
-@pytest.mark.parametrize("method", [am.Langevin(20.0, 0.02), am.MALA(20.0, 0.1)])
+@pytest.mark.parametrize("method", [am.Langevin(60.0, 0.02), am.MALA(60.0, 0.1)])
 def test_samplers_draw_from_it(method):
     Xi = 2 * patterns()
-    end = jax.vmap(lambda key: stored(1000, Xi).recall(Xi[0], method=method, key=key))
+    memory = stored(1000, Xi)
+    end = jax.vmap(lambda key: memory.recall(Xi[0], method=method, key=key, max_steps=300))
     x = end(jr.split(jr.key(0), 32)).x
     # Around one pattern the energy is half the squared distance: variance 1 / beta in each unit.
-    assert_allclose(((x - Xi[:1]) ** 2).mean(), 1 / 20, rtol=0.35)
+    assert_allclose(((x - Xi[:1]) ** 2).mean(), 1 / 60, rtol=0.35)
 
 
 def test_recall_with_known_units_held():
