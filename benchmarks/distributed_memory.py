@@ -175,6 +175,11 @@ def over_patterns():
     return rows
 
 
+def law(K, D, Y, beta):
+    """The error of a recalled unit that the other patterns make, where all are far apart."""
+    return math.sqrt((K - 1) / (2 * (Y - D) * beta))
+
+
 def size():
     """Pixels of recalled pictures, as T becomes smaller than the pictures."""
     rows, Xi = [], pictures(max(KS_SIZE))
@@ -185,7 +190,6 @@ def size():
         rms = [float(jnp.sqrt(((a - few) ** 2).mean())) * 28 for a in end]
         rows.append({
             "K": K, "share": memory.T.size / some.size, "distributed": rms[0], "exact": rms[1],
-            "expected": math.sqrt((K - 1) * 784 / (2 * Y_SIZE * BETA_SIZE)),
         })  # fmt: skip
     return rows
 
@@ -254,7 +258,7 @@ def draw(data):
     share = [r["share"] for r in data["size"]]
     for kind, color in zip(("distributed", "exact"), COLORS, strict=False):
         axes[3].plot(share, [r[kind] for r in data["size"]], "o-", color=color, label=kind)
-    axes[3].plot(share, [r["expected"] for r in data["size"]], ":", color=FAINT, label="expected")
+    axes[3].plot(share, [pixel_law(r["K"]) for r in data["size"]], ":", color=FAINT, label="law")
     axes[3].axvline(1, color=FAINT, linewidth=1)
     titles = {
         "figure 4A: error of the energy, near": "directions Y",
@@ -275,6 +279,11 @@ def draw(data):
     return figure
 
 
+def pixel_law(K):
+    """The law, of digits and in units of ink."""
+    return 28 * law(K, 784, Y_SIZE, BETA_SIZE)
+
+
 def slopes(data):
     """The exponents in Y of all errors, with standard errors."""
     lines = []
@@ -286,8 +295,8 @@ def slopes(data):
                 value, error = exponent([r["Y"] for r in rows], *points)
                 cells.append(plus_minus(value, 1.96 * error, 2))
             last = rows[-1]["recalled unit"][0]
-            law = math.sqrt((K4 - 1) / (2 * rows[-1]["Y"] * beta))
-            lines.append((D, f"{beta:g}", *cells, f"{last / law:.2f}"))
+            over = last / law(K4, D, rows[-1]["Y"], beta)
+            lines.append((D, f"{beta:g}", *cells, f"{over:.2f}"))
     return lines
 
 
@@ -300,8 +309,10 @@ def page(data):
         )
         for name, d in ((name, data[name]) for name in SHOWN)
     ]  # fmt: skip
-    kinds = ("share", "distributed", "expected", "exact")
-    sizes = [(r["K"], *(f"{r[k]:.3f}" for k in kinds)) for r in data["size"]]
+    sizes = []
+    for r in data["size"]:
+        numbers = r["share"], r["distributed"], pixel_law(r["K"]), r["exact"]
+        sizes.append((r["K"], *(f"{v:.3f}" for v in numbers)))
     head = ("figure", "K", "Y", "2Y / (K D)", "exact, pixel", "distributed, pixel", "between")
     scaled = [
         (
@@ -337,14 +348,14 @@ published; errors of pixels are root mean squares, in units where ink is 1.
 
 **Figure 4A.** Exponents in Y of the mean error, with 95 % intervals over random matrices; -0.5 is
 what independent directions give. Last column: the error of a recalled unit at Y = {YS[-1]:,} over
-sqrt((K - 1) / (2 Y beta)), the law of patterns far from each other; these bits overlap, and at a
-small beta a minimum is flatter than the law has it.
+sqrt((K - 1) / (2 (Y - D) beta)), the law of patterns far from each
+other; these bits overlap, and at a small beta a minimum is flatter than the law has it.
 
 {table(("D", "beta", "stored", "near", "random", "recalled unit", "over the law"), slopes(data))}
 
 **When is T smaller than the patterns?** T has 2Y numbers, K patterns have K D. By the law above, a
-pixel of ink 1 is off by sqrt(K D / (2 Y beta)): so at the break-even, 2Y = K D, by 1 / sqrt(beta),
-and a T of the share s of the patterns costs 1 / sqrt(s beta). Digits at beta = {BETA_SIZE:g},
+pixel of ink 1 is off by at least sqrt(K D / (2 Y beta)): so at the break-even, 2Y = K D, by
+1 / sqrt(beta), and a T of the share s of the patterns costs 1 / sqrt(s beta). Digits at beta = {BETA_SIZE:g},
 Y = {Y_SIZE:,}; recall starts from stored digits.
 
 {table(("K", "T / patterns", "distributed, pixel", "law", "exact, pixel"), sizes)}

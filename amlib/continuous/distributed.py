@@ -67,8 +67,9 @@ class DistributedMemory(AbstractContinuousAM):
     stored. An evaluation of the gradient takes $3 D Y$ multiply-adds, and $D Y$ random numbers
     that all states of a batch share (`jax.vmap`); a pattern takes $D Y$ multiply-adds to add.
     $T$ has `width * Y` numbers (2 for `SinCos`), so it is smaller than $K$ patterns once
-    $K > 2 Y / D$. A recalled unit is then off by about $\sqrt{K / (2 Y \beta)}$ (patterns far from
-    each other), hence by more than $1 / \sqrt{\beta D}$: that is the price of a smaller memory.
+    $K > 2 Y / D$. A recalled unit is then off by about $\sqrt{K / (2 (Y - D) \beta)}$ (of patterns
+    far from each other), hence by more than $1 / \sqrt{\beta D}$: that is the price of a smaller
+    memory. `Y` must exceed `D`: valleys are flat along what no direction sees.
 
     `beta` is a part of what is stored, so it cannot be changed afterwards: it is no field, but a
     property to read, and an attempt is an error. Store anew for another one.

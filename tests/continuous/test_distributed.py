@@ -180,9 +180,9 @@ def test_errors_of_energy_and_of_recall_fall_as_one_over_the_root_of_directions(
         mean, low, high = slope(range(5), Ys, lambda Y, g, which=which: table[Y, g][which])
         assert low < -0.5 < high, (which, mean, low, high)
         assert -0.6 < mean < -0.4
-    # What the docstring says of a recalled unit: sqrt(K / (2 Y beta)), of the other patterns.
+    # What the docstring says of a recalled unit, of the other patterns.
     rms = np.mean([table[4000, g][1] for g in range(5)])
-    assert_allclose(rms, math.sqrt(7 / (2 * 4000 * BETA)), rtol=0.15)
+    assert_allclose(rms, math.sqrt(7 / (2 * (4000 - 16) * BETA)), rtol=0.15)
 
 
 def test_error_of_the_energy_grows_with_beta():
