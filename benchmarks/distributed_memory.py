@@ -355,8 +355,8 @@ other; these bits overlap, and at a small beta a minimum is flatter than the law
 
 **When is T smaller than the patterns?** T has 2Y numbers, K patterns have K D. By the law above, a
 pixel of ink 1 is off by at least sqrt(K D / (2 Y beta)): so at the break-even, 2Y = K D, by
-1 / sqrt(beta), and a T of the share s of the patterns costs 1 / sqrt(s beta). Digits at beta = {BETA_SIZE:g},
-Y = {Y_SIZE:,}; recall starts from stored digits.
+1 / sqrt(beta), and a T of the share s of the patterns costs 1 / sqrt(s beta). Digits
+at beta = {BETA_SIZE:g}, Y = {Y_SIZE:,}; recall starts from stored digits.
 
 {table(("K", "T / patterns", "distributed, pixel", "law", "exact, pixel"), sizes)}
 {large_lines()}"""
