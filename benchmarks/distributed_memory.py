@@ -275,6 +275,11 @@ def draw(data):
         if ax is not axes[3]:
             powers(ax.yaxis)
         ax.set_title(title, fontsize=10, loc="left")
+        low, high = ax.get_ylim()
+        if ax is axes[0]:
+            ax.set_ylim(low / 8, high)
+        elif ax is axes[2]:
+            ax.set_ylim(low, high * 20)
         ax.legend(frameon=False, fontsize=7)
     return figure
 
@@ -348,8 +353,10 @@ published; errors of pixels are root mean squares, in units where ink is 1.
 
 **Figure 4A.** Exponents in Y of the mean error, with 95 % intervals over random matrices; -0.5 is
 what independent directions give. Last column: the error of a recalled unit at Y = {YS[-1]:,} over
-sqrt((K - 1) / (2 (Y - D) beta)), the law of patterns far from each
-other; these bits overlap, and at a small beta a minimum is flatter than the law has it.
+sqrt((K - 1) / (2 (Y - D) beta)), the law of patterns far from each other: near 1 at D = 100 and
+beta of 30 and more. At beta = 10 all bits share one valley; at D = 30 some recalls end in another
+one. Where the exact sum lies below the noise (random states at a large beta) the error no longer
+falls, and where recalls end elsewhere with few directions it falls faster.
 
 {table(("D", "beta", "stored", "near", "random", "recalled unit", "over the law"), slopes(data))}
 
