@@ -6,6 +6,7 @@ from amlib import _interrupt as _interrupt  # first: the other imports take seco
 from amlib import (
     analysis as analysis,
     cache as cache,
+    continuous as continuous,
     data as data,
     descent as descent,
     hierarchical as hierarchical,
@@ -27,6 +28,7 @@ from amlib.binary import (
 from amlib.continuous import (
     AbstractContinuousAM as AbstractContinuousAM,
     ContinuousAM as ContinuousAM,
+    DistributedMemory as DistributedMemory,
     EpanechnikovMemory as EpanechnikovMemory,
     GaussianMemory as GaussianMemory,
     KernelMemory as KernelMemory,

@@ -1,8 +1,16 @@
-"""Memories over real-valued states: softmax, Gaussian, compact, sparse, kernel, and yours."""
+"""Memories over reals: softmax, Gaussian, compact, sparse, kernel, distributed, and yours."""
 
 from amlib.continuous.base import (
     AbstractContinuousAM as AbstractContinuousAM,
     ContinuousAM as ContinuousAM,
+)
+from amlib.continuous.distributed import DistributedMemory as DistributedMemory
+from amlib.continuous.features import (
+    AbstractFeatures as AbstractFeatures,
+    Cos as Cos,
+    Exp as Exp,
+    ExpExp as ExpExp,
+    SinCos as SinCos,
 )
 from amlib.continuous.kernel import KernelMemory as KernelMemory
 from amlib.continuous.models import (

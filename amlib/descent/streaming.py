@@ -59,14 +59,14 @@ def logsumexp(
         block = own if own <= STREAM_ABOVE else BLOCK
     if block >= own:
         return jax.nn.logsumexp(score(rows, theta))
-    block = _even(own, int(block))
+    block = even(own, int(block))
     if parts == 1:
         return _streamed(rows, theta, score, block)
     apart = jax.tree.map(lambda a: a.reshape(parts, own, *a.shape[1:]), rows)
     return jax.nn.logsumexp(jax.vmap(lambda rows: _streamed(rows, theta, score, block))(apart))
 
 
-def _even(K: int, block: int) -> int:
+def even(K: int, block: int) -> int:
     """The largest divisor of `K` up to `block`, if it is not too small; else `block`."""
     for size in range(block, block // 4, -1):
         if K % size == 0:
@@ -88,12 +88,12 @@ def _streamed(rows: PyTree, theta: PyTree, score: Score, block: int) -> Array:
 def _(primals, tangents):
     rows, theta, score, block = primals
     t_rows, t_theta, *_ = tangents
-    if _none(t_theta):
+    if none(t_theta):
         total = _streamed(rows, theta, score, block)
         return total, _rows_tangent(rows, t_rows, theta, total, score, block)
     total, grad = _with_grad(rows, theta, score, block)
-    tangent = _inner(grad, t_theta)
-    if not _none(t_rows):
+    tangent = inner(grad, t_theta)
+    if not none(t_rows):
         tangent = tangent + _rows_tangent(rows, t_rows, theta, total, score, block)
     return total, tangent
 
@@ -109,16 +109,16 @@ def _(primals, tangents):
     t_rows, t_theta, *_ = tangents
     total, grad = _with_grad(rows, theta, score, block)
     t_total = jnp.zeros_like(total)
-    if not _none(t_theta):
-        t_total = t_total + _inner(grad, t_theta)
-    if not _none(t_rows):
+    if not none(t_theta):
+        t_total = t_total + inner(grad, t_theta)
+    if not none(t_rows):
         t_total = t_total + _rows_tangent(rows, t_rows, theta, total, score, block)
     zeros = jax.tree.map(jnp.zeros_like, theta)
-    t_theta = _filled(t_theta, theta)
-    if _none(t_rows):
+    t_theta = filled(t_theta, theta)
+    if none(t_rows):
         t_grad = _grad_tangent(rows, None, theta, t_theta, total, t_total, score, block, zeros)
     else:
-        t_rows = _filled(t_rows, rows)
+        t_rows = filled(t_rows, rows)
         t_grad = _grad_tangent(rows, t_rows, theta, t_theta, total, t_total, score, block, zeros)
     return (total, grad), (t_total, t_grad)
 
@@ -146,7 +146,7 @@ def _online(
     struct = jax.eval_shape(score, jax.tree.map(lambda a: a[:1], rows), theta)
     zeros = jax.tree.map(jnp.zeros_like, theta) if with_grad else ()
     start = (jnp.full((), -jnp.inf, struct.dtype), jnp.zeros((), struct.dtype), zeros)
-    top, total, grad = _over_blocks(step, start, rows, block)
+    top, total, grad = over_blocks(step, start, rows, block)
     shift = jnp.where(jnp.isfinite(top), top, 0.0)
     grad = jax.tree.map(lambda a: a / total.astype(a.dtype), grad)
     return jnp.log(total) + shift, grad
@@ -156,7 +156,7 @@ def _rows_tangent(
     rows: PyTree, t_rows: PyTree, theta: PyTree, total: Array, score: Score, block: int
 ) -> Array:
     """The part of the tangent of the log-sum-exp that comes from the stored patterns."""
-    t_rows = _filled(t_rows, rows)
+    t_rows = filled(t_rows, rows)
 
     @jax.checkpoint
     def step(acc: Array, part: PyTree) -> Array:
@@ -164,7 +164,7 @@ def _rows_tangent(
         s, t_s = jax.jvp(lambda r: score(r, theta), (here,), (t_here,))
         return acc + jnp.sum(jnp.exp(s - total) * t_s)
 
-    return _over_pieces(step, jnp.zeros_like(total), (rows, t_rows), block)
+    return over_pieces(step, jnp.zeros_like(total), (rows, t_rows), block)
 
 
 def _grad_tangent(
@@ -191,14 +191,14 @@ def _grad_tangent(
         return jax.tree.map(jnp.add, acc, tangent)
 
     if t_rows is None:
-        return _over_blocks(step, zeros, rows, block)
-    return _over_pieces(step, zeros, (rows, t_rows), block)
+        return over_blocks(step, zeros, rows, block)
+    return over_pieces(step, zeros, (rows, t_rows), block)
 
 
 # -- loops over blocks -------------------------------------------------------------------------
 
 
-def _over_blocks(
+def over_blocks(
     step: Callable[[_Carry, PyTree], _Carry], carry: _Carry, rows: PyTree, block: int
 ) -> _Carry:
     """Fold over blocks read in place: nothing of the size of `rows` is copied."""
@@ -214,7 +214,7 @@ def _over_blocks(
     return carry
 
 
-def _over_pieces(
+def over_pieces(
     step: Callable[[_Carry, PyTree], _Carry], carry: _Carry, rows: PyTree, block: int
 ) -> _Carry:
     """The same with the blocks as inputs of the scan, so that their cotangents stay blocks."""
@@ -230,16 +230,16 @@ def _over_pieces(
 # -- pytrees of tangents -----------------------------------------------------------------------
 
 
-def _none(tangents: PyTree) -> bool:
+def none(tangents: PyTree) -> bool:
     return not jax.tree.leaves(tangents)
 
 
-def _filled(tangents: PyTree, primals: PyTree) -> PyTree:
+def filled(tangents: PyTree, primals: PyTree) -> PyTree:
     """Tangents with zeros where there are none."""
     return jax.tree.map(lambda p, t: jnp.zeros_like(p) if t is None else t, primals, tangents)
 
 
-def _inner(grad: PyTree, tangents: PyTree) -> Array:
+def inner(grad: PyTree, tangents: PyTree) -> Array:
     """The sum of products over all leaves that have a tangent."""
     products = jax.tree.map(lambda g, t: None if t is None else jnp.sum(g * t), grad, tangents)
     return functools.reduce(jnp.add, jax.tree.leaves(products))

@@ -36,7 +36,7 @@ def query(dtype=None, key: int = 1, D: int = D):
     return patterns(dtype, D=D)[0] + noise.astype(dtype or jnp.result_type(float))
 
 
-def _named(kind: type, *args, **options) -> Callable[..., am.ContinuousAM]:
+def _named(kind: type, *args, **options) -> Callable[..., am.AbstractContinuousAM]:
     def make(Xi):
         # Parameters in the dtype of the patterns, as a user of x64 or bfloat16 would have them.
         floats = {k: jnp.asarray(v, Xi.dtype) for k, v in options.items() if type(v) is float}
@@ -45,7 +45,16 @@ def _named(kind: type, *args, **options) -> Callable[..., am.ContinuousAM]:
     return make
 
 
-ZOO: dict[str, Callable[..., am.ContinuousAM]] = {
+def _distributed(features) -> Callable[..., am.AbstractContinuousAM]:
+    def make(Xi):
+        return am.DistributedMemory.store(
+            Xi, 4.0, Y=600, key=jr.key(0), features=features, block=256
+        )
+
+    return make
+
+
+ZOO: dict[str, Callable[..., am.AbstractContinuousAM]] = {
     "modern": _named(am.ModernHopfield, beta=4.0),
     "gaussian": _named(am.GaussianMemory, beta=4.0),
     "epanechnikov": _named(am.EpanechnikovMemory, beta=0.9, eps=0.1),
@@ -54,6 +63,9 @@ ZOO: dict[str, Callable[..., am.ContinuousAM]] = {
     "sparsemax": _named(am.SparseHopfield, beta=4.0, alpha=2.0),
     "polynomial": _named(am.PolynomialMemory, n=3, beta=4.0),
     "signed": _named(am.PolynomialMemory, n=4, beta=4.0, rectified=False),
+    "distributed": _distributed(am.continuous.SinCos()),
+    "cosines": _distributed(am.continuous.Cos()),
+    "exponentials": _distributed(am.continuous.ExpExp()),
     "user": UserHopfield,
     "user-cccp": UserCCCP,
 } | {
@@ -66,10 +78,13 @@ ZOO: dict[str, Callable[..., am.ContinuousAM]] = {
 UNIT_STEP = ("modern", "gaussian", "softmax", "entmax", "sparsemax", "user-cccp")
 """Those whose energy has the convex part 0.5*||x||^2."""
 
-FEW = ("modern", "epanechnikov", "entmax", "polynomial", "user", "euclidean-softmax")
+DISTRIBUTED = ("distributed", "cosines", "exponentials")
+"""Those without a pattern matrix, along random directions."""
+
+FEW = ("modern", "epanechnikov", "entmax", "polynomial", "distributed", "user", "euclidean-softmax")
 """One of each kind, for what is expensive."""
 
 
-def make(name: str, dtype=None, **options) -> am.ContinuousAM:
+def make(name: str, dtype=None, **options) -> am.AbstractContinuousAM:
     """A fresh instance."""
     return ZOO[name](patterns(dtype, **options))
