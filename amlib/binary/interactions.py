@@ -74,7 +74,7 @@ class PolynomialInteraction(AbstractInteraction):
 
     **Raises:** `TypeError` if `d` is no integer, `ValueError` for `d < 1`.
 
-    **Reference:** Chaudhry et al. 2023, section 3; $d = 1$: Sompolinsky and Kanter 1986.
+    **Reference:** Chaudhry et al. 2023 (arXiv 2306.04532); $d = 1$: Sompolinsky and Kanter 1986.
     """
 
     d: int = eqx.field(static=True, converter=_degree, default=1)
@@ -109,7 +109,7 @@ class ExponentialInteraction(AbstractInteraction):
 
     **Raises:** `ValueError` if `beta` is not a finite positive scalar.
 
-    **Reference:** Chaudhry et al. 2023, section 3.2.
+    **Reference:** Chaudhry et al. 2023 (arXiv 2306.04532), with $\beta = 1$.
     """
 
     beta: Scalar = eqx.field(converter=checks.positive_field("beta"), default=1.0)

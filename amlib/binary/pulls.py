@@ -51,7 +51,7 @@ class Pulls(eqx.Module):
         onward = self._onward(x, h, trace)
         if self.hold is None:
             return onward[0]
-        return self._sum(self._pull(self.hold, self.Xi, x, h, spins=True), onward)
+        return self._sum(self._pull(self.hold, self.Xi, x, h), onward)
 
     def in_turn(self, x: Array, trace: Array | None, moves: Array) -> Array:
         """The state after units moved one after the other; the trace stays as it is."""
@@ -59,17 +59,18 @@ class Pulls(eqx.Module):
         if self.hold is not None:
             onward = self._onward(x, h, trace)
             f, targets = self.hold, self.Xi
-        rows = self.Xi.T, targets.T, None if self.dual is None else (self.N - 1) * self.dual.T
+        hear = self.Xi if self.dual is None else (self.N - 1) * self.dual
+        rows = hear.T, targets.T  # of one unit after another
 
         def visit(carry: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
             x, h = carry
-            xi, target, dual = (None if a is None else a[i].astype(x.dtype) for a in rows)
-            v, scale = f.scaled(h - xi * x[i] if dual is None else h, self.N)
+            xi, target = (a[i].astype(x.dtype) for a in rows)
+            v, scale = f.scaled(h - xi * x[i] if self.dual is None else h, self.N)
             field = v @ target
             if onward is not None:
                 field = self._sum((field, scale), (onward[0][i], onward[1]))
             new = _sign(field, x[i])
-            return (x.at[i].set(new), h + (xi if dual is None else dual) * (new - x[i])), None
+            return (x.at[i].set(new), h + xi * (new - x[i])), None
 
         return lax.scan(visit, (x, h), moves)[0][0]
 
@@ -77,29 +78,30 @@ class Pulls(eqx.Module):
         """What patterns agree with a state in: N m with the unit itself, or (N - 1) O^+ m."""
         return overlaps(self.Xi, x) if self.dual is None else (self.N - 1) * (self.dual @ x)
 
-    def _pull(
-        self, f: AbstractInteraction, targets: Array, x: Array, h: Array, spins: bool
-    ) -> Scaled:
-        """What all units receive from the targets of the patterns that heard `x`."""
+    def _pull(self, f: AbstractInteraction, targets: Array, x: Array, h: Array) -> Scaled:
+        """What all units receive from the targets of the patterns that heard the state."""
         targets = targets.astype(x.dtype)
         if self.dual is not None:
             v, scale = f.scaled(h, self.N)
             return v @ targets, scale
-        Xi, most = self.Xi.astype(x.dtype), self.N - 1
-        if not spins:
-            v, scale = f.scaled(h[:, None] - Xi * x[None], self.N)
-            return jnp.sum(v * targets, axis=0), scale
         # Without the unit itself an overlap is less by one, or more: f takes two values a pattern.
-        two = jnp.stack([jnp.maximum(h - 1, -most), jnp.minimum(h + 1, most)])
-        v, scale = f.scaled(two, self.N)
-        mean, half = 0.5 * (v[0] + v[1]), 0.5 * (v[0] - v[1])
-        return mean @ targets + x * (half @ (Xi * targets)), scale
+        # (Mean and difference of both would take two products fewer, and lose the smaller.)
+        most = self.N - 1
+        less, more = jnp.maximum(h - 1, -most), jnp.minimum(h + 1, most)
+        v, scale = f.scaled(jnp.stack([less, more]), self.N)
+        up, down = v @ jnp.where(self.Xi > 0, targets, 0), v @ jnp.where(self.Xi > 0, 0, targets)
+        return jnp.where(x > 0, up[0] + down[1], down[0] + up[1]), scale
 
     def _onward(self, x: Array, h: Array, trace: Array | None) -> Scaled:
-        """The pull of the patterns that follow."""
+        """The pull of the patterns that follow, by the state or by a trace."""
         if trace is None:
-            return self._pull(self.f, self.following, x, h, spins=True)
-        return self._pull(self.f, self.following, trace, self._heard(trace), spins=False)
+            return self._pull(self.f, self.following, x, h)
+        h = self._heard(trace)
+        if self.dual is not None:
+            return self._pull(self.f, self.following, trace, h)
+        Xi, targets = (a.astype(x.dtype) for a in (self.Xi, self.following))
+        v, scale = self.f.scaled(h[:, None] - Xi * trace[None], self.N)
+        return jnp.sum(v * targets, axis=0), scale
 
     def _sum(self, hold: Scaled, onward: Scaled) -> Array:
         """Both pulls together, over the larger of their scales."""

@@ -45,10 +45,10 @@ class SequenceMemory(eqx.Module):
     | generalised pseudo-inverse | `pseudoinverse=True` with any of them: patterns that are alike |
     | MixedNet | `symmetric=...`, `lam`, `tau`: each pattern is held for `tau` steps |
 
-    The pseudo-inverse takes $f((O^+ m)^\mu)$ with the overlaps $O$ of the patterns among each other,
-    which is 1 at a stored pattern for itself and 0 for all others: any linearly independent
-    patterns play without an error. (Its $m$ has all units; without the unit itself, as the authors'
-    code has it, that would not be exact.)
+    The pseudo-inverse takes $f((O^+ m)^\mu)$, where $O$ are the overlaps of the patterns among each
+    other: at a stored pattern it is 1 for that one and 0 for all others, so that any linearly
+    independent patterns play without an error. (Its $m$ has all units; without the unit itself, as
+    the authors' code has it, that would not be exact.)
 
     MixedNet adds a symmetric term that holds the present pattern, and lets the next one act through
     $\bar m$, the overlaps with the mean of the last `tau` states,
@@ -74,8 +74,9 @@ class SequenceMemory(eqx.Module):
     -1/+1, `lam` that is not positive, `tau < 1`, and `tau > 1` without `symmetric`; `TypeError` for
     what is no interaction.
 
-    **Reference:** Chaudhry, Zavatone-Veth, Krotov and Pehlevan 2023 (arXiv 2306.04532), eq. 2 to 4,
-    12 and 14; the trace of MixedNet begins empty here (theirs: full of the last pattern).
+    **Reference:** Chaudhry, Zavatone-Veth, Krotov and Pehlevan 2023, Long sequence Hopfield memory
+    (arXiv 2306.04532): DenseNet, generalised pseudo-inverse rule and MixedNet. The trace of
+    MixedNet begins empty here, in their code full of the last pattern (`history` of `play`).
     """
 
     Xi: Float[Array, "K *shape"] | Int8[Array, "K *shape"]
@@ -134,7 +135,7 @@ class SequenceMemory(eqx.Module):
         *,
         order: AbstractOrder | str | None = None,
         key: Key | None = None,
-        history: Shaped[ArrayLike, "_ *shape"] | None = None,
+        history: Shaped[ArrayLike, "..."] | None = None,
     ) -> Playback:
         r"""Play the sequence from a state.
 

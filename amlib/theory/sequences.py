@@ -28,7 +28,7 @@ def transition_capacity(N: int, d: int | str) -> float:
 
     **Raises:** `ValueError` for other sizes, degrees and names.
 
-    **Reference:** Chaudhry et al. 2023, eq. 7 and 10, for large $N$.
+    **Reference:** Chaudhry et al. 2023 (arXiv 2306.04532), for large $N$.
     """
     log_N, degree = _arguments("transition_capacity", N, d)
     if degree is None:
@@ -50,7 +50,7 @@ def sequence_capacity(N: int, d: int | str) -> float:
 
     **Raises:** `ValueError` for other sizes, degrees and names.
 
-    **Reference:** Chaudhry et al. 2023, eq. 8 and 11, for large $N$.
+    **Reference:** Chaudhry et al. 2023 (arXiv 2306.04532), for large $N$.
     """
     log_N, degree = _arguments("sequence_capacity", N, d)
     if degree is None:
