@@ -17,9 +17,8 @@ from amlib import theory
 from amlib.plots.pictures import BLUE, GREEN, ORANGE, PURPLE, new_figure, place, style
 
 SIZES = {1: (25, 50, 100), 2: (25, 50, 100), 3: (25, 50, 100), "exponential": (8, 10, 12, 14, 16)}
-FACTORS = {"transition": (0.35, 0.5, 0.7, 1.0, 1.4), "sequence": (0.35, 0.6, 1.0, 1.6, 2.6)}
 EXPECTED = {"transition": theory.transition_capacity, "sequence": theory.sequence_capacity}
-TRIALS, SAMPLED = 20, 256
+TRIALS, SAMPLED, STEP = 20, 256, 1.6  # STEP: between two numbers of patterns
 FILM, DEGREES = 400, (1, 2, 3, 5, 10, 20, 50)
 COLORS = {1: BLUE, 2: ORANGE, 3: GREEN, "exponential": PURPLE}
 
@@ -47,14 +46,21 @@ def share(key, N, P, d, sampled):
 def capacity(N, d, what):
     """The number of patterns at which half of the transitions, or of the sequences, are right."""
     expected = EXPECTED[what](N, d)
-    counts = sorted({max(2, round(f * expected)) for f in FACTORS[what]})
-    shares = []
-    for P in counts:
+    shares, P = {}, max(2, round(expected))
+    while len(shares) < 2 or min(shares.values()) > 0.5 or max(shares.values()) <= 0.5:
         each = np.asarray(share(jr.fold_in(jr.key(N), P), N, P, d, what == "transition"))
-        shares.append(float(each.mean() if what == "transition" else (each == 1).mean()))
-    logs = [math.log(P) for P in counts]
-    half = math.exp(crossing(logs, shares, 0.5))
-    row = {"d": d, "N": N, "what": what, "counts": counts, "shares": shares, "half": half}
+        shares[P] = float(each.mean() if what == "transition" else (each == 1).mean())
+        new = max(2, round(P * STEP if shares[P] > 0.5 else P / STEP))
+        if new in shares:
+            break
+        P = new
+    counts = sorted(shares)
+    # log(-log) of a share is nearly straight over log P; of 20 sequences none or all is not.
+    level = lambda v: -math.log(-math.log(min(max(v, 0.5 / TRIALS), 1 - 0.5 / TRIALS)))
+    levels = [level(shares[P]) for P in counts]
+    half = math.exp(crossing([math.log(P) for P in counts], levels, level(0.5)))
+    row = {"d": d, "N": N, "what": what, "counts": counts, "half": half}
+    row["shares"] = [shares[P] for P in counts]
     print(row, flush=True)
     return row | {"expected": expected, "gaussian": gaussian(N, d, what)}
 
@@ -119,7 +125,7 @@ def film(count, degrees):
 
 def run(quick):
     sizes = {1: (25,), "exponential": (8,)} if quick else SIZES
-    rows = [capacity(N, d, what) for what in FACTORS for d, Ns in sizes.items() for N in Ns]
+    rows = [capacity(N, d, what) for what in EXPECTED for d, Ns in sizes.items() for N in Ns]
     return {
         "rows": rows,
         "timing": [timing(d, 2 if quick else TRIALS) for d in (1, 2, 10)],
@@ -131,7 +137,7 @@ def run(quick):
 
 def draw(data):
     figure = new_figure(1500, 680)
-    for k, what in enumerate(FACTORS):
+    for k, what in enumerate(EXPECTED):
         ax = place(figure, 120 + 740 * k, 70, 600, 500)
         for d, color in COLORS.items():
             rows = [r for r in data["rows"] if r["d"] == d and r["what"] == what]
@@ -176,8 +182,8 @@ def page(data):
     return f"""Sequences that play without an error
 `SequenceMemory` of random patterns, all units at once. Points: the number of patterns P at which
 half of the transitions are right in every unit (left; {SAMPLED} transitions of each of {TRIALS}
-sets of patterns), or half of {TRIALS} sequences play through without an error (right), between the
-numbers measured. Lines: `am.theory.transition_capacity` and `sequence_capacity`, the closed forms
+sets of patterns), or half of {TRIALS} sequences play through without an error (right), between two
+numbers a factor of {STEP} apart. Lines: `am.theory.transition_capacity` and `sequence_capacity`, the closed forms
 of Chaudhry et al. 2023. Dashed: Gaussian crosstalk and independent units at this very N, from
 `am.theory.error_probability(P, N, d + 1)`.
 
