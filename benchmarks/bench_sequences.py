@@ -183,9 +183,9 @@ def page(data):
 `SequenceMemory` of random patterns, all units at once. Points: the number of patterns P at which
 half of the transitions are right in every unit (left; {SAMPLED} transitions of each of {TRIALS}
 sets of patterns), or half of {TRIALS} sequences play through without an error (right), between two
-numbers a factor of {STEP} apart. Lines: `am.theory.transition_capacity` and `sequence_capacity`, the closed forms
-of Chaudhry et al. 2023. Dashed: Gaussian crosstalk and independent units at this very N, from
-`am.theory.error_probability(P, N, d + 1)`.
+numbers a factor of {STEP} apart. Lines: `am.theory.transition_capacity` and `sequence_capacity`,
+the closed forms of Chaudhry et al. 2023. Dashed: Gaussian crosstalk and independent units at this
+very N, from `am.theory.error_probability(P, N, d + 1)`.
 
 {table(("", "d", "N", "measured P", "closed form", "ratio", "Gaussian"), lines)}
 
