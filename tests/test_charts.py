@@ -303,7 +303,7 @@ def test_a_play_is_a_film(played, tmp_path):
     flat = plots.animate(np.asarray(plays.frames), path=tmp_path / "f.png", titles=["one", "two"])
     assert path.read_bytes() == flat.read_bytes()
     with Image.open(path) as film:
-        assert film.n_frames == plays.steps + 1
+        assert getattr(film, "n_frames", 1) == plays.steps + 1
 
 
 def test_no_global_state():
