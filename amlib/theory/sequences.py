@@ -44,6 +44,11 @@ def sequence_capacity(N: int, d: int | str) -> float:
 
     for $f(m) = m^d$ and for the exponential: all $N P$ units of all transitions are right.
 
+    The exponential form is that of Gaussian crosstalk, which does not know of pairs: two patterns
+    that differ in one unit alone are the same to that unit, whatever the function, and random
+    patterns have such pairs from about $2^{N/2}$ on. So whole random sequences end there, far
+    below $P_S$ (measured: `benchmarks/results/sequences.md`).
+
     **Arguments:**
 
     - `N`, `d`: as for `transition_capacity`.
