@@ -30,12 +30,12 @@ def interaction(d):
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
 def share(key, N, P, d, sampled):
-    """Of each of several sets of patterns, the share of (sampled) transitions without an error."""
+    """Of each set of patterns the share of sampled transitions without an error, or 1 if all are."""
 
     def one(key):
         memory = am.SequenceMemory(jr.rademacher(key, (P, N), jnp.float32), interaction(d))
         if not sampled:
-            return jnp.mean(memory.transition_errors() == 0)
+            return jnp.all(memory.transition_errors() == 0).astype(jnp.float32)
         pairs = memory.Xi[: min(P - 1, SAMPLED)], memory.Xi[1 : SAMPLED + 1]
         right = lambda pair: (memory.step(pair[0]) == pair[1]).all()
         return jnp.mean(jax.vmap(right)(pairs))
@@ -49,7 +49,7 @@ def capacity(N, d, what):
     shares, P = {}, max(2, round(expected))
     while len(shares) < 2 or min(shares.values()) > 0.5 or max(shares.values()) <= 0.5:
         each = np.asarray(share(jr.fold_in(jr.key(N), P), N, P, d, what == "transition"))
-        shares[P] = float(each.mean() if what == "transition" else (each == 1).mean())
+        shares[P] = float(each.mean())
         new = max(2, round(P * STEP if shares[P] > 0.5 else P / STEP))
         if new in shares:
             break
@@ -183,9 +183,9 @@ def every(found):
         return ""
     wrong = [f"{n} at d = {d}" for d, n in found["wrong"].items() if d != "exponential"]
     return (
-        f"Of a film of all {found['icons']:,} bundled icons the powers get, of {found['sampled']} "
-        f"transitions\nalong the film, {', '.join(wrong)} wrong; the exponential network of all "
-        f"{found['icons']:,}\ntransitions {found['all']}."
+        f"A film of all {found['icons']:,} bundled icons: of {found['sampled']} transitions along it "
+        f"powers get\n{', '.join(wrong)} wrong;\nof all {found['icons']:,} the exponential network "
+        f"gets {found['all']}."
     )
 
 

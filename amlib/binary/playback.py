@@ -83,7 +83,7 @@ class Playback(eqx.Module):
     @property
     def accuracy(self) -> Float[Array, "*batch"]:
         """The share of steps after which the state was correct."""
-        return self.correct[..., 1:].mean(-1)
+        return self.correct[..., 1:].sum(-1) / self.steps  # a mean of ones may round below 1
 
     @property
     def first_error(self) -> Integer[Array, "*batch"]:

@@ -304,6 +304,7 @@ def test_diagnostics_of_hand_made_plays():
     assert skips.period == 0
     faulty = playback([0, 1, 2, 3], [0.9, 1, 0.99, 1])  # the start may be damaged
     assert (faulty.first_error, faulty.transition_accuracy) == (2, 1)
+    assert playback(np.arange(122) % 4).accuracy == 1  # 121 times 1 / 121 is less in float32
     stuck = playback([1, 1, 1, 1])
     assert (stuck.first_error, stuck.transition_accuracy, stuck.period) == (1, 0, 1)
     assert playback([0, 1, 2, 3]).period == 0
