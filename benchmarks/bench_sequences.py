@@ -30,7 +30,7 @@ def interaction(d):
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
 def share(key, N, P, d, sampled):
-    """Of each set of patterns the share of sampled transitions without an error, or 1 if all are."""
+    """Of each set of patterns: the share of sampled transitions that are right, or if all are."""
 
     def one(key):
         memory = am.SequenceMemory(jr.rademacher(key, (P, N), jnp.float32), interaction(d))
@@ -183,9 +183,9 @@ def every(found):
         return ""
     wrong = [f"{n} at d = {d}" for d, n in found["wrong"].items() if d != "exponential"]
     return (
-        f"A film of all {found['icons']:,} bundled icons: of {found['sampled']} transitions along it "
-        f"powers get\n{', '.join(wrong)} wrong;\nof all {found['icons']:,} the exponential network "
-        f"gets {found['all']}."
+        f"A film of all {found['icons']:,} bundled icons: of {found['sampled']} transitions powers "
+        f"get\n{', '.join(wrong)} wrong;\nof all {found['icons']:,} the exponential network gets "
+        f"{found['all']}."
     )
 
 
