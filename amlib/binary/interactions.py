@@ -6,7 +6,6 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from amlib import _checks as checks
@@ -56,10 +55,7 @@ class AbstractInteraction(eqx.Module):
 
 
 def _degree(d: Any) -> int:
-    if isinstance(d, bool) or not isinstance(d, int | np.integer):
-        raise TypeError(f"PolynomialInteraction: d must be an integer; {d!r} came.")
-    checks.at_least(int(d), 1, "PolynomialInteraction: d")
-    return int(d)
+    return checks.integer(d, 1, "PolynomialInteraction: d")
 
 
 class PolynomialInteraction(AbstractInteraction):

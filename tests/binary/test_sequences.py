@@ -419,7 +419,7 @@ def test_bad_plays(x, more, error, message):
 
 
 def test_bad_interactions():
-    with pytest.raises(TypeError, match=r"d must be an integer; 1\.5 came"):
+    with pytest.raises(TypeError, match=r"d: must be an integer; 1\.5 came"):
         am.PolynomialInteraction(1.5)
     with pytest.raises(ValueError, match="d: must be at least 1; 0 came"):
         am.PolynomialInteraction(0)
