@@ -19,11 +19,16 @@ from amlib._files import load as load, save as save
 from amlib._lazy import __dir__ as __dir__, __getattr__ as __getattr__
 from amlib.binary import (
     AbstractBinaryAM as AbstractBinaryAM,
+    AbstractInteraction as AbstractInteraction,
     BinaryAM as BinaryAM,
     BipolarIsing as BipolarIsing,
     ClassicalHopfield as ClassicalHopfield,
     ExponentialDenseAM as ExponentialDenseAM,
+    ExponentialInteraction as ExponentialInteraction,
+    Playback as Playback,
     PolynomialDenseAM as PolynomialDenseAM,
+    PolynomialInteraction as PolynomialInteraction,
+    SequenceMemory as SequenceMemory,
 )
 from amlib.continuous import (
     AbstractContinuousAM as AbstractContinuousAM,

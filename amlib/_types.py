@@ -10,6 +10,8 @@
 | `h` | what each memory or hidden unit receives: overlaps `Xi @ x`, in a hierarchy `W @ xhat` |
 | `beta` | inverse temperature, > 0; one over a `temperature`, where a paper's formula has that |
 | `n` | power of a polynomial energy |
+| `d` | degree of an interaction function, which powers an overlap |
+| `lam` | weight of the pattern that follows, beside that which is present |
 | `J`, `b` | symmetric couplings `(D, D)`; field (bias) on each unit `(D,)` |
 | `energy` | what recall lowers; a scalar, no unit |
 | overlap `m` | `mean(x * xi)`, in [-1, 1]; 1 is perfect recall |

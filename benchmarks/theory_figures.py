@@ -37,6 +37,7 @@ def main(
     run: Callable[[bool], dict[str, Any]],
     draw: Callable[[dict[str, Any]], Figure],
     page: Callable[[dict[str, Any]], str],
+    script: str | None = None,
 ) -> None:
     """Measure, or read what was measured; then draw, and write the page.
 
@@ -46,6 +47,7 @@ def main(
     - `run`: from "is it a trial?" to the numbers, as JSON holds them.
     - `draw`: from the numbers to the picture.
     - `page`: from the numbers to the page's text, its first line the title.
+    - `script`: the name of the script, where it is not that of the files.
     """
     parser = argparse.ArgumentParser(description=page.__doc__)
     parser.add_argument("--redraw", action="store_true", help="from the numbers that are there")
@@ -69,7 +71,7 @@ def main(
     machine = "\n".join(data["machine"])
     (out / f"{name}.md").write_text(
         f"# {title}\n\n{machine}\n- {data['seconds']} seconds, at most {data['peak_GB']} GB; "
-        f"`python benchmarks/{name}.py`\n\n![{title}]({name}.png)\n\n{text.strip()}\n"
+        f"`python benchmarks/{script or name}.py`\n\n![{title}]({name}.png)\n\n{text.strip()}\n"
     )
     print(f"{out / name}.md: {data['seconds']} s")
 

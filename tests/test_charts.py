@@ -1,14 +1,16 @@
-"""Landscapes, retrieval curves and stored patterns: what is drawn where, and what is refused."""
+"""Landscapes, retrieval curves, patterns and overlaps: what is drawn where, and what is refused."""
 
 from types import SimpleNamespace
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import matplotlib
 import numpy as np
 import pytest
 from jaxtyping import install_import_hook
+from PIL import Image
 
 import amlib as am
 from amlib._intervals import wilson
@@ -260,6 +262,48 @@ def test_memories_refuses():
         plots.memories(SimpleNamespace(Xi=np.ones((2, 4))), limit=0)
     with pytest.raises(ValueError, match="D = 2 x 2"):
         plots.memories(SimpleNamespace(Xi=np.ones((2, 5))))
+
+
+# -- overlaps ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def played():
+    """A sequence of pictures, and a batch of two plays of it."""
+    Xi = jr.rademacher(jr.key(0), (5, 8, 8), jnp.float32)
+    memory = am.SequenceMemory(Xi, am.ExponentialInteraction())
+    return Xi, jax.vmap(lambda x: memory.play(x, 7))(Xi[1:3])
+
+
+def test_overlaps_are_drawn_to_the_pixel(played):
+    Xi, plays = played
+    ax = plots.overlaps(plays[0], Xi, title="a film")
+    (image,) = ax.images
+    m = np.asarray(image.get_array())
+    assert m.shape == (5, 8)
+    np.testing.assert_allclose(m, np.einsum("kij,tij->kt", Xi, plays[0].frames) / 64, atol=1e-6)
+    np.testing.assert_array_equal(m.argmax(0), np.arange(1, 9) % 5)
+    assert image.get_extent() == [-0.5, 7.5, 4.5, -0.5]
+    assert (image.norm.vmin, image.norm.vmax) == (-1, 1)
+    assert ax.get_title(loc="left") == "a film"
+    painted(ax)
+
+
+def test_overlaps_refuses(played):
+    Xi, plays = played
+    with pytest.raises(TypeError, match=r"batch of \(2,\) came. Take one of them: played\[0\]"):
+        plots.overlaps(plays, Xi)
+    with pytest.raises(ValueError, match=r"Xi must have shape \(5, 8, 8\); \(4, 8, 8\) came"):
+        plots.overlaps(plays[0], Xi[:4])
+
+
+def test_a_play_is_a_film(played, tmp_path):
+    _, plays = played
+    path = plots.animate(plays, path=tmp_path / "plays.png", titles=["one", "two"])
+    flat = plots.animate(np.asarray(plays.frames), path=tmp_path / "f.png", titles=["one", "two"])
+    assert path.read_bytes() == flat.read_bytes()
+    with Image.open(path) as film:
+        assert getattr(film, "n_frames", 1) == plays.steps + 1
 
 
 def test_no_global_state():

@@ -183,6 +183,33 @@ def test_what_exponential_memories_hold():
     assert fixed.mean() > 0.5 > outweighs.mean() * 0.9
 
 
+@pytest.mark.parametrize(
+    ("N", "d", "transition", "sequence"),
+    [
+        (100, 1, 10.9, 5.4),
+        (100, 2, 362, 121),
+        (100, 3, 7238, 1810),
+        (20, "exponential", 6.2e4, 2.7e4),
+    ],
+)
+def test_published_capacities_of_sequences(N, d, transition, sequence):
+    assert theory.transition_capacity(N, d) == pytest.approx(transition, rel=0.01)
+    assert theory.sequence_capacity(N, d) == pytest.approx(sequence, rel=0.01)
+
+
+def test_capacities_of_sequences_are_where_errors_become_rare():
+    """At large N a unit of a transition is wrong with probability below 1 / N, 1 / (N P)."""
+    for d in (1, 2, 3):
+        N = 10**6
+        for factor, most in ((0.9, 1), (1.3, 0)):
+            P = factor * theory.transition_capacity(N, d)
+            assert (N * theory.error_probability(P, N, d + 1) < 0.1) == bool(most)
+            P = factor * theory.sequence_capacity(N, d)
+            assert (N * P * theory.error_probability(P, N, d + 1) < 0.1) == bool(most)
+        assert theory.transition_capacity(N, d) == theory.polynomial_capacity(N, d + 1)
+    assert theory.sequence_capacity(10_000, "exponential") == math.inf
+
+
 def test_landscapes_of_gaussian_memories():
     found = [theory.ring_radius(2 * b) for b in (1.5, 2, 5, 20)]
     assert_allclose(found, [0.724, 0.831, 0.946, 0.987], atol=5e-4)
@@ -222,6 +249,9 @@ def test_landscapes_of_gaussian_memories():
         lambda: theory.ring_radius(-1.0),
         lambda: theory.merging_beta(0.0),
         lambda: theory.retrieval_temperature(math.nan),
+        lambda: theory.transition_capacity(1, 2),
+        lambda: theory.transition_capacity(100, 0),
+        lambda: theory.sequence_capacity(100, "exponentials"),
     ],
 )
 def test_bad_input(call):

@@ -1,7 +1,7 @@
 """What a recall returns: how it ended, and a record from which every frame can be rebuilt."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -126,20 +126,8 @@ class Recall(eqx.Module):
 
     def __getitem__(self, index: Any) -> "Recall":
         """Some examples of a batch: an index or a tuple of them, over the batch axes."""
-        batch = jnp.shape(self.energy)
-        if not batch:
-            raise TypeError(
-                "Recall: only a batch of recalls, as jax.vmap makes it, has examples to take; "
-                "this is the recall of one state. Its parts are x, energy, steps and trajectory."
-            )
-        parts = index if isinstance(index, tuple) else (index,)
-        if any(part is Ellipsis or part is None for part in parts):
-            raise IndexError(
-                "Recall: an index is over the batch axes alone; leave out ... and None."
-            )
-        if all(map(is_concrete, jax.tree.leaves(parts))):
-            np.empty(batch, bool)[index]  # raises where an index does not fit; JAX would clamp it
-        return jax.tree.map(lambda a: a[index], self)
+        parts = "its parts are x, energy, steps and trajectory"
+        return examples(self, jnp.shape(self.energy), index, parts)
 
     def __iter__(self) -> Iterator["Recall"]:
         return (self[i] for i in range(jnp.shape(self[:].energy)[0]))
@@ -151,6 +139,30 @@ class Recall(eqx.Module):
         record = "" if self.trajectory is None else f", {type(self.trajectory).__name__}"
         of = f"of {' x '.join(map(str, batch))} states, " if batch else ""
         return f"Recall({of}{_outcome(self)}x: {', '.join(states)}{record})"
+
+
+_Result = TypeVar("_Result", bound=eqx.Module)
+
+
+def examples(result: _Result, batch: tuple[int, ...], index: Any, parts: str) -> _Result:
+    """Some examples of a batch of results, by an index over the batch axes; JAX would clamp it.
+
+    **Arguments:**
+
+    - `parts`: what the result of one state has instead, in the words of an error.
+    """
+    name = type(result).__name__
+    if not batch:
+        raise TypeError(
+            f"{name}: only a batch, as jax.vmap makes it, has examples to take; this is the "
+            f"result of one state, and {parts}."
+        )
+    several = index if isinstance(index, tuple) else (index,)
+    if any(part is Ellipsis or part is None for part in several):
+        raise IndexError(f"{name}: an index is over the batch axes alone; leave out ... and None.")
+    if all(map(is_concrete, jax.tree.leaves(several))):
+        np.empty(batch, bool)[index]  # raises where an index does not fit
+    return jax.tree.map(lambda a: a[index], result)
 
 
 def _outcome(recall: Recall) -> str:

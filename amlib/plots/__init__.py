@@ -21,6 +21,7 @@ from amlib.plots.landscapes import (
     basin as basin,
     census as census,
 )
+from amlib.plots.overlaps import overlaps as overlaps
 from amlib.plots.pictures import (
     BLUE as BLUE,
     GREEN as GREEN,

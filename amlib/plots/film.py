@@ -12,6 +12,7 @@ from PIL import Image
 from PIL.PngImagePlugin import Blend
 from tqdm import tqdm
 
+from amlib.binary.playback import Playback
 from amlib.descent.frames import Frames
 from amlib.descent.trajectory import Recall, StateTrajectory, Trajectory
 from amlib.plots import _pixels as pixels
@@ -40,7 +41,7 @@ LARGEST = 2**31
 
 
 def animate(
-    source: Recall | Trajectory | StateTrajectory | Frames | Array,
+    source: Recall | Trajectory | StateTrajectory | Frames | Playback | Array,
     *,
     energy: Recall | AnyTrajectory | Array | None = None,
     every: int | None = None,
@@ -57,8 +58,8 @@ def animate(
 
     **Arguments:**
 
-    - `source`: a `Recall`, its trajectory or frames; or frames `(T, H, W)`, `(T, D)` or, for a
-        batch, `(B, T, H, W)`. Of a hierarchical memory the states of one layer,
+    - `source`: a `Recall`, its trajectory or frames; a `Playback`; or frames `(T, H, W)`,
+        `(T, D)` or, for a batch, `(B, T, H, W)`. Of a hierarchical memory the states of one layer,
         `result.trajectory.x["image"]`, with `energy=result`.
     - `energy`: energies `(T,)` or `(B, T)`, or a recall; a recall with a trajectory knows them.
     - `every`: keep each so-manieth state, at least 1; by default a film of about 125 frames.
@@ -100,7 +101,9 @@ def animate(
 
 
 def _film_states(
-    source: Recall | AnyTrajectory | Frames | Array, every: int | None, shape: Shape | None
+    source: Recall | AnyTrajectory | Frames | Playback | Array,
+    every: int | None,
+    shape: Shape | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The states to show, `(B, frames, H, W)`, and how many energies are known at each."""
     trajectory = source
@@ -115,7 +118,9 @@ def _film_states(
         states = np.concatenate([pixels.batch(trajectory.x0, ndim)[:, None], states], axis=1)
         seen = np.concatenate([[0], at + 1])
     else:
-        if isinstance(trajectory, StateTrajectory):
+        if isinstance(source, Playback):
+            a = pixels.batch(np.asarray(source.frames), source.pattern.ndim - 1)
+        elif isinstance(trajectory, StateTrajectory):
             a = pixels.batch(np.asarray(trajectory.x), trajectory.energy.ndim - 1)
         else:
             a = np.asarray(source)

@@ -32,3 +32,7 @@ from amlib.theory.landscapes import (
     merging_beta as merging_beta,
     ring_radius as ring_radius,
 )
+from amlib.theory.sequences import (
+    sequence_capacity as sequence_capacity,
+    transition_capacity as transition_capacity,
+)

@@ -59,9 +59,9 @@ def test_an_index_that_fits_no_batch(index, message):
 
 
 def test_the_recall_of_one_state_has_no_examples():
-    with pytest.raises(TypeError, match="only a batch of recalls"):
+    with pytest.raises(TypeError, match="only a batch"):
         am.ClassicalHopfield(Xi).recall(X[0])[0]
-    with pytest.raises(TypeError, match="only a batch of recalls"):
+    with pytest.raises(TypeError, match="only a batch"):
         list(am.ClassicalHopfield(Xi).recall(X[0]))
 
 
