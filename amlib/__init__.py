@@ -6,6 +6,7 @@ from amlib import _interrupt as _interrupt  # first: the other imports take seco
 from amlib import (
     analysis as analysis,
     cache as cache,
+    continuous as continuous,
     data as data,
     descent as descent,
     hierarchical as hierarchical,
@@ -29,6 +30,7 @@ from amlib.continuous import (
     ContinuousAM as ContinuousAM,
     EpanechnikovMemory as EpanechnikovMemory,
     GaussianMemory as GaussianMemory,
+    HopfieldFenchelYoung as HopfieldFenchelYoung,
     KernelMemory as KernelMemory,
     ModernHopfield as ModernHopfield,
     OnDisk as OnDisk,
