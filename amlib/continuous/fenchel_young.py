@@ -1,5 +1,6 @@
 """Hopfield-Fenchel-Young networks: one energy, an exchangeable regulariser, what follows it."""
 
+import abc
 import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar
@@ -24,19 +25,21 @@ from amlib.spaces import AbstractReals, AbstractSpace
 class AbstractFenchelYoung(ContinuousAM):
     """What Hopfield-Fenchel-Young networks share: the energy, its weights and its unit step.
 
-    Subclass it with `beta`, `regularizer` and `post`, as fields or properties.
+    Subclass it with the field `beta`, and say of what it consists.
     """
 
     unit_step: ClassVar[bool] = True
 
     beta: eqx.AbstractVar[Scalar]
-    regularizer: eqx.AbstractVar[AbstractRegularizer]
-    post: eqx.AbstractVar[AbstractPost]
+
+    @abc.abstractmethod
+    def _parts(self) -> tuple[AbstractRegularizer, AbstractPost]:
+        """The regulariser, and the post-transformation."""
 
     @property
     def space(self) -> AbstractReals:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Where states live: the domain of the post-transformation."""
-        return self.post.space()
+        return self._parts()[1].space()
 
     def energy(self, x: Float[Array, "*shape"]) -> Scalar:
         """The energy of `x`, constants included; infinite outside the domain of `post`."""
@@ -52,25 +55,25 @@ class AbstractFenchelYoung(ContinuousAM):
         **Returns:** one weight per pattern.
         """
         x = type(self)._state(self, x, "weights", check=False)
-        return self.regularizer.argmax(self._scores(x))
+        return self._parts()[0].argmax(self._scores(x))
 
     def _scores(self, x: Array) -> Array:
         return self.beta.astype(x.dtype) * (flat_rows(self.Xi) @ x.reshape(-1))
 
     def _pull(self, x: Array) -> Array:
         """The concave part of the energy; minus its gradient is what the patterns sum to."""
-        scores, regularizer = self._scores(x), self.regularizer
+        scores, (regularizer, _) = self._scores(x), self._parts()
         gap = regularizer.conjugate_at_zero(scores) - regularizer.conjugate(scores)
         return gap / self.beta.astype(x.dtype)
 
     def _whole(self, x: Array, pull: Array) -> Array:
         largest = jnp.max(row_norms(flat_rows(self.Xi)))
-        return pull + (self.post.convex(x) + 0.5 * largest.astype(x.dtype))
+        return pull + (self._parts()[1].convex(x) + 0.5 * largest.astype(x.dtype))
 
     # -- the unit step where the convex part is another than half a square -----------------------
 
     def _step(self, x: Array) -> Array:
-        return super()._step(x) if isinstance(self.post, Identity) else _posted(self, x)
+        return super()._step(x) if isinstance(self._parts()[1], Identity) else _posted(self, x)
 
     def _field(self, x: Array) -> tuple[Array, Array]:
         """The energy, and the direction against which a whole step is the unit step.
@@ -78,17 +81,18 @@ class AbstractFenchelYoung(ContinuousAM):
         Every part of that step lowers the energy, since the whole lowers a convex bound of it.
         """
         pull, gradient = jax.value_and_grad(self._pull)(x)
-        return self._whole(x, pull), x - self.post(-gradient)
+        return self._whole(x, pull), x - self._parts()[1](-gradient)
 
     def _problem(
         self, x: PyTree[Array], held: PyTree, space: AbstractSpace, bounded: Sequence[Numbers]
     ) -> tuple[Problems, PyTree[Array]]:
         problem, start = super()._problem(x, held, space, bounded)
-        if isinstance(self.post, Identity):
+        _, post = self._parts()
+        if isinstance(post, Identity):
             return problem, start
         if type(space) is not type(self.space):
             raise ValueError(
-                f"recall: with post={type(self.post).__name__}(...) states live in its domain; "
+                f"recall: with post={type(post).__name__}(...) states live in its domain; "
                 f"project={type(space).__name__}(...) came. Drop project=, or take post=Identity()."
             )
         return dataclasses.replace(problem, field=self._field), start
@@ -97,7 +101,8 @@ class AbstractFenchelYoung(ContinuousAM):
 @compiled
 def _posted(model: AbstractFenchelYoung, x: Array) -> Array:
     wide, state = checks.widen((model, x))
-    return wide.post(-jax.grad(wide._pull)(state)).astype(x.dtype)
+    _, post = wide._parts()
+    return post(-jax.grad(wide._pull)(state)).astype(x.dtype)
 
 
 class HopfieldFenchelYoung(AbstractFenchelYoung):
@@ -163,6 +168,9 @@ class HopfieldFenchelYoung(AbstractFenchelYoung):
                 )
         self.regularizer.check(self.Xi.shape[0])
 
+    def _parts(self) -> tuple[AbstractRegularizer, AbstractPost]:
+        return self.regularizer, self.post
+
 
 class SparseHopfield(AbstractFenchelYoung):
     r"""The Hopfield network of $\alpha$-entmax: exact retrieval by sparse weights.
@@ -195,12 +203,5 @@ class SparseHopfield(AbstractFenchelYoung):
     beta: Scalar = eqx.field(converter=checks.positive_field("beta"), default=1.0)
     alpha: Scalar = eqx.field(converter=entmax_alpha, default=1.5)
 
-    @property
-    def regularizer(self) -> AbstractRegularizer:
-        """`Entmax(alpha)`."""
-        return Entmax(self.alpha)
-
-    @property
-    def post(self) -> AbstractPost:
-        """None: the identity."""
-        return Identity()
+    def _parts(self) -> tuple[AbstractRegularizer, AbstractPost]:
+        return Entmax(self.alpha), Identity()

@@ -6,10 +6,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, ArrayLike, Bool, Float
 
 from amlib import _checks as checks
-from amlib._types import Nested, Scalar
+from amlib._types import Scalar
 from amlib.continuous.regularizers import (
     AbstractRegularizer,
     check_count,
@@ -18,7 +18,7 @@ from amlib.continuous.regularizers import (
 )
 
 
-def _transition_field(value: Nested) -> Array:
+def _transition_field(value: ArrayLike) -> Array:
     value = checks.as_float(value, "transition")
     if value.ndim > 1:
         raise ValueError(

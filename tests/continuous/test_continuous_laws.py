@@ -9,7 +9,18 @@ import pytest
 from jax.test_util import check_grads
 
 import amlib as am
-from tests.continuous.zoo import FEW, UNIT_STEP, ZOO, D, K, make, patterns, query
+from tests.continuous.zoo import (
+    CENTRED,
+    FEW,
+    ORDERED,
+    UNIT_STEP,
+    ZOO,
+    D,
+    K,
+    make,
+    patterns,
+    query,
+)
 
 every = pytest.mark.parametrize("name", ZOO)
 few = pytest.mark.parametrize("name", FEW)
@@ -55,8 +66,10 @@ def test_symmetries_leave_the_energy_unchanged(name):
     shuffled = eqx.tree_at(lambda m: m.Xi, model, model.Xi[order])
     flipped = eqx.tree_at(lambda m: m.Xi, model, model.Xi * flip[None])
     moved = eqx.tree_at(lambda m: m.Xi, model, model.Xi[:, units])
-    close(measure(shuffled, x), energy, 10)
-    close(measure(flipped, x * flip), energy, 10)
+    if name not in ORDERED:
+        close(measure(shuffled, x), energy, 10)
+    if name not in CENTRED:
+        close(measure(flipped, x * flip), energy, 10)
     close(measure(moved, x[units]), energy, 10)
 
 
@@ -73,10 +86,12 @@ def test_energy_never_rises_and_recall_ends_where_it_says(name):
         assert (energies[1:] <= energies[:-1]).all()
     assert energies[-1] == end.energy
     np.testing.assert_array_equal(end.trajectory.x[-1], end.x)
-    np.testing.assert_array_equal(end.trajectory.frames[0], query())
+    np.testing.assert_array_equal(end.trajectory.frames[0], model.space.project(query()))
     assert int(end.steps) == float(end.trajectory.time[-1])
     assert bool(end.converged), end.result
-    if bounded:
+    if not model.space.free:  # the gradient is not 0 at the border of the domain
+        close(model.retrieve(end.x), end.x, tol=5e-3)
+    elif bounded:
         assert jnp.abs(model.update(end.x)).max() < 5e-3
 
 
