@@ -64,7 +64,7 @@ def normmax(z: Float[Array, " K"], alpha: Shaped[ArrayLike, ""]) -> Float[Array,
     **Reference:** Blondel, Martins and Niculae 2020, section 4.3, whose norm entropy this is.
     """
     alpha = jnp.asarray(alpha).astype(z.dtype)
-    y = z - jnp.max(lax.stop_gradient(z))
+    y = jnp.maximum(z - jnp.max(lax.stop_gradient(z)), -2.0)
     y = y - _above_top(y, alpha)
     u = _powered(y / (alpha - 1), alpha - 1)
     return u / jnp.sum(u)
@@ -82,6 +82,7 @@ def _above_top(y: Array, alpha: Array) -> Array:
     Of scores `y` below the largest: the root $s$ of $\sum_\mu (1 + y_\mu - s)_+^q = 1$, which is
     small where $\alpha$ is near 1, and as exact there as elsewhere.
     """
+    y = jnp.maximum(y, -2.0)  # below -1 nothing counts, and what is huge would overflow
     q = alpha / (alpha - 1)
     fixed_y, fixed_q = lax.stop_gradient((y, q))
     total = lambda s, y, q: jnp.sum(_powered(q * (y - s), 1 / q))
