@@ -17,7 +17,7 @@ from amlib._types import Scalar
 from amlib.continuous.base import ContinuousAM
 from amlib.continuous.posts import AbstractPost, Identity
 from amlib.continuous.regularizers import AbstractRegularizer, Entmax, entmax_alpha
-from amlib.descent.methods import Problems
+from amlib.descent.methods import AbstractMethod, Problems
 from amlib.descent.streaming import flat_rows, row_norms
 from amlib.spaces import AbstractReals, AbstractSpace
 
@@ -36,9 +36,9 @@ class AbstractFenchelYoung(ContinuousAM):
     def _parts(self) -> tuple[AbstractRegularizer, AbstractPost]:
         """The regulariser, and the post-transformation."""
 
-    @property
-    def space(self) -> AbstractReals:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Where states live: the domain of the post-transformation."""
+    def _space_for(self, method: AbstractMethod) -> AbstractReals:
+        """The domain of the post-transformation."""
+        del method
         return self._parts()[1].space()
 
     def energy(self, x: Float[Array, "*shape"]) -> Scalar:
@@ -90,7 +90,7 @@ class AbstractFenchelYoung(ContinuousAM):
         _, post = self._parts()
         if isinstance(post, Identity):
             return problem, start
-        if type(space) is not type(self.space):
+        if type(space) is not type(post.space()):
             raise ValueError(
                 f"recall: with post={type(post).__name__}(...) states live in its domain; "
                 f"project={type(space).__name__}(...) came. Drop project=, or take post=Identity()."
