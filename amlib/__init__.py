@@ -36,6 +36,7 @@ from amlib.continuous import (
     DistributedMemory as DistributedMemory,
     EpanechnikovMemory as EpanechnikovMemory,
     GaussianMemory as GaussianMemory,
+    HopfieldFenchelYoung as HopfieldFenchelYoung,
     KernelMemory as KernelMemory,
     ModernHopfield as ModernHopfield,
     OnDisk as OnDisk,

@@ -12,6 +12,10 @@ from amlib.continuous.features import (
     ExpExp as ExpExp,
     SinCos as SinCos,
 )
+from amlib.continuous.fenchel_young import (
+    HopfieldFenchelYoung as HopfieldFenchelYoung,
+    SparseHopfield as SparseHopfield,
+)
 from amlib.continuous.kernel import KernelMemory as KernelMemory
 from amlib.continuous.models import (
     EpanechnikovMemory as EpanechnikovMemory,
@@ -21,4 +25,20 @@ from amlib.continuous.models import (
     attention as attention,
 )
 from amlib.continuous.on_disk import OnDisk as OnDisk
-from amlib.continuous.sparse import SparseHopfield as SparseHopfield, entmax as entmax
+from amlib.continuous.posts import (
+    AbstractPost as AbstractPost,
+    Identity as Identity,
+    LayerNorm as LayerNorm,
+    Tanh as Tanh,
+    UnitSphere as UnitSphere,
+)
+from amlib.continuous.regularizers import (
+    AbstractRegularizer as AbstractRegularizer,
+    Entmax as Entmax,
+    KSubsets as KSubsets,
+    Normmax as Normmax,
+    Softmax as Softmax,
+    Sparsemax as Sparsemax,
+)
+from amlib.continuous.sequences import SequentialKSubsets as SequentialKSubsets
+from amlib.continuous.simplex import entmax as entmax, normmax as normmax

@@ -83,7 +83,8 @@ class AbstractContinuousAM(AbstractMemory):
 
         $$x - \nabla E(x)$$
 
-        For `ModernHopfield` that is $\Xi^\top \mathrm{softmax}(\beta \Xi x)$, and so on.
+        For `ModernHopfield` that is $\Xi^\top \mathrm{softmax}(\beta \Xi x)$, and so on. Where the
+        convex part of the energy is another, as in `HopfieldFenchelYoung`, it is its own step.
 
         **Arguments:**
 
@@ -94,7 +95,11 @@ class AbstractContinuousAM(AbstractMemory):
         **Raises:** `ValueError` for a wrong shape, and for a model that has no such update.
         """
         check_unit_step(self)
-        x = type(self)._state(self, x, "retrieve", check=False)
+        return type(self)._step(self, type(self)._state(self, x, "retrieve", check=False))
+
+    @hook
+    def _step(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """The unit step from a state."""
         return x + _update(self, x)
 
     _words: ClassVar[tuple[str, ...]] = ("project",)

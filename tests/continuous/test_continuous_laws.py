@@ -9,7 +9,19 @@ import pytest
 from jax.test_util import check_grads
 
 import amlib as am
-from tests.continuous.zoo import DISTRIBUTED, FEW, UNIT_STEP, ZOO, D, K, make, patterns, query
+from tests.continuous.zoo import (
+    CENTRED,
+    DISTRIBUTED,
+    FEW,
+    ORDERED,
+    UNIT_STEP,
+    ZOO,
+    D,
+    K,
+    make,
+    patterns,
+    query,
+)
 
 every = pytest.mark.parametrize("name", ZOO)
 few = pytest.mark.parametrize("name", FEW)
@@ -52,10 +64,12 @@ def test_symmetries_leave_the_energy_unchanged(name):
     order = jr.permutation(jr.key(2), K)
     flip = jnp.where(jnp.arange(D) % 2, 1.0, -1.0)
     units = jr.permutation(jr.key(3), D)
-    close(measure(ZOO[name](patterns()[order]), x), energy, 10)
+    if name not in ORDERED:
+        close(measure(ZOO[name](patterns()[order]), x), energy, 10)
     if name in DISTRIBUTED:  # whose random directions are no others for other units
         return
-    close(measure(ZOO[name](patterns() * flip[None]), x * flip), energy, 10)
+    if name not in CENTRED:
+        close(measure(ZOO[name](patterns() * flip[None]), x * flip), energy, 10)
     close(measure(ZOO[name](patterns()[:, units]), x[units]), energy, 10)
 
 
@@ -72,10 +86,14 @@ def test_energy_never_rises_and_recall_ends_where_it_says(name):
         assert (energies[1:] <= energies[:-1]).all()
     assert energies[-1] == end.energy
     np.testing.assert_array_equal(end.trajectory.x[-1], end.x)
-    np.testing.assert_array_equal(end.trajectory.frames[0], query())
+    space = model._space_for(model.default_method())
+    start = end.trajectory.frames[0]
+    close(start, space.project(query()), tol=0.0 if space.free else 1e-6)
     assert int(end.steps) == float(end.trajectory.time[-1])
     assert bool(end.converged), end.result
-    if bounded:
+    if not space.free:  # the gradient is not 0 at the border of the domain
+        close(model.retrieve(end.x), end.x, tol=5e-3)
+    elif bounded:
         assert jnp.abs(model.update(end.x)).max() < 5e-3
 
 

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 
 import amlib as am
+from amlib import continuous as cont
 from amlib.continuous.kernel import SEPARATIONS, SIMILARITIES
 
 K, D = 4, 6
@@ -54,6 +56,17 @@ def _distributed(features) -> Callable[..., am.AbstractContinuousAM]:
     return make
 
 
+def _family(regularizer: Callable, post: Callable = cont.Identity) -> Callable:
+    """A Hopfield-Fenchel-Young network, its parts made anew in the dtype of the patterns."""
+
+    def make(Xi):
+        cast = lambda leaf: leaf.astype(Xi.dtype)
+        parts = jax.tree.map(cast, (regularizer(), post()))
+        return am.HopfieldFenchelYoung(Xi, jnp.asarray(4.0, Xi.dtype), *parts)
+
+    return make
+
+
 ZOO: dict[str, Callable[..., am.AbstractContinuousAM]] = {
     "modern": _named(am.ModernHopfield, beta=4.0),
     "gaussian": _named(am.GaussianMemory, beta=4.0),
@@ -61,6 +74,10 @@ ZOO: dict[str, Callable[..., am.AbstractContinuousAM]] = {
     "softmax": _named(am.SparseHopfield, beta=4.0, alpha=1.0),
     "entmax": _named(am.SparseHopfield, beta=4.0, alpha=1.5),
     "sparsemax": _named(am.SparseHopfield, beta=4.0, alpha=2.0),
+    "normmax-sphere": _family(lambda: cont.Normmax(1.5), cont.UnitSphere),
+    "subsets-layernorm": _family(lambda: cont.KSubsets(2), cont.LayerNorm),
+    "sequential": _family(lambda: cont.SequentialKSubsets(2, 0.7)),
+    "entmax-tanh": _family(cont.Entmax, lambda: cont.Tanh(2.0)),
     "polynomial": _named(am.PolynomialMemory, n=3, beta=4.0),
     "signed": _named(am.PolynomialMemory, n=4, beta=4.0, rectified=False),
     "distributed": _distributed(am.continuous.SinCos()),
@@ -75,13 +92,21 @@ ZOO: dict[str, Callable[..., am.AbstractContinuousAM]] = {
     if similarity == "euclidean" or separation == "softmax"
 }
 
-UNIT_STEP = ("modern", "gaussian", "softmax", "entmax", "sparsemax", "user-cccp")
+UNIT_STEP = ("modern", "gaussian", "softmax", "entmax", "sparsemax", "sequential", "user-cccp")
 """Those whose energy has the convex part 0.5*||x||^2."""
 
 DISTRIBUTED = ("distributed", "cosines", "exponentials")
 """Those without a pattern matrix, along random directions."""
 
-FEW = ("modern", "epanechnikov", "entmax", "polynomial", "distributed", "user", "euclidean-softmax")
+ORDERED = ("sequential",)
+"""Those of which the order of the patterns matters."""
+
+CENTRED = ("subsets-layernorm",)
+"""Those that take the mean of a state away, so that single signs matter."""
+
+FEW = (
+    "modern", "epanechnikov", "entmax", "entmax-tanh", "polynomial", "distributed", "user", "euclidean-softmax",
+)  # fmt: skip
 """One of each kind, for what is expensive."""
 
 
