@@ -1,6 +1,9 @@
 """The page and the pictures of what `train_energy_transformer.py` measured.
 
 python benchmarks/report_energy_transformer.py --weights et-weights
+python benchmarks/report_energy_transformer.py --weights et-weights --tutorial
+
+The second writes the weights that the tutorial reads, and no page.
 """
 
 import argparse
@@ -18,6 +21,8 @@ import train_energy_transformer as training
 from train_energy_transformer import FILE, RESULTS, STEPS, call, make, pictures
 
 import amlib as am
+
+TUTORIAL = RESULTS.parents[1] / "nbs" / "tutorials" / "weights"
 
 
 def over(runs: dict[str, Any], kind: str, value: str = "mse") -> list[float]:
@@ -216,12 +221,36 @@ def report(file: Path, weights: Path) -> None:
     (RESULTS / "energy_transformer.md").write_text("\n\n".join(parts) + "\n")
 
 
+def tutorial(weights: Path) -> None:
+    """What the tutorial reads: parameters by their published names, in half precision."""
+
+    def write(name: str, values: dict[str, Any], **scale: float) -> None:
+        half = {k: np.asarray(v, np.float16) for k, v in values.items()}
+        np.savez(TUTORIAL / f"{name}.npz", **half, **scale)
+
+    for name, kind in (("mnist", "et_long"), ("icons", "et")):
+        data = pictures(name)
+        model = am.load(weights / f"{name}_{kind}_0.am", make("et", data, jr.key(0)))
+        write(f"energy_transformer_{name}", model.published(), mean=data.mean, std=data.std)
+    model = am.load(weights / "mnist_block_long_0.am", make("block", pictures("mnist"), jr.key(0)))
+    block: Any = model.block
+    values = {n: getattr(block, n) for n in ("Wqkv", "Wout", "W1", "W2", "b1", "b2")}
+    values |= {n: getattr(model, n) for n in am.hierarchical.image_energy_transformer.AROUND}
+    scale, shift = block.norms[2]  # of the last normalisation: part of the decoder here
+    values |= {"norms": block.norms[:2], "Bdec": model.Bdec + shift @ model.Wdec}
+    write("standard_block", values | {"Wdec": scale[:, None] * model.Wdec})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--file", type=Path, default=FILE)
     parser.add_argument("--weights", type=Path, default=Path("et-weights"))
+    parser.add_argument("--tutorial", action="store_true", help="write the tutorial's weights")
     args = parser.parse_args()
-    report(args.file, args.weights)
+    if args.tutorial:
+        tutorial(args.weights)
+    else:
+        report(args.file, args.weights)
 
 
 if __name__ == "__main__":

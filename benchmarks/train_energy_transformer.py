@@ -3,7 +3,7 @@
     python benchmarks/train_energy_transformer.py baselines mnist
     python benchmarks/train_energy_transformer.py complete mnist --models et block --seeds 0 1
     python benchmarks/train_energy_transformer.py complete icons --models et block --seeds 0 1
-    python benchmarks/train_energy_transformer.py classify
+    python benchmarks/train_energy_transformer.py classify --epochs 10 --batch 50 --rate 0.004
     python benchmarks/train_energy_transformer.py backward
     python benchmarks/report_energy_transformer.py
 
@@ -22,7 +22,8 @@ pictures: `block`, applied once, and `looped`, 12 times with the same weights. `
 Energy Transformer for three epochs.
 
 Each run goes into `results/energy_transformer.json`, its weights into the folder of `--weights`;
-`report_energy_transformer.py` makes the page and its pictures of what is there.
+`report_energy_transformer.py` makes the page and its pictures of what is there. The long training,
+`classify`, keeps a checkpoint there: the same call goes on from it.
 """
 
 import argparse
