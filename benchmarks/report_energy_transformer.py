@@ -125,7 +125,9 @@ def figure(runs: dict[str, Any], weights: Path) -> list[str]:
 
     made = []
     for name in ("mnist", "icons"):
-        if not (weights / f"{name}_et_0.am").exists():
+        link = f"![Completed pictures](energy_transformer_{name}.png)"
+        if not (weights / f"{name}_et_0.am").exists():  # the picture of an earlier page stays
+            made += [link] if (RESULTS / f"energy_transformer_{name}.png").exists() else []
             continue
         data, chosen = pictures(name), slice(0, 10)
         images, hidden = data.held_out[chosen], data.hidden()[chosen]
@@ -158,7 +160,7 @@ def figure(runs: dict[str, Any], weights: Path) -> list[str]:
             )
         fig.subplots_adjust(left=0.12, right=0.995, top=0.99, bottom=0.01, wspace=0.06, hspace=0.06)
         fig.savefig(RESULTS / f"energy_transformer_{name}.png", dpi=110)
-        made.append(f"![Completed pictures]({f'energy_transformer_{name}.png'})")
+        made.append(link)
     fig, (left, right) = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
     for name, colour in (("mnist", "#0072B2"), ("icons", "#D55E00")):
         for key, run in runs.get(name, {}).items():
