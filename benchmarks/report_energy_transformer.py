@@ -107,9 +107,10 @@ def digits(runs: dict[str, Any]) -> str:
         f"({run['block_weights']:,} weights in the block), {run['steps']} steps of "
         f"{run['alpha']:g}, and Muon, whose steps are of equal size in all directions of a weight "
         "matrix: over 10,000 digits from the same start it came to 84 %, AdamW to 61 %, of the "
-        "first 2,000 digits of the test file (96 features, 6 steps of 0.2; rates 0.01 and 0.003). With "
-        "the tokens of the completion above (patches of 4, 64 features, 12 steps) and AdamW the head was at 79.7 % after one epoch, "
-        "and at 91.5 % after two that began with the weights of completion (commit ef90bae)."
+        "first 2,000 digits of the test file (96 features, 6 steps of 0.2; rates 0.01 and 0.003). "
+        "With the tokens of the completion above (patches of 4, 64 features, 12 steps) and AdamW "
+        "the head was at 79.7 % after one epoch, and at 91.5 % after two that began with the "
+        "weights of completion (commit ef90bae)."
     )
     after = run["accuracy_after"]
     rows += ["", "| steps (trained for " + str(run["steps"]) + ") | " + " | ".join(after) + " |"]
