@@ -3,6 +3,8 @@
 - `demo.png`: the film of `make demo`, 18 recalls out of 4,134 stored pictures.
 - `capacity.png`: exact recalls of icons against their number, for three energies.
 - `temperature.png`: one memory of six patterns at three temperatures.
+- `energy_transformer.png`: digits whose hidden patches are filled in along 12 steps, by the stored
+  weights of the tutorial, and the energy of each.
 """
 
 import argparse
@@ -16,10 +18,12 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 
 import amlib as am
 
 HERE = Path(__file__).parent
+WEIGHTS = HERE.parent / "nbs" / "tutorials" / "weights"
 
 
 def demo(path: Path) -> None:
@@ -75,10 +79,54 @@ def temperature(path: Path) -> None:
     figure.savefig(path)
 
 
+def energy_transformer(path: Path) -> None:
+    """Four digits on their way down: what is shown, the steps with their energy, the whole."""
+    file = WEIGHTS / "energy_transformer_mnist.npz"
+    model = am.hierarchical.load_energy_transformer(file, (28, 28), 4)
+    with np.load(file) as stored:
+        mean, std = float(stored["mean"]), float(stored["std"])
+    chosen = jnp.array([1, 3, 6, 8])
+    test = am.data.mnist("test", "bundled").images[chosen]
+    hidden = jax.vmap(lambda k: jr.permutation(k, 49) < 25)(jr.split(jr.key(0), 500)[chosen])
+
+    def fill(image: jax.Array, hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
+        end = model.block.recall(model.embed(image, hidden), save_every=1)
+        assert end.trajectory is not None
+        return jax.vmap(model.decode)(end.trajectory.x), end.trajectory.energy
+
+    films, energies = jax.vmap(fill)((test - mean) / std, hidden)
+    films, pixels = (films * std + mean + 1) / 2, jax.vmap(model.pixels)(hidden)
+    moments = [0, 1, 2, 4, 6, 8, 10, 12]
+    columns = ["shown", *(f"step {n}" for n in moments), "whole"]
+    figure = am.plots.Picture(figsize=(10, 5.9), dpi=100)
+    heights = [1] * len(test) + [1.5]
+    grid = figure.add_gridspec(len(test) + 1, len(columns), height_ratios=heights)
+    figure.subplots_adjust(0.005, 0.025, 0.995, 0.95, 0.06, 0.1)
+    colours = (am.plots.BLUE, am.plots.ORANGE, am.plots.GREEN, am.plots.PURPLE)
+    below = figure.add_subplot(grid[-1, 1:-1])
+    for row, colour in enumerate(colours):
+        shown = np.ma.array((test[row] + 1) / 2, mask=pixels[row])
+        pictures = [shown, *(films[row, n] for n in moments), (test[row] + 1) / 2]
+        for column, (picture, title) in enumerate(zip(pictures, columns, strict=True)):
+            ax = figure.add_subplot(grid[row, column])
+            ax.imshow(picture, cmap="gray_r", vmin=0, vmax=1)
+            ax.set(xticks=[], yticks=[], facecolor="#9cc4ea")
+            for side in ax.spines.values():
+                side.set(color=colour, linewidth=1.6)
+            if row == 0:
+                ax.set_title(title, fontsize=10)
+        below.plot(energies[row, jnp.array(moments)], "o-", color=colour, ms=5)
+    below.set(xlim=(-0.5, len(moments) - 0.5), xticks=[])
+    below.set_title("energy", loc="right", y=0.75, fontsize=10)
+    below.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path)
+
+
 FIGURES: dict[str, Callable[[Path], None]] = {
     "demo": demo,
     "capacity": capacity,
     "temperature": temperature,
+    "energy_transformer": energy_transformer,
 }
 
 

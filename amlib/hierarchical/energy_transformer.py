@@ -74,7 +74,8 @@ class EnergyTransformer(AbstractMemory):
     - `mask_self`: whether a token is hidden from itself, as the paper's equation has it. The
       published codes, weights and the default here let it see itself.
     - `mask`: `True` where a token (row) may see another (column), `(tokens, tokens)`: the edges of
-      a graph, or the past of a sequence. See also `masked`.
+      a graph, or the past of a sequence. A token that is seen is pulled by those that see it, so
+      signals cross every edge both ways, and no mask alone hides the future. See also `masked`.
     - `beta`: inverse temperature of the attention, > 0; not trained. `None` takes
       $1/\sqrt{\text{head\_width}}$.
     - `remat`: whether a derivative backward through the steps keeps the states alone and computes

@@ -35,8 +35,9 @@ class ImageEnergyTransformer(eqx.Module):
     patches for tokens.
 
     $$x_0 = \text{CLS} + p_0, \qquad x_t = p_t + \begin{cases} \text{MASK} & t \text{ hidden} \\
-    \text{patch}_t W_{\text{enc}} + b_{\text{enc}} & \text{else} \end{cases}, \qquad
-    \text{picture}_t = \mathrm{LN}(x_t^{\text{end}}) W_{\text{dec}} + b_{\text{dec}}$$
+    \text{patch}_t W_{\text{enc}} + b_{\text{enc}} & \text{else} \end{cases}$$
+
+    $$\text{picture}_t = \mathrm{LN}(x_t^{\text{end}}) W_{\text{dec}} + b_{\text{dec}}$$
 
     One example per call: batches go through `jax.vmap`.
 
