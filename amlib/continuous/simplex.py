@@ -32,7 +32,8 @@ def entmax(z: Float[Array, " K"], alpha: Shaped[ArrayLike, ""]) -> Float[Array, 
     two Newton steps that also carry the derivative.
     """
     alpha = jnp.asarray(alpha).astype(z.dtype)
-    return _powered(z - _threshold(z, alpha), alpha - 1)
+    y = _below_top(z)
+    return _powered(y - _threshold(y, alpha), alpha - 1)
 
 
 def conjugate(z: Float[Array, " K"], alpha: Float[Array, ""]) -> Float[Array, ""]:
@@ -42,9 +43,19 @@ def conjugate(z: Float[Array, " K"], alpha: Float[Array, ""]) -> Float[Array, ""
 
     for $p$ and $t$ as in `entmax`: on its support $\ln_\alpha p_\mu = z_\mu - t$.
     """
-    t = _threshold(z, alpha)
-    p = _powered(z - t, alpha - 1)
-    return jnp.sum(p * (z - (z - t) / alpha))
+    y = _below_top(z)
+    t = _threshold(y, alpha)
+    p = _powered(y - t, alpha - 1)
+    return jnp.sum(p * (y - (y - t) / alpha)) + jnp.max(lax.stop_gradient(z))
+
+
+def _below_top(z: Array) -> Array:
+    """Scores below the largest: a threshold of large scores would lose what tells weights apart.
+
+    Far below, where even the exponential is 0, they are cut off: their powers would overflow.
+    """
+    far = 2 * jnp.log(jnp.finfo(z.dtype).tiny).astype(z.dtype)
+    return jnp.maximum(z - jnp.max(lax.stop_gradient(z)), far)
 
 
 def normmax(z: Float[Array, " K"], alpha: Shaped[ArrayLike, ""]) -> Float[Array, " K"]:
@@ -174,14 +185,13 @@ def largest_score(K: int, alpha: Array) -> Array:
     return jnp.where(small, series, -jnp.expm1(-safe * log) / safe)
 
 
-def _threshold(z: Array, alpha: Array) -> Array:
-    """The `t` at which the weights sum to 1, with its derivatives in `z` and `alpha`."""
-    fixed_z, fixed_e = lax.stop_gradient((z, alpha - 1))
-    top = jnp.max(fixed_z)
-    width = largest_score(z.size, fixed_e + 1)
-    above = lambda t: jnp.sum(_powered(fixed_z - t, fixed_e)) > 1
-    low, high = _bisected(above, top, top + width)
-    return _polished(lambda t: jnp.sum(_powered(z - t, alpha - 1)) - 1, 0.5 * (low + high))
+def _threshold(y: Array, alpha: Array) -> Array:
+    """The `t` at which the weights of scores below the largest sum to 1, with its derivatives."""
+    fixed_y, fixed_e = lax.stop_gradient((y, alpha - 1))
+    width = largest_score(y.size, fixed_e + 1)
+    above = lambda t: jnp.sum(_powered(fixed_y - t, fixed_e)) > 1
+    low, high = _bisected(above, 0 * width, width)
+    return _polished(lambda t: jnp.sum(_powered(y - t, alpha - 1)) - 1, 0.5 * (low + high))
 
 
 def _bisected(above: Callable[[Array], Array], low: Array, high: Array) -> tuple[Array, Array]:

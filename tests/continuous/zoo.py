@@ -105,8 +105,15 @@ CENTRED = ("subsets-layernorm",)
 """Those that take the mean of a state away, so that single signs matter."""
 
 FEW = (
-    "modern", "epanechnikov", "entmax", "entmax-tanh", "polynomial", "distributed", "user", "euclidean-softmax",
-)  # fmt: skip
+    "modern",
+    "epanechnikov",
+    "entmax",
+    "entmax-tanh",
+    "polynomial",
+    "distributed",
+    "user",
+    "euclidean-softmax",
+)
 """One of each kind, for what is expensive."""
 
 
