@@ -26,7 +26,9 @@ from amlib.binary import (
 )
 from amlib.continuous import (
     AbstractContinuousAM as AbstractContinuousAM,
+    AbstractDiffusion as AbstractDiffusion,
     ContinuousAM as ContinuousAM,
+    DiffusionMemory as DiffusionMemory,
     EpanechnikovMemory as EpanechnikovMemory,
     GaussianMemory as GaussianMemory,
     KernelMemory as KernelMemory,
@@ -54,7 +56,9 @@ from amlib.descent import (
     Greedy as Greedy,
     Langevin as Langevin,
     Metropolis as Metropolis,
+    ProbabilityFlow as ProbabilityFlow,
     Recall as Recall,
+    ReverseSDE as ReverseSDE,
     StateTrajectory as StateTrajectory,
     Sweeps as Sweeps,
     Synchronous as Synchronous,
