@@ -75,6 +75,8 @@ class DiffusionNetwork(AbstractDiffusion):
         where = "DiffusionNetwork"
         checks.key(key, f"{where}: key")
         shape = checks.shape(shape, f"{where}: shape")
+        if not shape:
+            raise ValueError(f"{where}: shape must have at least one unit; () came.")
         width = checks.integer(width, 1, f"{where}: width")
         depth = checks.integer(depth, 2, f"{where}: depth")
         features = checks.integer(features, 2, f"{where}: features")
@@ -84,6 +86,10 @@ class DiffusionNetwork(AbstractDiffusion):
         self.sigma = checks.positive_field(f"{where}: sigma")(sigma)
         self.spread = checks.positive_field(f"{where}: spread")(spread)
         mean = checks.finite(checks.as_float(mean, f"{where}: mean"), f"{where}: mean")
+        if mean.shape not in ((), shape):
+            raise ValueError(
+                f"{where}: mean: must have shape {shape}, or be one number; {mean.shape} came."
+            )
         self.mean = jnp.broadcast_to(mean, shape)
         self.frequencies = jr.normal(keys[0], (features // 2,))
         linear = eqx.nn.Linear
