@@ -2,22 +2,35 @@
 
 python benchmarks/diffusion_circle.py
 
-Trainings go on from the folder `cache/` where they were interrupted.
+Trainings go on from the folder `cache/` where they were interrupted; `--train` does nothing else.
 """
 
+import sys
 from pathlib import Path
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 import optax
+from theory_figures import main, mean_and_error, table
 
 import amlib as am
+from amlib._intervals import wilson
+from amlib.plots.pictures import BLUE, FAINT, GREEN, ORANGE, PURPLE, new_figure, place, style
 
 SIZES = (2, 4, 9, 20, 50, 1000)
 PUBLISHED = (2, 9, 1000)
 STEPS, BATCH, EPOCH = 50_000, 128, 1000
 CACHE = Path(__file__).parents[1] / "cache"
+
+TIMES = (0.15, 0.02, 0.002)
+MEMORISED, SPURIOUS = 0.03, 0.02  # published distances: of a training point, of another sample
+VALLEY = 0.1  # of the two curvatures at a minimum, the smaller over the larger
+GROUP, GROUPS = 16, 20
+KINDS = ("memorised", "spurious", "generalised")
+COLORS = dict(zip(KINDS, (ORANGE, PURPLE, GREEN), strict=True))
 
 
 def circle(K):
@@ -44,8 +57,221 @@ def train(K, quick=False, progress=False):
     return am.learning.averaged(result), result.history
 
 
+def run(quick):
+    sizes = (2, 9) if quick else SIZES
+    rows = []
+    for K in sizes:
+        network, history = train(K, quick)
+        row = {"K": K, "train_seconds": float(history["seconds"].sum())}
+        for name, model in (("exact", am.DiffusionMemory(circle(K))), ("network", network)):
+            row[name] = measured(model, K, quick)
+        rows.append(row)
+        print(K, {n: (row[n]["loss"], row[n]["samples"]) for n in ("exact", "network")}, flush=True)
+    return {"rows": rows, "uniform": {str(K): uniform(K) for K in sizes}}
+
+
+def measured(model, K, quick):
+    """Loss, minima at three times, kinds of samples, and for the published sizes the energy."""
+    Xi = circle(K)
+    count, steps = (2 * GROUP, 20) if quick else (GROUP * GROUPS, 400)
+    keys = jr.split(jr.key(1), count)
+    samples = np.asarray(generated(model, keys, steps))
+    out = {"samples": kinds_of(samples, np.asarray(Xi)), "loss": loss_of(model, Xi, quick)}
+    out["minima"] = [minima(model, t, np.asarray(Xi), quick) for t in TIMES]
+    if K in PUBLISHED:
+        line = jnp.linspace(-1.5, 1.5, 15 if quick else 61)
+        grid = jnp.stack(jnp.meshgrid(line, line), -1)
+        energy = np.asarray(energies(model, grid, TIMES[0]), float)
+        out["energy"] = np.round(energy - energy.min(), 3).tolist()
+        out["drawn"] = np.round(samples[:100], 3).tolist()
+    return out
+
+
+@eqx.filter_jit
+def generated(model, keys, steps):
+    def one(key):
+        end = model.generate(key, start=1.0, stop=1e-5, method=am.ReverseSDE(steps))
+        return model.denoise(end.x, end.time)
+
+    return jax.vmap(one)(keys)
+
+
+@eqx.filter_jit
+def energies(model, grid, t):
+    """Minus the log density at a time, but for a constant."""
+    return jax.vmap(jax.vmap(lambda x: model.energy(x, jnp.float32(t)) / t))(grid)
+
+
+def loss_of(model, Xi, quick):
+    """The loss that trainings lower, over times from 0.001 on, and its standard error."""
+    loss = am.learning.DenoisingScoreMatching(1e-3, draws=4)
+    data = jnp.tile(Xi, (-(-2048 // len(Xi)), 1))[:2048]
+    once = eqx.filter_jit(lambda model, key: loss(model, data, key))
+    return mean_and_error([once(model, jr.key(k)) for k in range(2 if quick else 20)])
+
+
+def kinds_of(samples, Xi):
+    """The published kinds of samples in groups of 16: shares of each."""
+    near = np.sqrt(((samples[:, None] - Xi) ** 2).sum(-1).min(1)) <= MEMORISED
+    groups = samples.reshape(-1, GROUP, 2)
+    apart = np.sqrt(((groups[:, :, None] - groups[:, None]) ** 2).sum(-1))
+    apart = apart + 9 * np.eye(GROUP)
+    together = (apart.min(-1) <= SPURIOUS).reshape(-1)
+    shares = (near, ~near & together, ~near & ~together)
+    return {kind: float(share.mean()) for kind, share in zip(KINDS, shares, strict=True)}
+
+
+def uniform(K):
+    """What the kinds would be of samples of the whole circle."""
+    angles = np.random.default_rng(0).uniform(0, 2 * np.pi, 200 * GROUP)
+    samples = np.stack([np.cos(angles), np.sin(angles)], 1)
+    return kinds_of(samples, np.asarray(circle(K)))
+
+
+def minima(model, t, Xi, quick):
+    """Different minima of the energy at a time and their kinds, and shares of starts by kinds."""
+    line = jnp.linspace(-1.3, 1.3, 4 if quick else 15)
+    starts = jnp.stack(jnp.meshgrid(line, line), -1).reshape(-1, 2)
+    x, curved = (np.asarray(a) for a in ends(model, starts, t))
+    rests = curved[:, 0] > -0.01 * np.abs(curved).max(1)
+    x, curved = x[rests], curved[rests]
+    flat = curved[:, 0] < VALLEY * curved[:, 1]
+    near = np.sqrt(((x[:, None] - Xi) ** 2).sum(-1).min(1)) <= MEMORISED
+    kind = np.where(flat, 2, np.where(near, 0, 1))
+    left, number = np.ones(len(x), bool), np.zeros(3, int)
+    while left.any():  # those within the published distance are one
+        first = np.flatnonzero(left)[0]
+        number[kind[first]] += 1
+        left &= np.sqrt(((x - x[first]) ** 2).sum(1)) > SPURIOUS
+    shares = np.bincount(kind, minlength=3) / max(len(x), 1)
+    return {
+        "number": number.tolist(), "share": shares.tolist(), "starts": len(starts),
+        "at_rest": int(rests.sum()),
+    }  # fmt: skip
+
+
+@eqx.filter_jit
+def ends(model, starts, t):
+    memory = model.at(jnp.float32(t))
+    method = am.GradientDescent(1.0, True)
+    end = jax.vmap(lambda x: memory.recall(x, method=method, max_steps=1000, tol=1e-4).x)(starts)
+    return end, jax.vmap(lambda x: jnp.linalg.eigvalsh(jax.hessian(memory.energy)(x)))(end)
+
+
+def draw(data):
+    figure = new_figure(1500, 1130)
+    rows = {r["K"]: r for r in data["rows"]}
+    shown = [K for K in PUBLISHED if K in rows]
+    angle = np.linspace(0, 2 * np.pi, 200)
+    for i, name in enumerate(("exact", "network")):
+        for j, K in enumerate(shown):
+            ax = place(figure, 90 + 340 * j, 50 + 350 * i, 310, 310)
+            energy = np.asarray(rows[K][name]["energy"])
+            ax.imshow(np.minimum(energy, 12), origin="lower", extent=(-1.5, 1.5) * 2, cmap="Blues_r")
+            ax.plot(np.cos(angle), np.sin(angle), color="white", linewidth=0.7, linestyle="--")
+            points, drawn = np.asarray(circle(K)), np.asarray(rows[K][name]["drawn"])
+            ax.plot(*drawn.T, ".", color=ORANGE, markersize=4, alpha=0.7)
+            if K <= 9:
+                ax.plot(*points.T, "*", color="white", markeredgecolor="black", markersize=9)
+            ax.set(xticks=[], yticks=[])
+            if i == 0:
+                ax.set_title(f"K = {K}", fontsize=10)
+            if j == 0:
+                ax.set_ylabel(f"{name}, t = {TIMES[0]}", fontsize=10)
+    for i, name in enumerate(("exact", "network")):
+        ax = place(figure, 1160, 65 + 350 * i, 310, 280)
+        bars(ax, [r["K"] for r in data["rows"]], [r[name]["samples"] for r in data["rows"]])
+        ax.set_title(f"samples, {name}", fontsize=10)
+        if i == 0:
+            ax.legend(frameon=False, fontsize=8, loc="lower left")
+    for k, t in enumerate(TIMES):
+        ax = place(figure, 90 + 480 * k, 810, 410, 250)
+        for name, marker, line in (("exact", "o", "-"), ("network", "s", "--")):
+            for n, kind in enumerate(KINDS):
+                number = [r[name]["minima"][k]["number"][n] for r in data["rows"]]
+                ax.plot(
+                    [r["K"] for r in data["rows"]], np.maximum(number, 0.1), line, marker=marker,
+                    markersize=4, color=COLORS[kind], label=f"{kind}, {name}", linewidth=1.2,
+                )  # fmt: skip
+        ax.set(xscale="log", yscale="log", xlabel="K", ylabel="minima" if k == 0 else "")
+        ax.plot([2, 50], [2, 50], color=FAINT, linewidth=0.8, linestyle=":")
+        style(ax)
+        ax.set_ylim(0.07, 400)
+        ax.set_yticks([0.1, 1, 10, 100], ["0", "1", "10", "100"])
+        ax.minorticks_off()
+        ax.set_title(f"minima at t = {t}", fontsize=10)
+        if k == 0:
+            ax.legend(frameon=False, fontsize=6.5, ncols=2, loc="upper left")
+    return figure
+
+
+def bars(ax, sizes, rows):
+    """Shares of kinds, one bar for each size."""
+    base = np.zeros(len(sizes))
+    for kind in KINDS:
+        height = np.asarray([row[kind] for row in rows])
+        ax.bar(range(len(sizes)), height, bottom=base, color=COLORS[kind], label=kind, width=0.7)
+        base = base + height
+    style(ax)
+    ax.set_xticks(range(len(sizes)), [f"{K}" for K in sizes])
+    ax.set(xlabel="K", ylim=(0, 1))
+    ax.grid(visible=False)
+
+
+def page(data):
+    """The circle of the published toy: memorised, spurious, generalised."""
+    share = lambda row: " / ".join(f"{100 * row[kind]:.0f}" for kind in KINDS)
+    losses, samples, counts = [], [], []
+    for r in data["rows"]:
+        exact, network = r["exact"], r["network"]
+        excess = network["loss"][0] - exact["loss"][0]
+        losses.append((
+            r["K"], f"{exact['loss'][0]:.4f}", f"{network['loss'][0]:.4f}", f"{excess:.4f}",
+            f"{r['train_seconds']:.0f}",
+        ))  # fmt: skip
+        low, high = wilson(exact["samples"]["memorised"], GROUP * GROUPS)
+        samples.append((
+            r["K"], share(exact["samples"]), share(network["samples"]),
+            share(data["uniform"][str(r["K"])]), f"{100 * low:.0f} to {100 * high:.0f}",
+        ))  # fmt: skip
+        for k, t in enumerate(TIMES):
+            cell = lambda m: " / ".join(map(str, m["number"]))
+            counts.append((r["K"], t, cell(exact["minima"][k]), cell(network["minima"][k])))
+    return f"""Diffusion on a circle: the exact energy of K points, and networks that learned them
+{STEPS:,} steps of Adam 1e-4 on batches of {BATCH}, averaged with a decay of 0.9999; sigma = 1, times
+uniform in (1e-5, 1), a `learning.DiffusionNetwork` of 4 layers of 128. As published (arXiv
+2505.21777) but for this: the network is one of the energy and not of the score, so that its minima
+can be looked for; it sees the logarithm of the noise; batches are of {BATCH} noisy examples for
+every K. Energies are minus log densities at t = {TIMES[0]}, as published, up to constants; orange
+are samples, {GROUP * GROUPS} by 400 steps of `ReverseSDE` from t = 1 to 1e-5, denoised.
+
+**Kinds of samples**, published: *memorised* within {MEMORISED} of a training point; else *spurious*
+if another sample is within {SPURIOUS}; else *generalised*. Samples are compared in groups of {GROUP},
+as among more on a line of length 2 pi some are always near. "Uniform" is what the rule says of points
+drawn from the whole circle: where K is large, training points are so dense that it calls these
+memorised, too, and cannot tell.
+
+**Kinds of minima**: recalls of `model.at(t)` from a grid of 15 x 15 starts; ends at rest within
+{SPURIOUS} are one. *Generalised* are those in a valley (of the two curvatures one is below
+{VALLEY:g} of the other), *memorised* others within {MEMORISED} of a training point, *spurious* the
+rest.
+
+{table(("K", "loss, exact (the least possible)", "loss, network", "more", "seconds (shared core)"), losses)}
+
+Samples: memorised / spurious / generalised, in %.
+
+{table(("K", "exact", "network", "uniform on the circle", "95 % of exact, memorised"), samples)}
+
+Minima: numbers of memorised / spurious / generalised.
+
+{table(("K", "t", "exact", "network"), counts)}
+"""
+
+
 if __name__ == "__main__":
-    jax.config.update("jax_num_cpu_devices", 1)
-    for K in sorted(SIZES, key=lambda K: K not in PUBLISHED):
-        history = train(K)[1]
-        print(K, history["loss"][-5:], history["seconds"].sum(), flush=True)
+    if "--train" in sys.argv:
+        for K in sorted(SIZES, key=lambda K: K not in PUBLISHED):
+            history = train(K)[1]
+            print(K, history["loss"][-5:], history["seconds"].sum(), flush=True)
+    else:
+        main("diffusion_circle", run, draw, page)
