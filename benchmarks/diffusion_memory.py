@@ -22,6 +22,7 @@ CLONED = NOISES[2::4]
 SIZES = (10, 30, 100, 300, 1000)
 DRAWS, PAIRS, STEPS = 256, 64, 50
 SIDE = 28
+NOISE = "noise $\\sigma^2 t$"
 
 
 def digits(classes=range(10), each=150):
@@ -73,9 +74,9 @@ def futures(memory, key, t, pairs, steps):
     def one(key):
         first, *two = jr.split(key, 3)
         x = memory.noise(first, t)
-        end = lambda key: memory.generate(
-            key, x=x, start=t, stop=0.05, method=am.ReverseSDE(steps)
-        ).x
+        end = lambda key: (
+            memory.generate(key, x=x, start=t, stop=0.05, method=am.ReverseSDE(steps)).x
+        )
         near = lambda y: jnp.argmin(jnp.sum((memory.Xi - y) ** 2, axis=1))
         return jnp.stack([near(end(key)) for key in two])
 
@@ -109,7 +110,7 @@ def decisions(draws, each, quick):
         key = jr.fold_in(jr.key(1), k)
         found = np.asarray(futures(memory, key, jnp.float32(t), n, 10 if quick else STEPS))
         same = found[:, 0] == found[:, 1], labels[found[:, 0]] == labels[found[:, 1]]
-        row = rows[int(np.flatnonzero(NOISES == t)[0])]
+        row = rows[int(np.flatnonzero(t == NOISES)[0])]
         row["cloned"] = [[s.mean(), *map(float, wilson(s.mean(), n))] for s in same]
     return rows
 
@@ -202,7 +203,7 @@ def draw(data):
     for name, where, color in lines:
         ax.axvline(where, color=color, linewidth=1, linestyle="--")
         ax.text(1.06 * where, 1.02, name, fontsize=8, color=color)
-    ax.set(xscale="log", xlabel="noise σ²t", ylabel="two futures agree", ylim=(0, 1.1))
+    ax.set(xscale="log", xlabel=NOISE, ylabel="two futures agree", ylim=(0, 1.1))
     style(ax)
     ax.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0.0, 0.28))
     ax = place(figure, 590, 50, 380, 300)
@@ -213,7 +214,7 @@ def draw(data):
     ax.plot([r["K"] for r in known], [r["entropy"] for r in known], color=GREEN, marker="s",
             markersize=4, label="theory, excess entropy of data")  # fmt: skip
     ax.plot(K, [r["measured"] for r in rows], "o", color=ORANGE, markersize=5, label="measured")
-    ax.set(xscale="log", yscale="log", xlabel="K", ylabel="collapse at noise σ²t")
+    ax.set(xscale="log", yscale="log", xlabel="K", ylabel=f"collapse at {NOISE}")
     style(ax)
     ax.legend(frameon=False, fontsize=8)
     ax = place(figure, 1070, 50, 380, 300)
@@ -225,7 +226,12 @@ def draw(data):
                 markersize=4, label=label)  # fmt: skip
     ends = [min(r["means"] for r in rows), max(r["largest"] for r in rows)]
     ax.plot(ends, ends, color=FAINT, linestyle="--", linewidth=1)
-    ax.set(xscale="log", yscale="log", xlabel="predicted noise σ²t", ylabel="classes decided at σ²t")
+    ax.set(
+        xscale="log",
+        yscale="log",
+        xlabel=f"predicted {NOISE}",
+        ylabel=f"classes decided at {NOISE}",
+    )
     style(ax)
     ax.legend(frameon=False, fontsize=8)
     pictures(figure, data["made"])
@@ -255,7 +261,7 @@ def pictures(figure, made):
     ax.imshow(-np.concatenate(path, axis=1), cmap="gray", vmin=-1, vmax=1, aspect="equal")
     centres = SIDE * (np.arange(len(path)) + 0.5)
     ax.set_xticks(centres, [f"{t:.3g}" for t in made["path"]["noise"]], fontsize=8)
-    ax.set(yticks=[], xlabel="noise σ²t: what is expected of the state")
+    ax.set(yticks=[], xlabel=f"{NOISE}: what is expected of the state")
 
 
 def page(data):
@@ -284,8 +290,8 @@ are variances of the noise.
 
 **Two futures of one state.** A stored picture and noise make a state; the reverse SDE is run twice
 from there. That both end at the same picture has the chance $\\sum_\\mu w_\\mu^2$, and at the same
-class $\\sum_c (\\sum_{{\\mu \\in c}} w_\\mu)^2$, with the weights $w$ of the patterns at that state: the
-exact reverse SDE draws from them. Lines are that, over {DRAWS} states of 300 zeros and ones; points
+class $\\sum_c (\\sum_{{\\mu \\in c}} w_\\mu)^2$, with the weights $w$ of the patterns at that state:
+the exact reverse SDE draws from them. Lines are that, over {DRAWS} states of 300 zeros and ones; points
 are {PAIRS} pairs of runs of {STEPS} steps, with 95 % intervals. Dashed: where
 `theory.speciation_variance` of these has the classes part, {data["speciation"]:.0f}, and
 `theory.collapse_variance` of Gaussian data with the covariance of all digits has 300 patterns
@@ -303,15 +309,15 @@ Digits are not Gaussian: a digit tells more of itself than its covariance says, 
 a noise larger than the closed form has. The excess entropy of the data knows.
 
 **Speciation.** Of every two digits, where two futures share the class with a chance of 3/4, over
-the largest variance: median {spread["largest"]}; over a quarter of the squared distance of the class
-means: {spread["means"]}. The largest variance is an order of magnitude, and too large where digits
+the largest variance: median {spread["largest"]}; over a quarter of the squared distance of the
+class means: {spread["means"]}. The largest variance is an order of magnitude, and too large where digits
 are alike, as it then lies within classes and not between them; and the rest of the classes'
 variance blurs them more than two points would be.
 
-**What is made.** All {made["sde"]["count"]} runs of the reverse SDE over {made["K"]:,} digits ended at
-stored pictures, {made["sde"]["different"]} different ones: the root mean square to the nearest is
-{made["sde"]["rms"]:.1e} a pixel at most ({made["flow"]["rms"]:.1e} by the flow). That is what the exact
-score does for any number of patterns: it cannot make a new one.
+**What is made.** All {made["sde"]["count"]} runs of the reverse SDE over {made["K"]:,} digits ended
+at stored pictures, {made["sde"]["different"]} different ones: the root mean square to the nearest
+is {made["sde"]["rms"]:.1e} a pixel at most ({made["flow"]["rms"]:.1e} by the flow). That is what the
+exact score does for any number of patterns: it cannot make a new one.
 """
 
 

@@ -45,7 +45,7 @@ class AbstractDiffusion(eqx.Module):
         """Shape and dtype of a state."""
 
     @abc.abstractmethod
-    def energy(self, x: Float[Array, "*shape"], t: Scalar) -> Scalar:
+    def energy(self, x: Float[Array, "*shape"], t: ScalarLike) -> Scalar:
         r"""The energy of a state at a time.
 
         **Arguments:**
@@ -57,7 +57,7 @@ class AbstractDiffusion(eqx.Module):
         """
 
     @abc.abstractmethod
-    def noise(self, key: Key, t: Scalar) -> Float[Array, "*shape"]:
+    def noise(self, key: Key, t: ScalarLike) -> Float[Array, "*shape"]:
         """Draw a state of a late time, at which nothing is known of patterns.
 
         **Arguments:**
@@ -67,7 +67,7 @@ class AbstractDiffusion(eqx.Module):
         """
 
     @abc.abstractmethod
-    def noise_density(self, x: Float[Array, "*shape"], t: Scalar) -> Scalar:
+    def noise_density(self, x: Float[Array, "*shape"], t: ScalarLike) -> Scalar:
         """The logarithm of the density of `noise`, constants included."""
 
     @hook
@@ -266,10 +266,12 @@ class DiffusionMemory(AbstractDiffusion):
     2024 (arXiv 2309.17290); Biroli et al. 2024 (arXiv 2402.18491), with a drift in addition.
     """
 
-    Xi: Float[Array, "K *shape"] = eqx.field(converter=checks.patterns)
-    sigma: Scalar = eqx.field(
-        converter=checks.positive_field("sigma"), metadata={"trained": False}, default=1.0
-    )
+    Xi: Float[Array, "K *shape"]
+    sigma: Scalar = eqx.field(metadata={"trained": False})
+
+    def __init__(self, Xi: Shaped[ArrayLike, "K *shape"], sigma: ScalarLike = 1.0):
+        self.Xi = checks.patterns(Xi)
+        self.sigma = checks.positive_field("sigma")(sigma)
 
     def __check_init__(self):
         checks.pattern_matrix(self.Xi)
@@ -288,7 +290,7 @@ class DiffusionMemory(AbstractDiffusion):
         """The memory of one time: a `GaussianMemory`, see `AbstractDiffusion.at`."""
         return GaussianMemory(self.Xi, 1 / self.variance(_time(t, "at: t")))
 
-    def energy(self, x: Float[Array, "*shape"], t: Scalar) -> Scalar:
+    def energy(self, x: Float[Array, "*shape"], t: ScalarLike) -> Scalar:
         """The energy of `x` at `t`; at least $-\\sigma^2 t \\log K$."""
         return self.at(t).energy(x)
 
@@ -309,14 +311,14 @@ class DiffusionMemory(AbstractDiffusion):
         x, t = _state(self, x, "log_density"), _time(t, "log_density: t")
         return self.noise_density(x, t)
 
-    def noise(self, key: Key, t: Scalar) -> Float[Array, "*shape"]:
+    def noise(self, key: Key, t: ScalarLike) -> Float[Array, "*shape"]:
         """Draw from the density at `t`, exactly: a pattern and noise."""
         which, noisy = jr.split(key)
         pattern = self.Xi[jr.randint(which, (), 0, self.Xi.shape[0])]
         spread = jnp.sqrt(self.variance(t)).astype(pattern.dtype)
         return pattern + spread * jr.normal(noisy, pattern.shape, pattern.dtype)
 
-    def noise_density(self, x: Float[Array, "*shape"], t: Scalar) -> Scalar:
+    def noise_density(self, x: Float[Array, "*shape"], t: ScalarLike) -> Scalar:
         """See `log_density`."""
         variance = self.variance(t).astype(x.dtype)
         constant = math.log(self.Xi.shape[0]) + x.size / 2 * jnp.log(2 * math.pi * variance)

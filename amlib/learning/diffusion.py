@@ -9,7 +9,7 @@ import jax.random as jr
 from jaxtyping import Array, ArrayLike, Float, PyTree, Shaped
 
 from amlib import _checks as checks
-from amlib._types import Key, RealLike, Scalar, ShapeLike
+from amlib._types import Key, Scalar, ScalarLike, ShapeLike
 from amlib.continuous.diffusion import AbstractDiffusion
 from amlib.learning.base import AbstractLoss
 
@@ -64,10 +64,10 @@ class DiffusionNetwork(AbstractDiffusion):
         self,
         key: Key,
         shape: ShapeLike,
-        sigma: RealLike | Array = 1.0,
+        sigma: ScalarLike = 1.0,
         *,
-        mean: Shaped[ArrayLike, "*shape"] | float = 0.0,
-        spread: RealLike | Array = 1.0,
+        mean: Shaped[ArrayLike, "..."] = 0.0,
+        spread: ScalarLike = 1.0,
         width: int = 128,
         depth: int = 4,
         features: int = 128,
@@ -105,7 +105,7 @@ class DiffusionNetwork(AbstractDiffusion):
         """Shape and dtype of a state: those of the mean."""
         return jax.ShapeDtypeStruct(self.mean.shape, self.mean.dtype)
 
-    def energy(self, x: Float[Array, "*shape"], t: Scalar) -> Scalar:
+    def energy(self, x: Float[Array, "*shape"], t: ScalarLike) -> Scalar:
         """The energy of `x` at `t`."""
         t = jnp.asarray(t, x.dtype)
         noise, v = self.sigma.astype(x.dtype) ** 2 * t, self.spread.astype(x.dtype) ** 2
@@ -124,18 +124,18 @@ class DiffusionNetwork(AbstractDiffusion):
             h = jax.nn.silu(layer(h))
         return self.last(jax.nn.silu(self.norm(self.layers[-1](h))))
 
-    def noise(self, key: Key, t: Scalar) -> Float[Array, "*shape"]:
+    def noise(self, key: Key, t: ScalarLike) -> Float[Array, "*shape"]:
         """Draw from a Gaussian with mean and spread of the data, and the noise of `t`."""
         spread = jnp.sqrt(self._variance(t)).astype(self.mean.dtype)
         return self.mean + spread * jr.normal(key, self.mean.shape, self.mean.dtype)
 
-    def noise_density(self, x: Float[Array, "*shape"], t: Scalar) -> Scalar:
+    def noise_density(self, x: Float[Array, "*shape"], t: ScalarLike) -> Scalar:
         """The logarithm of that density."""
         variance = self._variance(t).astype(x.dtype)
         square = jnp.sum((x - self.mean.astype(x.dtype)) ** 2) / variance
         return -0.5 * (square + x.size * jnp.log(2 * math.pi * variance))
 
-    def _variance(self, t: Scalar) -> Array:
+    def _variance(self, t: ScalarLike) -> Array:
         t = jnp.asarray(t, self.spread.dtype)
         return self.spread**2 + self.sigma.astype(t.dtype) ** 2 * t
 

@@ -125,8 +125,8 @@ def moving_average(decay: float) -> optax.GradientTransformation:
 
     **Arguments:**
 
-    - `decay`: d, in [0, 1). The average is over the last $1 / (1 - d)$ steps or so; it begins at the
-      initial parameters, of which a share $d^n$ is left after n steps.
+    - `decay`: d, in [0, 1). The average is over the last $1 / (1 - d)$ steps or so; it begins at
+      the initial parameters, of which a share $d^n$ is left after n steps.
 
     **Returns:** an Optax transformation; its `update` needs the parameters.
 

@@ -23,8 +23,8 @@ def network(**options):
 
 
 @eqx.filter_jit
-def loss_of(model, data, loss, key=jr.key(0)):
-    return loss(model, data, key)
+def loss_of(model, data, loss):
+    return loss(model, data, jr.key(0))
 
 
 # -- the loss ------------------------------------------------------------------------------------
@@ -120,7 +120,8 @@ def test_averages_are_of_the_parameters_after_each_step(tmp_path):
     model = {"w": jnp.asarray([1.0, -2.0])}
     optimizer = optax.chain(optax.sgd(0.1), moving_average(d))
     run = lambda epochs: am.fit(
-        model, data, loss, optimizer, epochs, 16, jr.key(0), progress=False, checkpoint=tmp_path / "a"
+        model, data, loss, optimizer, epochs, 16, jr.key(0), progress=False,
+        checkpoint=tmp_path / "a",
     )  # fmt: skip
     run(2)
     result = run(5)  # goes on, with the average, where it was
