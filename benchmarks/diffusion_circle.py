@@ -170,7 +170,10 @@ def draw(data):
             ax = place(figure, 90 + 340 * j, 50 + 350 * i, 310, 310)
             energy = np.asarray(rows[K][name]["energy"])
             ax.imshow(
-                np.minimum(energy, 12), origin="lower", extent=(-1.5, 1.5, -1.5, 1.5), cmap="Blues_r"
+                np.minimum(energy, 12),
+                origin="lower",
+                extent=(-1.5, 1.5, -1.5, 1.5),
+                cmap="Blues_r",
             )
             ax.plot(np.cos(angle), np.sin(angle), color="white", linewidth=0.7, linestyle="--")
             points, drawn = np.asarray(circle(K)), np.asarray(rows[K][name]["drawn"])
