@@ -251,13 +251,13 @@ def page(data):
             other = cell(network["minima"][k]) if network else "-"
             counts.append((r["K"], t, cell(exact["minima"][k]), other))
     return f"""Diffusion on a circle: the exact energy of K points, and networks that learned them
-{STEPS:,} steps of Adam {RATE:g} on batches of {BATCH}, averaged with a decay of {DECAY:g}; sigma = 1,
-times uniform in (1e-5, 1), a `learning.DiffusionNetwork` of 4 layers of 128. Published (arXiv
-2505.21777) are 50,000 steps of Adam 1e-4 and a decay of 0.9999, on batches of K. Besides, the
+{STEPS:,} steps of Adam {RATE:g} on batches of {BATCH}, averaged with a decay of {DECAY:g};
+sigma = 1, times uniform in (1e-5, 1), a `learning.DiffusionNetwork` of 4 layers of 128. Published
+(arXiv 2505.21777) are 50,000 steps of Adam 1e-4 and a decay of 0.9999, on batches of K. Besides, the
 network here is one of the energy and not of the score, so that its minima can be looked for, and
-it sees the logarithm of the noise. Energies are minus log densities at t = {TIMES[0]}, as published,
-up to constants; orange are samples, {GROUP * GROUPS} by 400 steps of `ReverseSDE` from t = 1 to 1e-5,
-denoised.
+it sees the logarithm of the noise. Energies are minus log densities at t = {TIMES[0]}, as
+published, up to constants; orange are samples, {GROUP * GROUPS} by 400 steps of `ReverseSDE` from
+t = 1 to 1e-5, denoised.
 
 **Kinds of samples**, published: *memorised* within {MEMORISED} of a training point; else *spurious*
 if another sample is within {SPURIOUS}; else *generalised*. Samples are compared in groups of

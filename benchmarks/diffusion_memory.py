@@ -313,10 +313,10 @@ are variances of the noise.
 
 **Two futures of one state.** A stored picture and noise make a state; the reverse SDE is run twice
 from there. That both end at the same picture has the chance $\\sum_\\mu w_\\mu^2$, and at the same
-class $\\sum_c (\\sum_{{\\mu \\in c}} w_\\mu)^2$, with the weights $w$ of the patterns at that state:
-the exact reverse SDE draws from them. Lines are that, over {DRAWS} states of 300 zeros and ones; points
-are {PAIRS} pairs of runs of {STEPS} steps, with 95 % intervals. Dashed: where the classes part by
-`theory.speciation_variance`, {part:.0f}, and where the 300 pictures would condense by
+class $\\sum_c (\\sum_{{\\mu \\in c}} w_\\mu)^2$, with the weights $w$ of the patterns at that
+state: the exact reverse SDE draws from them. Lines are that, over {DRAWS} states of 300 zeros and
+ones; points are {PAIRS} pairs of runs of {STEPS} steps, with 95 % intervals. Dashed: where the
+classes part by `theory.speciation_variance`, {part:.0f}, and where the 300 pictures would condense by
 `theory.collapse_variance`, {condense:.1f}, if they were Gaussian with their covariance.
 
 {table(("noise", "same picture: from weights, by runs", "same class"), agree)}
@@ -335,16 +335,16 @@ back) the mean of the logarithms is: with few patterns the change is wide. It co
 closed form as K grows, from {first:.2f} to {last:.2f} times it. The noise at which patterns are
 decided falls slowly with their number: a hundred times as many, a fifth of it.
 
-**Speciation.** Of every two digits: where two futures share the class with a chance of 3/4. Over the
-largest variance it is {spread["largest"]} (median, and range over the 45 pairs); over a quarter of
-the squared distance of the class means {spread["means"]}. So the largest variance tells within a
+**Speciation.** Of every two digits: where two futures share the class with a chance of 3/4. Over
+the largest variance it is {spread["largest"]} (median, and range over the 45 pairs); over a quarter
+of the squared distance of the class means {spread["means"]}. So the largest variance tells within a
 factor of two, without labels; the distance of the means, with them, is too small where digits are
 alike: their classes differ by more than their means.
 
 **What is made.** All {made["sde"]["count"]} runs of the reverse SDE over {made["K"]:,} digits ended
 at stored pictures, {made["sde"]["different"]} different ones: the root mean square to the nearest
-is {made["sde"]["rms"]:.1e} a pixel at most ({made["flow"]["rms"]:.1e} by the flow). That is what the
-exact score does for any number of patterns: it cannot make a new one.
+is {made["sde"]["rms"]:.1e} a pixel at most ({made["flow"]["rms"]:.1e} by the flow). That is what
+the exact score does for any number of patterns: it cannot make a new one.
 """
 
 

@@ -219,12 +219,7 @@ class AtTime(AbstractContinuousAM):
 
     $$E(x) = E(x, t)$$
 
-    Its Boltzmann law at $\beta = 1 / (\sigma^2 t)$ is the diffusion's density at that time.
-
-    **Arguments:**
-
-    - `diffusion`: an `AbstractDiffusion`.
-    - `t`: a time, > 0.
+    Its Boltzmann law at $\beta = 1 / (\sigma^2 t)$ is the diffusion's density at `t` > 0.
     """
 
     diffusion: AbstractDiffusion
@@ -379,14 +374,14 @@ def _generate(
     key: Key | None,
     save_every: int | None,
 ) -> Recall:
-    dtype = diffusion.state_struct.dtype
-    moving = key
+    dtype, moving = diffusion.state_struct.dtype, key
     if x is None:
         assert key is not None
         first, moving = jr.split(key)
         x = checks.widen(diffusion).noise(first, times[0])
-    wide, x, times = _widened(diffusion, x, *times)
-    end = method.run(wide.energy, wide.sigma.astype(x.dtype), x, times, moving, save_every)
+    wide, y, (start, stop) = _widened(diffusion, x, *times)
+    sigma = wide.sigma.astype(y.dtype)
+    end = method.run(wide.energy, sigma, y, (start, stop), moving, save_every)
     return eqx.tree_at(lambda r: r.x, end, end.x.astype(dtype))
 
 
@@ -397,6 +392,6 @@ def _log_likelihood(
     times: tuple[Array, Array],
     method: ProbabilityFlow,
 ) -> Array:
-    wide, x, times = _widened(diffusion, x, *times)
-    prior = lambda y: wide.noise_density(y, times[1])
-    return log_density(wide.energy, x, times, prior, method)
+    wide, y, (early, late) = _widened(diffusion, x, *times)
+    prior = lambda y: wide.noise_density(y, late)
+    return log_density(wide.energy, y, (early, late), prior, method)
