@@ -316,8 +316,8 @@ from there. That both end at the same picture has the chance $\\sum_\\mu w_\\mu^
 class $\\sum_c (\\sum_{{\\mu \\in c}} w_\\mu)^2$, with the weights $w$ of the patterns at that
 state: the exact reverse SDE draws from them. Lines are that, over {DRAWS} states of 300 zeros and
 ones; points are {PAIRS} pairs of runs of {STEPS} steps, with 95 % intervals. Dashed: where the
-classes part by `theory.speciation_variance`, {part:.0f}, and where the 300 pictures would condense by
-`theory.collapse_variance`, {condense:.1f}, if they were Gaussian with their covariance.
+classes part by `theory.speciation_variance`, {part:.0f}, and where the 300 pictures would condense
+by `theory.collapse_variance`, {condense:.1f}, if they were Gaussian with their covariance.
 
 {table(("noise", "same picture: from weights, by runs", "same class"), agree)}
 
