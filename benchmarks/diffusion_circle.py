@@ -256,10 +256,10 @@ Networks learned 2, 9 and 1,000 points: {STEPS[2]:,} steps of Adam {RATES[2]:g} 
 {RATES[1000]:g} for 1,000 points, where {RATES[2]:g} stayed at the loss of a Gaussian, 0.548, for
 8,000 steps), batches of {BATCH}, averaged with a decay of {DECAY:g}; sigma = 1, times uniform in
 (1e-5, 1), a `learning.DiffusionNetwork` of 4 layers of 128. Published (arXiv 2505.21777) are 50,000
-steps of Adam 1e-4 and a decay of 0.9999, on batches of K. Besides, the network here is one of the energy and not of the score, so that its minima can be looked for, and
-it sees the logarithm of the noise. Energies are minus log densities at t = {TIMES[0]}, as
-published, up to constants; orange are samples, {GROUP * GROUPS} by 400 steps of `ReverseSDE` from
-t = 1 to 1e-5, denoised.
+steps of Adam 1e-4 and a decay of 0.9999, on batches of K. Besides, the network here is one of
+the energy and not of the score, so that its minima can be looked for, and it sees the logarithm of
+the noise. Energies are minus log densities at t = {TIMES[0]}, as published, up to constants;
+orange are samples, {GROUP * GROUPS} by 400 steps of `ReverseSDE` from t = 1 to 1e-5, denoised.
 
 **Kinds of samples**, published: *memorised* within {MEMORISED} of a training point; else *spurious*
 if another sample is within {SPURIOUS}; else *generalised*. Samples are compared in groups of
