@@ -378,7 +378,8 @@ def _generate(
     if x is None:
         assert key is not None
         first, moving = jr.split(key)
-        x = checks.widen(diffusion).noise(first, times[0])
+        wide: AbstractDiffusion = checks.widen(diffusion)
+        x = wide.noise(first, times[0])
     wide, y, (start, stop) = _widened(diffusion, x, *times)
     sigma = wide.sigma.astype(y.dtype)
     end = method.run(wide.energy, sigma, y, (start, stop), moving, save_every)
