@@ -32,7 +32,9 @@ from amlib.binary import (
 )
 from amlib.continuous import (
     AbstractContinuousAM as AbstractContinuousAM,
+    AbstractDiffusion as AbstractDiffusion,
     ContinuousAM as ContinuousAM,
+    DiffusionMemory as DiffusionMemory,
     DistributedMemory as DistributedMemory,
     EpanechnikovMemory as EpanechnikovMemory,
     GaussianMemory as GaussianMemory,
@@ -62,7 +64,9 @@ from amlib.descent import (
     Greedy as Greedy,
     Langevin as Langevin,
     Metropolis as Metropolis,
+    ProbabilityFlow as ProbabilityFlow,
     Recall as Recall,
+    ReverseSDE as ReverseSDE,
     StateTrajectory as StateTrajectory,
     Sweeps as Sweeps,
     Synchronous as Synchronous,

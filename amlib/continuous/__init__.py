@@ -4,6 +4,11 @@ from amlib.continuous.base import (
     AbstractContinuousAM as AbstractContinuousAM,
     ContinuousAM as ContinuousAM,
 )
+from amlib.continuous.diffusion import (
+    AbstractDiffusion as AbstractDiffusion,
+    AtTime as AtTime,
+    DiffusionMemory as DiffusionMemory,
+)
 from amlib.continuous.distributed import DistributedMemory as DistributedMemory
 from amlib.continuous.features import (
     AbstractFeatures as AbstractFeatures,

@@ -1,5 +1,10 @@
 """Engines that lower any scalar function. They know no model."""
 
+from amlib.descent.backward import (
+    AbstractBackward as AbstractBackward,
+    ProbabilityFlow as ProbabilityFlow,
+    ReverseSDE as ReverseSDE,
+)
 from amlib.descent.evaluators import AbstractFlips as AbstractFlips
 from amlib.descent.flip_problem import (
     FlipProblem as FlipProblem,

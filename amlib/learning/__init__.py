@@ -23,7 +23,16 @@ from amlib.learning.dense import (
     ModernDenseReconstructor as ModernDenseReconstructor,
     count_parameters as count_parameters,
 )
-from amlib.learning.fit import OUTCOMES as OUTCOMES, FitResult as FitResult, fit as fit
+from amlib.learning.diffusion import (
+    DenoisingScoreMatching as DenoisingScoreMatching,
+    DiffusionNetwork as DiffusionNetwork,
+)
+from amlib.learning.fit import (
+    OUTCOMES as OUTCOMES,
+    FitResult as FitResult,
+    averaged as averaged,
+    fit as fit,
+)
 from amlib.learning.losses import (
     CrossEntropy as CrossEntropy,
     Denoising as Denoising,
@@ -33,7 +42,10 @@ from amlib.learning.losses import (
     accuracy as accuracy,
 )
 from amlib.learning.maps import Relax as Relax
-from amlib.learning.optimizers import krotov_hopfield as krotov_hopfield
+from amlib.learning.optimizers import (
+    krotov_hopfield as krotov_hopfield,
+    moving_average as moving_average,
+)
 from amlib.learning.reconstructors import (
     AbstractEnergyReconstructor as AbstractEnergyReconstructor,
     AbstractOverlapReconstructor as AbstractOverlapReconstructor,

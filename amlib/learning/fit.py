@@ -51,6 +51,7 @@ from amlib.learning._checkpoint import Checkpoint, State
 from amlib.learning._epochs import Keys, Run
 from amlib.learning._examples import Examples
 from amlib.learning.base import AbstractLoss, AbstractStatefulLoss, as_loss
+from amlib.learning.optimizers import MovingAverageState
 
 Metric = Callable[[PyTree, PyTree[Array]], ArrayLike]
 
@@ -83,6 +84,8 @@ class FitResult(NamedTuple):
     - `epoch`: the last epoch that ran, counted from 1. If `result` is `nonfinite`, the one in
       which that showed.
     - `best_epoch`: the epoch after which `model` was taken; 0 is the model as it was given.
+    - `optimizer`: the state of the optimiser that belongs to `last`, such as the averages that
+      `averaged` takes out.
     """
 
     model: PyTree
@@ -91,6 +94,27 @@ class FitResult(NamedTuple):
     result: OUTCOMES
     epoch: int
     best_epoch: int
+    optimizer: optax.OptState = None  # pyright: ignore[reportAssignmentType]
+
+
+def averaged(result: FitResult) -> PyTree:
+    """The model with its parameters averaged over the training.
+
+    **Arguments:**
+
+    - `result`: of a `fit` whose optimiser ended with `moving_average`.
+
+    **Raises:** `ValueError` where the optimiser kept no average.
+    """
+    is_average = lambda node: isinstance(node, MovingAverageState)
+    nodes = jax.tree.leaves(result.optimizer, is_leaf=is_average)
+    averages = [node.average for node in nodes if is_average(node)]
+    if len(averages) != 1:
+        raise ValueError(
+            f"averaged: the optimiser must have kept one average; {len(averages)} came. Train with "
+            "optax.chain(optax.adam(1e-4), am.learning.moving_average(0.9999))."
+        )
+    return eqx.combine(averages[0], result.last)
 
 
 def fit(
@@ -268,6 +292,7 @@ def _loop(
         result=outcome,
         epoch=state.epoch + (bad_row is not None),
         best_epoch=state.epoch if run.validation is None else state.best_epoch,
+        optimizer=state.optimizer,
     )
 
 

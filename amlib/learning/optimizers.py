@@ -1,4 +1,4 @@
-"""The optimiser of Krotov and Hopfield, as an Optax transformation."""
+"""Optax transformations: the optimiser of Krotov and Hopfield, and averages over a training."""
 
 from typing import NamedTuple, cast
 
@@ -99,6 +99,59 @@ def krotov_hopfield(
 
         V = jax.tree.map(velocity, updates, state.momentum)
         return jax.tree.map(step, params, V), KrotovHopfieldState(state.steps + 1, V)
+
+    return optax.GradientTransformation(init, update)
+
+
+class MovingAverageState(NamedTuple):
+    """What `moving_average` carries: the parameters, averaged."""
+
+    average: PyTree[Array]
+
+
+def moving_average(decay: float) -> optax.GradientTransformation:
+    r"""Keep an exponential moving average of the parameters, and change nothing.
+
+    $$\bar\theta \leftarrow d\, \bar\theta + (1 - d)\, \theta$$
+
+    The last one of a chain: it averages what the others lead to. Noisy losses, such as those of
+    diffusions, end in a jitter that the average is free of.
+
+    ```python
+    optimizer = optax.chain(optax.adam(1e-4), am.learning.moving_average(0.9999))
+    result = am.fit(network, Xi, loss, optimizer, epochs, batch_size, key)
+    network = am.learning.averaged(result)
+    ```
+
+    **Arguments:**
+
+    - `decay`: d, in [0, 1). The average is over the last $1 / (1 - d)$ steps or so; it begins at
+      the initial parameters, of which a share $d^n$ is left after n steps.
+
+    **Returns:** an Optax transformation; its `update` needs the parameters.
+
+    **Raises:** `ValueError` for a decay out of range, or parameters that are not given.
+    """
+    if not 0 <= decay < 1:
+        raise ValueError(f"moving_average: decay must lie in [0, 1); {decay} came.")
+
+    def init(params: PyTree[Array]) -> MovingAverageState:
+        return MovingAverageState(params)
+
+    def update(
+        updates: PyTree[Array], state: optax.OptState, params: PyTree[Array] | None = None
+    ) -> tuple[PyTree[Array], MovingAverageState]:
+        if params is None:
+            raise ValueError(
+                "moving_average: update needs the parameters, which it averages; none came. Call "
+                "update(gradients, state, params)."
+            )
+
+        def move(old: Array, param: Array, step: Array) -> Array:
+            return old + jnp.asarray(1 - decay, old.dtype) * (param + step - old)
+
+        average = jax.tree.map(move, cast(MovingAverageState, state).average, params, updates)
+        return updates, MovingAverageState(average)
 
     return optax.GradientTransformation(init, update)
 

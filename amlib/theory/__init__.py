@@ -28,6 +28,11 @@ from amlib.theory.dense import (
     exponential_threshold as exponential_threshold,
     polynomial_capacity as polynomial_capacity,
 )
+from amlib.theory.diffusion import (
+    collapse_variance as collapse_variance,
+    excess_entropy as excess_entropy,
+    speciation_variance as speciation_variance,
+)
 from amlib.theory.landscapes import (
     merging_beta as merging_beta,
     ring_radius as ring_radius,
