@@ -10,6 +10,7 @@ from amlib import (
     descent as descent,
     hierarchical as hierarchical,
     learning as learning,
+    potts as potts,
     sampling as sampling,
     spaces as spaces,
     theory as theory,
@@ -115,6 +116,13 @@ from amlib.learning import (
     fit as fit,
 )
 from amlib.memory import AbstractMemory as AbstractMemory
+from amlib.potts import (
+    AbstractPottsAM as AbstractPottsAM,
+    ExponentialPottsAM as ExponentialPottsAM,
+    PolynomialPottsAM as PolynomialPottsAM,
+    PottsAM as PottsAM,
+    PottsHopfield as PottsHopfield,
+)
 from amlib.sharding import shard as shard
 from amlib.spaces import (
     Bits as Bits,
@@ -122,6 +130,7 @@ from amlib.spaces import (
     Reals as Reals,
     Sphere as Sphere,
     Spins as Spins,
+    Values as Values,
 )
 
 __version__ = "0.1.0"

@@ -21,7 +21,7 @@ from amlib import _checks as checks
 from amlib._types import Key, hook
 from amlib.descent.derivatives import flipped_state, visited_state, with_derivative
 from amlib.descent.evaluators import AbstractFlips
-from amlib.descent.flip_problem import FlipProblem, Sweep, Visits
+from amlib.descent.flip_problem import AbstractFlipProblem, FlipProblem, Sweep, Visits
 from amlib.descent.loop import iterate_together, kept_steps
 from amlib.descent.methods import AbstractMethod
 from amlib.descent.plan import FlipPlan
@@ -67,24 +67,24 @@ class AbstractFlipMethod(AbstractMethod):
         return min(self.record, max_steps)
 
     @hook
-    def per_sweep(self, problem: FlipProblem) -> int:
+    def per_sweep(self, problem: AbstractFlipProblem) -> int:
         """How many steps make a sweep, the unit of `max_steps`: one by default."""
         del problem
         return 1
 
     @hook
-    def _asks(self, problem: FlipProblem) -> FlipProblem:
+    def _asks(self, problem: AbstractFlipProblem) -> AbstractFlipProblem:
         """The problem as the method asks about it: as it is by default."""
         return problem
 
     @hook
-    def init(self, problem: FlipProblem, at: Sweep) -> PyTree:
+    def init(self, problem: AbstractFlipProblem, at: Sweep) -> PyTree:
         """What the method carries from step to step, at the start; nothing by default."""
         del problem, at
 
     @abc.abstractmethod
     def step(
-        self, problem: FlipProblem, at: Sweep, state: PyTree, key: Key
+        self, problem: AbstractFlipProblem, at: Sweep, state: PyTree, key: Key
     ) -> tuple[Sweep, PyTree]:
         """Take a step.
 
@@ -100,7 +100,7 @@ class AbstractFlipMethod(AbstractMethod):
         """
 
     @hook
-    def terminate(self, problem: FlipProblem, at: Sweep, state: PyTree) -> RESULTS:
+    def terminate(self, problem: AbstractFlipProblem, at: Sweep, state: PyTree) -> RESULTS:
         """How the descent ends here; `RESULTS.step_limit` where it goes on.
 
         By default it ends where no single free flip lowers the energy.
@@ -110,7 +110,7 @@ class AbstractFlipMethod(AbstractMethod):
 
     @hook
     def postprocess(
-        self, problem: FlipProblem, at: Sweep, state: PyTree, result: RESULTS
+        self, problem: AbstractFlipProblem, at: Sweep, state: PyTree, result: RESULTS
     ) -> tuple[Sweep, RESULTS]:
         """What is made of the last sweep, and of how it ended; both as they are by default."""
         del problem, state
@@ -118,7 +118,7 @@ class AbstractFlipMethod(AbstractMethod):
 
     def run(
         self,
-        problem: FlipProblem,
+        problem: AbstractFlipProblem,
         x0: Array,
         key: Key | None,
         max_steps: int,
@@ -132,7 +132,7 @@ class AbstractFlipMethod(AbstractMethod):
         space, start = problem.space, problem.space.to_spins(x0)
         problem = self._asks(problem)
         plan = problem.plan(start)
-        free = free_bits(plan.D) if problem.free is None else problem.free
+        free = free_bits(problem.units(plan)) if problem.free is None else problem.free
         problem = dataclasses.replace(problem, free=free)
         key = jr.PRNGKey(0) if key is None else key
         per = self.per_sweep(problem)
@@ -159,7 +159,8 @@ class AbstractFlipMethod(AbstractMethod):
         if save_every is None:
             energies = jnp.where(ran[:, None], rows.energy, last).reshape(-1)
             visited = rows.bits.reshape(-1, *rows.bits.shape[2:])
-            record = Trajectory(x0, visited, rows.accepted.reshape(-1), energies, space)
+            values = None if rows.values is None else rows.values.reshape(-1)
+            record = Trajectory(x0, visited, rows.accepted.reshape(-1), energies, space, values)
         else:
             x, energies, steps = rows
             ran_x = ran.reshape(-1, *[1] * x0.ndim)
@@ -173,7 +174,7 @@ class AbstractFlipMethod(AbstractMethod):
 
     def _descend(
         self,
-        problem: FlipProblem,
+        problem: AbstractFlipProblem,
         x0: Array,
         key: Key,
         max_steps: Array | int,
@@ -232,10 +233,12 @@ class AbstractFlipMethod(AbstractMethod):
                 f"{type(self).__name__}.step: must say what it tried; a Sweep without visits "
                 "came. Return problem.try_moves(at, ...), or at.moved(x, Visits(...))."
             )
+        values = made.values
         return Visits(
             made.bits.astype(compact_dtype(at.x.size)),
             made.accepted & ~done,
             jnp.where(done, e, made.energy),
+            None if values is None else values.astype(compact_dtype(at.x.shape[-1])),
         )
 
 

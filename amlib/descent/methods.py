@@ -26,14 +26,23 @@ from jaxtyping import Array, Float, PyTree
 
 from amlib import _checks as checks
 from amlib._types import EnergyFn, Key, ScalarLike, hook
-from amlib.descent.flip_problem import FlipProblem
+from amlib.descent.flip_problem import AbstractFlipProblem, FlipProblem
 from amlib.descent.loop import Carry, iterate
 from amlib.descent.plan import scalar_output
 from amlib.descent.problems import AbstractProblem, Field, Point, Problem
+from amlib.descent.sites import SiteProblem
 from amlib.descent.trajectory import RESULTS, Recall
-from amlib.spaces import AbstractReals, AbstractSpace, AbstractTwoValued, Spins, as_reals
+from amlib.spaces import (
+    AbstractFinite,
+    AbstractReals,
+    AbstractSpace,
+    AbstractTwoValued,
+    Spins,
+    Values,
+    as_reals,
+)
 
-Problems: TypeAlias = AbstractProblem | FlipProblem
+Problems: TypeAlias = AbstractProblem | AbstractFlipProblem
 
 
 class AbstractMethod(eqx.Module):
@@ -230,7 +239,7 @@ def descend(
     - `x0`: the start; of real states in single precision at least.
     - `method`: `Sweeps(...)`, `GradientDescent(...)`, `CCCP()`, and so on.
     - `space`: what a unit may be: `Bits()` or another space of two values for methods that flip,
-      where `None` means `Spins()`; the set that a real state stays in, `Box()`, `Sphere()`, or a
+      or `Values(q)`, where `None` means `Spins()`; the set that a real state stays in, `Box()`, `Sphere()`, or a
       function from a state to the nearest allowed one, where `None` leaves the state free.
     - `key`: for methods that draw at random.
     - `max_steps`: the step limit, at least 1; `None` takes the method's.
@@ -249,15 +258,23 @@ def descend(
     **Raises:** `TypeError` if `method` is none, `ValueError` for a limit below 1 and an energy
     that is no scalar.
     """
-    if isinstance(method, AbstractMethod) and issubclass(method.space, AbstractTwoValued):
+    if isinstance(method, AbstractMethod) and issubclass(method.space, AbstractFinite):
         units = Spins() if space is None else space
-        if not isinstance(units, AbstractTwoValued):
+        if not isinstance(units, AbstractFinite):
             raise TypeError(f"descend: space must be one of two values, Spins(); {space!r} came.")
-        problem = FlipProblem(energy, units)
+        problem = flip_problem(energy, units)
     else:
         scalar_output(energy, x0)
         problem = Problem(energy, as_reals(space), field)
     return solve(problem, x0, method, key, max_steps, tol, save_every)
+
+
+def flip_problem(energy: EnergyFn, space: AbstractFinite, **more: Any) -> AbstractFlipProblem:
+    """The problem of units of two or of several values, with `more` of its fields."""
+    if isinstance(space, Values):
+        return SiteProblem(energy, space, **more)
+    assert isinstance(space, AbstractTwoValued)
+    return FlipProblem(energy, space, **more)
 
 
 def check_schedule(beta: Array, max_steps: int | None, check: Callable[[int | None], int]) -> int:
@@ -287,6 +304,8 @@ def check_method(method: object, space: AbstractSpace, key: object) -> None:
             "GradientDescent(...), CCCP(), Euler(...), Flow(...), FixedPoint(...), Langevin(...) "
             "or MALA(...)"
             if real
+            else "Sweeps(...), Greedy(), Synchronous(), Glauber(...) or Metropolis(...)"
+            if isinstance(space, Values)
             else "Sweeps(...), Greedy(), Synchronous(), Glauber(...), Metropolis(...), "
             "GibbsWithGradients(...) or DMALA(...)"
         )
