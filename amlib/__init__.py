@@ -18,11 +18,15 @@ from amlib import (
 from amlib._files import load as load, save as save
 from amlib._lazy import __dir__ as __dir__, __getattr__ as __getattr__
 from amlib.binary import (
+    AbstractBidirectional as AbstractBidirectional,
     AbstractBinaryAM as AbstractBinaryAM,
+    BidirectionalMemory as BidirectionalMemory,
     BinaryAM as BinaryAM,
     BipolarIsing as BipolarIsing,
     ClassicalHopfield as ClassicalHopfield,
+    ExponentialBidirectional as ExponentialBidirectional,
     ExponentialDenseAM as ExponentialDenseAM,
+    PolynomialBidirectional as PolynomialBidirectional,
     PolynomialDenseAM as PolynomialDenseAM,
 )
 from amlib.continuous import (

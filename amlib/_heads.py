@@ -26,9 +26,7 @@ def needs_logs(K: int, largest: float, n: int, dtype: Any) -> bool:
     return math.log(K) + n * math.log(largest) > 0.98 * math.log(most)
 
 
-def polynomial(
-    h: Float[Array, " K"], n: int, *, rectified: bool, in_logs: bool
-) -> Scalar:
+def polynomial(h: Float[Array, " K"], n: int, *, rectified: bool, in_logs: bool) -> Scalar:
     r"""The energy $-\sum_\mu F_n(h_\mu)$, or $-\operatorname{sign}(S) \log(1 + |S|)$ of that sum.
 
     $$F_n(h) = h^n \text{ or } \max(h, 0)^n$$

@@ -1,6 +1,12 @@
 """Memories over spins: classical, polynomial, exponential, and yours."""
 
 from amlib.binary.base import AbstractBinaryAM as AbstractBinaryAM, BinaryAM as BinaryAM
+from amlib.binary.bidirectional import (
+    AbstractBidirectional as AbstractBidirectional,
+    BidirectionalMemory as BidirectionalMemory,
+    ExponentialBidirectional as ExponentialBidirectional,
+    PolynomialBidirectional as PolynomialBidirectional,
+)
 from amlib.binary.models import (
     BipolarIsing as BipolarIsing,
     ClassicalHopfield as ClassicalHopfield,

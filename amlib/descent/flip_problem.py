@@ -6,7 +6,7 @@
 import abc
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Integer, PyTree
 
 from amlib._numbers import Numbers
-from amlib._types import EnergyFn, Key, Scalar
+from amlib._types import EnergyFn, Key, Scalar, hook
 from amlib.descent.derivatives import with_derivative
 from amlib.descent.evaluators import AbstractFlips
 from amlib.descent.integers import refuse_sums_in_int8
@@ -97,11 +97,10 @@ class Best(NamedTuple):
     values: Integer[Array, " F"] | None = None
 
 
-@dataclasses.dataclass(frozen=True)
 class AbstractFlipProblem(abc.ABC):
     """A scalar function of units of finitely many values, and the units that may move.
 
-    **Arguments:**
+    Its subclasses are dataclasses with these fields:
 
     - `energy`: from a state of the space to a scalar.
     - `space`: the values of a unit.
@@ -114,12 +113,12 @@ class AbstractFlipProblem(abc.ABC):
 
     energy: EnergyFn
     space: AbstractFinite
-    free: Free | None = None
-    path: Path = "auto"
-    bounded: Sequence[tuple[Array, Numbers]] = ()
-    memory: object = None
-    limit: Array | None = None
-    flips: AbstractFlips | None = None
+    free: Free | None
+    path: Path
+    bounded: Sequence[tuple[Array, Numbers]]
+    memory: object
+    limit: Array | None
+    flips: AbstractFlips | None
 
     @abc.abstractmethod
     def plan(self, s: Array) -> FlipPlan:
@@ -167,6 +166,25 @@ class AbstractFlipProblem(abc.ABC):
     def fixed(self, at: Sweep) -> RESULTS:
         """Converged if no single free change lowers the energy; else go on."""
 
+    def replace(self, **changes: Any) -> Self:
+        """The same with other values of some fields."""
+        return dataclasses.replace(self, **changes)  # pyright: ignore[reportArgumentType, reportCallIssue, reportGeneralTypeIssues, reportReturnType]
+
+    @hook
+    def try_moves(
+        self,
+        at: Sweep,
+        moves: Integer[Array, "T *m"],
+        accept: Callable[[Array, Array, Any], Array],
+        extra: PyTree[Array] | None = None,
+        order: AbstractOrder | None = None,
+    ) -> Sweep:
+        """Try moves one after the other: of bits alone, see `FlipProblem`."""
+        del at, moves, accept, extra, order
+        raise TypeError(
+            f"try_moves: flips units of two values; {self.space.kind} came. Use problem.sweep."
+        )
+
     def last_energy(self, x: Array, e: Array) -> Scalar:
         """The energy of the state `x` of the space in which a loop ended at the energy `e`.
 
@@ -209,7 +227,14 @@ class FlipProblem(AbstractFlipProblem):
     - `space`: the two values of a unit.
     """
 
-    space: AbstractTwoValued = _SPINS
+    energy: EnergyFn
+    space: AbstractTwoValued = _SPINS  # pyright: ignore[reportIncompatibleVariableOverride]
+    free: Free | None = None
+    path: Path = "auto"
+    bounded: Sequence[tuple[Array, Numbers]] = ()
+    memory: object = None
+    limit: Array | None = None
+    flips: AbstractFlips | None = None
 
     def of_spins(self, s: Array) -> Array:
         """The energy of the state that spins stand for."""

@@ -5,7 +5,6 @@ Units are coded as spins, -1 and +1; a bit is an index into the flattened state.
 """
 
 import abc
-import dataclasses
 import math
 from typing import Any, ClassVar, NamedTuple
 
@@ -59,6 +58,10 @@ class AbstractFlipMethod(AbstractMethod):
 
     space: ClassVar[type[AbstractSpace]] = AbstractTwoValued
     limit: ClassVar[int] = 100
+
+    several: ClassVar[bool] = False
+    """Whether it changes units of more than two values, too: it then asks no more of a problem than
+    an `AbstractFlipProblem` answers."""
 
     def _room(self, max_steps: int, save_every: int | None) -> int:
         """The sweeps that are recorded; with a record of states the limit itself."""
@@ -133,7 +136,7 @@ class AbstractFlipMethod(AbstractMethod):
         problem = self._asks(problem)
         plan = problem.plan(start)
         free = free_bits(problem.units(plan)) if problem.free is None else problem.free
-        problem = dataclasses.replace(problem, free=free)
+        problem = problem.replace(free=free)
         key = jr.PRNGKey(0) if key is None else key
         per = self.per_sweep(problem)
         limit = (max_steps if problem.limit is None else problem.limit) * per
@@ -144,7 +147,7 @@ class AbstractFlipMethod(AbstractMethod):
             stops = kept_steps(max_steps, save_every, x0.nbytes) * per
 
         def loop(flips: AbstractFlips) -> tuple[PyTree, Array]:
-            bound = dataclasses.replace(problem, flips=flips)
+            bound = problem.replace(flips=flips)
             return self._descend(bound, start, key, limit, stops, save_every is None)
 
         end, taken, rows = plan.run(loop, start)
@@ -187,7 +190,7 @@ class AbstractFlipMethod(AbstractMethod):
         zero, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
         flips = problem.flips
         known = flips.learn(x0)
-        near = dataclasses.replace(problem, flips=flips.using(known))
+        near = problem.replace(flips=flips.using(known))
         e = flips.using(known).start(x0)[0]
         at = Sweep(x0, e, zero, no)
         result = RESULTS.where(_lost(e), RESULTS.nonfinite, RESULTS.step_limit)
@@ -196,7 +199,7 @@ class AbstractFlipMethod(AbstractMethod):
         def step(c: _Loop, k: Array) -> tuple[_Loop, Any]:
             done = c.result != RESULTS.step_limit
             known = flips.learn(c.at.x, c.known)
-            near = dataclasses.replace(problem, flips=flips.using(known))
+            near = problem.replace(flips=flips.using(known))
             before = c.at._replace(steps=k, done=done)
             at, state = self.step(near, before, c.state, jr.fold_in(key, k))
             x, state, last = jax.tree.map(

@@ -239,8 +239,9 @@ def descend(
     - `x0`: the start; of real states in single precision at least.
     - `method`: `Sweeps(...)`, `GradientDescent(...)`, `CCCP()`, and so on.
     - `space`: what a unit may be: `Bits()` or another space of two values for methods that flip,
-      or `Values(q)`, where `None` means `Spins()`; the set that a real state stays in, `Box()`, `Sphere()`, or a
-      function from a state to the nearest allowed one, where `None` leaves the state free.
+      or `Values(q)`, where `None` means `Spins()`; the set that a real state stays in, `Box()`,
+      `Sphere()`, or a function from a state to the nearest allowed one, where `None` leaves the
+      state free.
     - `key`: for methods that draw at random.
     - `max_steps`: the step limit, at least 1; `None` takes the method's.
     - `tol`: of real states, see above, in units of the state; `None` means the square root of the
@@ -258,7 +259,7 @@ def descend(
     **Raises:** `TypeError` if `method` is none, `ValueError` for a limit below 1 and an energy
     that is no scalar.
     """
-    if isinstance(method, AbstractMethod) and issubclass(method.space, AbstractFinite):
+    if isinstance(method, AbstractMethod) and issubclass(method.space, AbstractTwoValued):
         units = Spins() if space is None else space
         if not isinstance(units, AbstractFinite):
             raise TypeError(f"descend: space must be one of two values, Spins(); {space!r} came.")
@@ -298,7 +299,8 @@ def check_method(method: object, space: AbstractSpace, key: object) -> None:
             f"{method!r} came. Look in amlib.descent; a method of your own subclasses "
             "AbstractRealMethod or AbstractFlipMethod."
         )
-    if not isinstance(space, method.space):
+    several = isinstance(space, Values) and getattr(method, "several", False)
+    if not (isinstance(space, method.space) or several):
         real = isinstance(space, AbstractReals)
         others = (
             "GradientDescent(...), CCCP(), Euler(...), Flow(...), FixedPoint(...), Langevin(...) "
@@ -338,7 +340,10 @@ def solve(
         max_steps = method.check(max_steps)
         limit = jnp.asarray(max_steps, jnp.int32)
     assert max_steps is not None
-    problem = dataclasses.replace(problem, limit=limit)
+    if isinstance(problem, AbstractFlipProblem):
+        problem = problem.replace(limit=limit)
+    else:
+        problem = dataclasses.replace(problem, limit=limit)
     if save_every is not None:
         save_every = min(checks.integer(save_every, 1, "recall: save_every"), max_steps)
     if not isinstance(problem, AbstractProblem):

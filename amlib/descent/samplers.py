@@ -27,7 +27,6 @@ from amlib.descent.flips import AbstractFlipMethod, count
 from amlib.descent.methods import check_schedule
 from amlib.descent.orders import AbstractOrder, as_order
 from amlib.descent.trajectory import RESULTS
-from amlib.spaces import AbstractFinite, AbstractSpace
 
 
 class AbstractSampler(AbstractFlipMethod):
@@ -75,7 +74,7 @@ class AbstractFlipSampler(AbstractSampler):
 
     order: eqx.AbstractVar[AbstractOrder]
 
-    space: ClassVar[type[AbstractSpace]] = AbstractFinite
+    several: ClassVar[bool] = True
 
     @abc.abstractmethod
     def probability(self, rise: Float[Array, "*moves"]) -> Float[Array, "*moves"]:
@@ -88,7 +87,7 @@ class AbstractFlipSampler(AbstractSampler):
 
     @hook
     def choose(self, rises: Float[Array, " changes"], u: Scalar) -> Integer[Array, ""]:
-        r"""Which change of a unit of several values is made, of `changes` of them, or that for none.
+        r"""Which change of a unit of several values is made, or how many there are for none.
 
         By default one is proposed, each as likely, and made with its `probability`.
 

@@ -6,7 +6,7 @@ one spin is taken away from what is carried, and the row of another is added.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Integer, PyTree
 
-from amlib._types import Key, Scalar
+from amlib._numbers import Numbers
+from amlib._types import EnergyFn, Key, Scalar
 from amlib.descent.derivatives import with_derivative
 from amlib.descent.evaluators import AbstractFlips, BitRows, Carry, Seen
 from amlib.descent.flip_problem import AbstractFlipProblem, Best, OfChange, Sweep, Visits
@@ -22,9 +23,10 @@ from amlib.descent.integers import refuse_sums_in_int8
 from amlib.descent.jaxprs import Unsupported
 from amlib.descent.kernels import in_one_kernel
 from amlib.descent.orders import AbstractOrder
-from amlib.descent.plan import FlipPlan
+from amlib.descent.plan import FlipPlan, Path
 from amlib.descent.sitewise import over_bits
 from amlib.descent.trajectory import RESULTS
+from amlib.descent.visits import Free
 from amlib.spaces import Values
 
 _BLOCK = 2**18  # elements evaluated at once where all changes are compared
@@ -40,7 +42,14 @@ class SiteProblem(AbstractFlipProblem):
     - `space`: how many values a unit has.
     """
 
-    space: Values
+    energy: EnergyFn
+    space: Values  # pyright: ignore[reportIncompatibleVariableOverride]
+    free: Free | None = None
+    path: Path = "auto"
+    bounded: Sequence[tuple[Array, Numbers]] = ()
+    memory: object = None
+    limit: Array | None = None
+    flips: AbstractFlips | None = None
 
     def as_written(self, s: Array) -> Array:
         """The energy of the state that spins stand for."""
@@ -127,8 +136,8 @@ class _Around(NamedTuple):
     - `carry`: what is carried then.
     """
 
-    energy: Float[Array, " q-1"]
-    change: Float[Array, " q-1"] | None
+    energy: Float[Array, " changes"]
+    change: Float[Array, " changes"] | None
     carry: Carry
 
 
@@ -190,7 +199,7 @@ def try_sites(
 
 def all_changes(
     flips: AbstractFlips, x: Array, sites: Integer[Array, " F"], q: int
-) -> tuple[Scalar, Float[Array, "F q-1"]]:
+) -> tuple[Scalar, Float[Array, "F changes"]]:
     """The energy of `x`, and that after each change of each of some units, in blocks of units.
 
     The energy of `x` is NaN where a form that is not exact met one that is not finite.
@@ -237,11 +246,12 @@ def _changes(
         if flips.uses_state:
             state = lax.dynamic_update_index_in_dim(left, on, first + value, 0)
         energy, moved = flips.flip(state.reshape(shape), without, row, off, seen)
-        return energy, flips.change(row, seen, off), moved
+        adds = None if leaves is None else flips.change(row, seen, off)
+        return energy, None if adds is None or leaves is None else leaves + adds, moved
 
     others = (now + 1 + jnp.arange(q - 1, dtype=now.dtype)) % q
     energy, change, moved = jax.vmap(turned_on)(others, pick(rows, others), pick(seen, others))
-    return _Around(energy, None if leaves is None else leaves + change, moved)
+    return _Around(energy, change, moved)
 
 
 def _rows(flips: AbstractFlips, site: Array, q: int) -> BitRows:
@@ -258,9 +268,9 @@ def _rows(flips: AbstractFlips, site: Array, q: int) -> BitRows:
 
 def _seen(flips: AbstractFlips, flat: Array, site: Array, q: int) -> Seen:
     """The values of the bits that the rows of a unit read."""
-    reads = jax.vmap(flips.reads)(_rows(flips, site, q))
+    rows = _rows(flips, site, q)
+    reads = jax.vmap(flips.reads)(rows) if jax.tree.leaves(rows) else flips.reads(rows)
     return jax.tree.map(lambda at: flat.at[at].get(mode="promise_in_bounds"), reads)
-
 
 
 def changes_of(problem: SiteProblem, x: Integer[Array, "*shape"]) -> Float[Array, "*shape q"]:

@@ -13,6 +13,7 @@ of which the first are affine in the bits, and the second are terms of two bits.
 units both energies are the same, but for the order in which floats are summed.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -73,7 +74,7 @@ class _Lowering:
     def __init__(self, program: Program, on: Array, q: int):
         self._program, self._on, self._q = program, on.reshape(-1), q
         self._tables: dict[int, Table] = {}
-        self._values: dict[int, Array] = {}
+        self._values: dict[int, Value] = {}
 
     def run(self) -> Array:
         """The energy."""
@@ -87,9 +88,8 @@ class _Lowering:
             if table is not None:
                 self._tables[e.outs[0]] = table
                 continue
-            made = self._summed(e)
-            if made is None:
-                made = e.bind(*map(self._value, e.ins))
+            summed = self._summed(e)
+            made = e.bind(*map(self._value, e.ins)) if summed is None else summed
             self._values.update(zip(e.outs, made, strict=True))
         return self._value(program.out)
 
@@ -190,7 +190,7 @@ class _Lowering:
             self._values[v] = whole.astype(self._program.aval[v].dtype)
         return self._values[v]
 
-    def _summed(self, e: Equation) -> list[Array] | None:
+    def _summed(self, e: Equation) -> Sequence[Value] | None:
         """A sum of a table, or its product with constants, in one sum over elements and bits."""
         tables = [k for k, i in enumerate(e.ins) if i in self._tables]
         if e.name not in ("reduce_sum", "dot_general") or len(tables) != 1:
@@ -218,12 +218,12 @@ class _Lowering:
         if len(table.units) > 1 and is_concrete(flat):
             some = np.asarray(flat != 0).reshape(len(flat), -1).any(1)
             combinations = np.flatnonzero(some) if some.any() else combinations[:1]
-        chosen: Array | None = None
-        for j, unit in enumerate(table.units):
-            value = combinations // q ** (len(table.units) - 1 - j) % q
-            here = self._is_on(unit, value)
-            chosen = here if chosen is None else chosen & here
+        each = [
+            self._is_on(unit, combinations // q ** (len(table.units) - 1 - j) % q)
+            for j, unit in enumerate(table.units)
+        ]
         last = jnp.moveaxis(jnp.asarray(flat[combinations]), 0, -1)
+        chosen = functools.reduce(jnp.logical_and, each)
         return jnp.where(chosen, last, jnp.zeros((), last.dtype))
 
     def _is_on(self, unit: np.ndarray, value: np.ndarray) -> Array:

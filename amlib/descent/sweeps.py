@@ -21,7 +21,6 @@ from amlib.descent.flip_problem import AbstractFlipProblem, Best, OfChange, Swee
 from amlib.descent.flips import AbstractFlipMethod
 from amlib.descent.orders import AbstractOrder, as_order
 from amlib.descent.trajectory import RESULTS
-from amlib.spaces import AbstractFinite, AbstractSpace
 
 
 class Sweeps(AbstractFlipMethod):
@@ -44,7 +43,7 @@ class Sweeps(AbstractFlipMethod):
 
     order: AbstractOrder = eqx.field(converter=as_order, default="permutation")
 
-    space: ClassVar[type[AbstractSpace]] = AbstractFinite
+    several: ClassVar[bool] = True
 
     def step(
         self, problem: AbstractFlipProblem, at: Sweep, state: PyTree, key: Key
@@ -85,7 +84,7 @@ class Greedy(AbstractFlipMethod):
     - `record`: see `Sweeps`.
     """
 
-    space: ClassVar[type[AbstractSpace]] = AbstractFinite
+    several: ClassVar[bool] = True
 
     def per_sweep(self, problem: AbstractFlipProblem) -> int:
         """A sweep is as many flips as there are free bits."""
@@ -136,7 +135,7 @@ class Synchronous(AbstractFlipMethod):
     - `record`: see `Sweeps`.
     """
 
-    space: ClassVar[type[AbstractSpace]] = AbstractFinite
+    several: ClassVar[bool] = True
 
     def init(self, problem: AbstractFlipProblem, at: Sweep) -> _Falls:
         """The units whose own change would lower the energy."""

@@ -44,9 +44,9 @@ class AbstractPottsAM(AbstractMemory):
 
     Every method but the informed samplers works on them. A visited unit may take any of its values:
     `Sweeps` gives it that of the lowest energy, and `Glauber(beta)` draws one (a heat bath). The
-    order `"colours"` is `"sequential"` here. A visit costs q - 1 evaluations of the energy, or, where
-    the energy is a function of sums over units such as `jnp.sum(x == Xi)`, of what follows these
-    sums: see `explain`. Sums of terms of two units, as in a lattice, are found as well.
+    order `"colours"` is `"sequential"` here. A visit costs q - 1 evaluations of the energy, or,
+    where the energy is a function of sums over units such as `jnp.sum(x == Xi)`, of what follows
+    these sums: see `explain`. Sums of terms of two units, as in a lattice, are found as well.
     """
 
     q: eqx.AbstractVar[int]

@@ -25,7 +25,7 @@ from amlib.descent.problems import AbstractProblem, Point
 from amlib.descent.samplers import Glauber
 from amlib.descent.trajectory import RESULTS
 from amlib.memory import AbstractMemory
-from amlib.spaces import AbstractFinite, AbstractReals, AbstractSpace
+from amlib.spaces import AbstractReals, AbstractSpace
 
 
 class Draws(NamedTuple):
@@ -254,7 +254,7 @@ class _Flips(AbstractFlipMethod):
     taken: Array
 
     draws: ClassVar[bool] = True
-    space: ClassVar[type[AbstractSpace]] = AbstractFinite
+    several: ClassVar[bool] = True
 
     def _asks(self, problem: AbstractFlipProblem) -> AbstractFlipProblem:
         return self.method._asks(problem)
