@@ -20,7 +20,7 @@ def power(n: Any, where: str) -> int:
     return int(n)
 
 
-def needs_logs(K: int, largest: float, n: int, dtype: Any) -> bool:
+def needs_logs(K: int, largest: float | int, n: int, dtype: Any) -> bool:
     """Whether floats cannot hold `K` powers `n` of the largest overlap."""
     most = float(jnp.finfo(dtype).max)
     return math.log(K) + n * math.log(largest) > 0.98 * math.log(most)

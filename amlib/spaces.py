@@ -21,7 +21,7 @@ a projection. To add one, subclass `AbstractTwoValued` or `AbstractReals`.
 
 import abc
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -207,23 +207,25 @@ class Values(AbstractFinite):
     def asarray(self, x: Shaped[ArrayLike, "*shape"], where: str) -> Int32[Array, "*shape"]:
         """Convert whole numbers to int32, see `AbstractSpace`; of bools `False` becomes 0."""
         try:
-            x = jnp.asarray(x)
-        except (TypeError, ValueError) as err:
-            kind = type(x).__name__
-            raise TypeError(f"{where}: must be an array of numbers; {kind} came.") from err
-        if jnp.issubdtype(x.dtype, jnp.floating):
-            x = checks.require(
-                x,
-                (x != jnp.round(x)).any() | ~jnp.isfinite(x).all(),  # NaN differs from itself
+            a = x if isinstance(x, jax.Array) else np.asarray(x)
+        except ValueError as err:
+            raise TypeError(
+                f"{where}: must be an array of numbers; {type(x).__name__} came."
+            ) from err
+        numbers: Any = jnp if isinstance(a, jax.Array) else np  # before 64 bits become 32
+        if jnp.issubdtype(a.dtype, jnp.floating):
+            a = checks.require(
+                a,
+                (a != numbers.round(a)).any() | ~numbers.isfinite(a).all(),
                 f"{where}: a state of {self.q} values must hold whole numbers from 0 to "
                 f"{self.q - 1}; fractions, NaN or infinity came. Round it, or cut it into levels "
                 "by jnp.digitize.",
             )
-        elif not (x.dtype == bool or jnp.issubdtype(x.dtype, jnp.integer)):
-            raise TypeError(f"{where}: must hold whole numbers; dtype {x.dtype} came.")
-        elif jnp.iinfo(jnp.uint8 if x.dtype == bool else x.dtype).max > 2**31 - 1:
-            x = jnp.where((x >= 0) & (x < self.q), x, -1)  # what would wrap around stays wrong
-        return x.astype(jnp.int32)
+        elif not (a.dtype == bool or jnp.issubdtype(a.dtype, jnp.integer)):
+            raise TypeError(f"{where}: must hold whole numbers; dtype {a.dtype} came.")
+        within = (a >= 0) & (a < self.q)
+        whole = numbers.where(within, a, numbers.zeros_like(a)).astype(np.int32)
+        return jnp.asarray(numbers.where(within, whole, np.int32(-1)))  # what would wrap is wrong
 
     def check(self, x: Shaped[Array, "*shape"], where: str) -> Shaped[Array, "*shape"]:
         """Return `x`; raise `ValueError` unless it holds whole numbers from 0 to q - 1."""

@@ -6,7 +6,7 @@
 import abc
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -166,9 +166,9 @@ class AbstractFlipProblem(abc.ABC):
     def fixed(self, at: Sweep) -> RESULTS:
         """Converged if no single free change lowers the energy; else go on."""
 
-    def replace(self, **changes: Any) -> Self:
+    def replace(self, **changes: Any) -> Any:
         """The same with other values of some fields."""
-        return dataclasses.replace(self, **changes)  # pyright: ignore[reportArgumentType, reportCallIssue, reportGeneralTypeIssues, reportReturnType]
+        return dataclasses.replace(self, **changes)  # pyright: ignore[reportArgumentType]
 
     @hook
     def try_moves(

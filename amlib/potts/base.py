@@ -33,7 +33,7 @@ class AbstractPottsAM(AbstractMemory):
 
     ```python
     class Ring(am.AbstractPottsAM):
-        q: int = 3
+        q: int = eqx.field(static=True, default=3)
 
         def energy(self, x):
             return -jnp.sum(x == jnp.roll(x, 1))

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +30,7 @@ def one_hot(x, q):
 class Ring(am.AbstractPottsAM):
     """Neighbours on a ring that are alike, in a field."""
 
-    q: int
+    q: int = eqx.field(static=True)
 
     def energy(self, x):
         h = jnp.asarray(reals(3, N, self.q), jnp.float32)
@@ -41,7 +42,7 @@ class Ring(am.AbstractPottsAM):
 class Clock(am.AbstractPottsAM):
     """Angles on a path: elementwise functions of two units."""
 
-    q: int
+    q: int = eqx.field(static=True)
 
     def energy(self, x):
         angle = 2 * jnp.pi / self.q * x.astype(jnp.float32)
@@ -61,7 +62,7 @@ class Weights(am.PottsAM):
 class Walls(am.AbstractPottsAM):
     """An index, a maximum over units, and states that are forbidden."""
 
-    q: int
+    q: int = eqx.field(static=True)
 
     def energy(self, x):
         table = jnp.asarray(reals(5, self.q), jnp.float32)
