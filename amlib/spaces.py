@@ -223,15 +223,18 @@ class Values(AbstractFinite):
             )
         elif not (a.dtype == bool or jnp.issubdtype(a.dtype, jnp.integer)):
             raise TypeError(f"{where}: must hold whole numbers; dtype {a.dtype} came.")
+        elif a.dtype.itemsize < 4:
+            a = a.astype(np.int32)  # which holds q
         within = (a >= 0) & (a < self.q)
         whole = numbers.where(within, a, numbers.zeros_like(a)).astype(np.int32)
         return jnp.asarray(numbers.where(within, whole, np.int32(-1)))  # what would wrap is wrong
 
     def check(self, x: Shaped[Array, "*shape"], where: str) -> Shaped[Array, "*shape"]:
         """Return `x`; raise `ValueError` unless it holds whole numbers from 0 to q - 1."""
+        wide = x.astype(jnp.int32)  # int8 does not hold q
         return checks.require(
             x,
-            ((x < 0) | (x >= self.q)).any(),
+            ((wide < 0) | (wide >= self.q)).any(),
             f"{where}: a state of {self.q} values must hold whole numbers from 0 to {self.q - 1}; "
             "others came. Values that count from 1 need x - 1; more values need a larger q.",
         )

@@ -22,7 +22,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree, Shaped
 
 from amlib import _checks as checks
 from amlib._types import EnergyFn, Key, ScalarLike, hook
@@ -219,7 +219,7 @@ def _fold(key: Key | None, steps: Array) -> Key | None:
 
 def descend(
     energy: EnergyFn,
-    x0: Float[Array, "*shape"],
+    x0: Shaped[Array, "*shape"],
     method: AbstractMethod,
     *,
     space: AbstractSpace | Callable[[Array], Array] | None = None,

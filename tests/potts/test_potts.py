@@ -86,6 +86,18 @@ def test_a_mask_may_be_traced():
         assert model.is_fixed_point(end.x, mask)
 
 
+@pytest.mark.parametrize("q", [4, 200])
+def test_patterns_may_be_traced(q):
+    """Also as int8, which does not hold all numbers that they are compared with."""
+    Xi = jnp.asarray(PATTERNS.reshape(5, 42), jnp.int8)
+    start = jnp.asarray(damaged(3, PATTERNS[0], 0.4).reshape(42))
+    run = lambda Xi: am.PottsHopfield(Xi, q).recall(start.astype(jnp.int8))
+    plain, traced = run(Xi), jax.jit(run)(Xi)
+    np.testing.assert_array_equal(plain.x, traced.x)
+    assert plain.trajectory.accepted.any()
+    assert plain.energy == traced.energy
+
+
 def test_many_values_are_stored_as_wider_integers():
     Xi = values(3, 300, 3, 8)
     model = am.PottsHopfield(Xi, 300)

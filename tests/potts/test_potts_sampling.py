@@ -51,7 +51,7 @@ def counted(states):
         ("hopfield", 0.03, lambda b: am.sampling.Tempering([b / 2, b])),
         (
             "hopfield",
-            0.02,
+            0.05,
             lambda b: am.sampling.Annealed(np.linspace(0, b, 5), am.Metropolis(1.0)),
         ),
     ],
