@@ -131,7 +131,7 @@ class BidirectionalMemory(AbstractBidirectional):
 
     Units of one part do not see one another, so a sequential sweep is Kosko's update of one part
     and then of the other, $x = \operatorname{sgn}(W y)$ and $y = \operatorname{sgn}(W^\top x)$,
-    where a unit that nothing pulls stays. A `HAM` of two layers with a `DenseMatrixSynapse` between
+    where a unit that nothing pulls stays. A `HAM` of two layers with a `DenseSynapse` between
     them has the same energy of activations; with steep `TanhLayer`s it rests in the same states.
     It stores about as few pairs as the smaller part allows, and $(-\xi, -\eta)$ with every pair.
 

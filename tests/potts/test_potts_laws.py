@@ -167,21 +167,23 @@ def test_change_energies_and_fixed_points_agree_with_enumeration(name):
 
 @pytest.mark.parametrize("name", ["hopfield", "user-clock"])
 def test_synchronous_descent_says_how_it_ended(name):
-    """Against a plain loop over the table of energies."""
+    """Against a plain loop over the table of energies; of equal changes the next value is made."""
     w = world(name)
     end = recalled(w.model, w.X, 8)["synchronous"]
-    lowest = w.changed.argmin(-1)
-    falls = w.changed.min(-1) < w.E[:, None] - w.tol
-    following = codes(np.where(falls, lowest, w.X), Q)
+    others = (w.X[..., None] + 1 + np.arange(Q - 1)) % Q
+    after = np.take_along_axis(w.changed, others, -1)
+    lowest = np.take_along_axis(others, after.argmin(-1)[..., None], -1)[..., 0]
+    following = codes(np.where(after.min(-1) < w.E[:, None] - w.tol, lowest, w.X), Q)
     at = np.arange(len(w.X))
     for _ in range(60):
         at = following[at]
-    cycles = (following[at] != at) & (following[following[at]] == at)
     rests = following[at] == at
-    np.testing.assert_array_equal((end.result == am.RESULTS.converged)[rests], True)
-    np.testing.assert_array_equal((end.result == am.RESULTS.cycle)[cycles], True)
-    np.testing.assert_array_equal((end.result == am.RESULTS.converged)[~rests], False)
-    np.testing.assert_array_equal(codes(end.x, Q)[rests], at[rests])
+    cycles = ~rests & (following[following[at]] == at)
+    ended = np.asarray(end.result != am.RESULTS.step_limit)
+    assert ended.mean() > 0.8
+    np.testing.assert_array_equal((end.result == am.RESULTS.converged)[ended], rests[ended])
+    np.testing.assert_array_equal((end.result == am.RESULTS.cycle)[ended], cycles[ended])
+    np.testing.assert_array_equal(codes(end.x, Q)[rests & ended], at[rests & ended])
 
 
 @pytest.mark.parametrize("name", ["hopfield", "polynomial", "rectified", "in logs", "exponential"])
