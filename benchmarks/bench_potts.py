@@ -24,7 +24,7 @@ from amlib.plots.pictures import TEXT, new_figure, place
 
 OUT = Path(__file__).parent / "results"
 D, SEEDS, QUERIES = 150, 3, 16
-SHARES = (0.4, 0.6, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5)
+SHARES = (0.6, 0.8, 1.0, 1.2, 1.5, 1.8, 2.2)
 GREYS = 5
 
 

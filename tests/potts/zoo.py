@@ -46,7 +46,8 @@ class Clock(am.AbstractPottsAM):
 
     def energy(self, x):
         angle = 2 * jnp.pi / self.q * x.astype(jnp.float32)
-        return -jnp.sum(jnp.cos(angle[1:] - angle[:-1] + 0.3)) - 0.5 * jnp.cos(angle[0])
+        pull = jnp.asarray(reals(4, N), jnp.float32)  # no two energies tie
+        return -jnp.sum(jnp.cos(angle[1:] - angle[:-1] + 0.3)) - jnp.sum(jnp.cos(angle + pull))
 
 
 class Weights(am.PottsAM):
@@ -86,9 +87,6 @@ POTTS: dict[str, Callable[[int], Any]] = {
     "user-walls": Walls,
 }
 """From how many values a unit has to a memory of `N` units."""
-
-GENERIC = {"user-walls"}
-"""Those that the analysis cannot take."""
 
 
 def all_states(q: int) -> np.ndarray:
