@@ -75,7 +75,7 @@ class AbstractBidirectional(AbstractBinaryAM):
     def _sizes(self) -> tuple[int, int]:
         return math.prod(self.Xi.shape[1:]), math.prod(self.Eta.shape[1:])
 
-    def energy(self, x: Float[Array, " N+M"]) -> Scalar:
+    def energy(self, x: Float[Array, " units"]) -> Scalar:
         """The energy of a state, both parts in one."""
         N = self._sizes[0]
         of = lambda patterns, part: overlaps(patterns.reshape(len(patterns), -1), part)
@@ -85,7 +85,7 @@ class AbstractBidirectional(AbstractBinaryAM):
         self,
         x: Shaped[ArrayLike, "*first"] | None = None,
         y: Shaped[ArrayLike, "*second"] | None = None,
-    ) -> tuple[Float[Array, " N+M"], Bool[np.ndarray, " N+M"]]:
+    ) -> tuple[Float[Array, " units"], Bool[np.ndarray, " units"]]:
         """A start for `recall` and its `clamp`, from what is known of a pair.
 
         **Arguments:**
@@ -115,7 +115,7 @@ class AbstractBidirectional(AbstractBinaryAM):
         return self.space.check(part.astype(dtype), where).reshape(-1)
 
     def parts(
-        self, s: Float[Array, " N+M"]
+        self, s: Float[Array, " units"]
     ) -> tuple[Float[Array, "*first"], Float[Array, "*second"]]:
         """The two parts of a state, in the shapes of their patterns."""
         checks.state_shape(s, self.state_struct.shape, "parts")
