@@ -5,7 +5,7 @@ A new public model must be entered here: a test there fails if it is not.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -165,7 +165,7 @@ def public_models(module: Any, base: type) -> set[type]:
     return {c for c in classes if not getattr(c, "__abstractmethods__", None)}
 
 
-def unregistered(module: Any, base: type, zoo: dict[str, Case]) -> set[str]:
+def unregistered(module: Any, base: type, zoo: Mapping[str, Callable[[], Any]]) -> set[str]:
     """The names of the public models of `module` that the zoo does not hold."""
     return {
         c.__name__ for c in public_models(module, base) - {type(case()) for case in zoo.values()}

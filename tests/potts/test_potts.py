@@ -116,7 +116,7 @@ def test_a_plain_energy_has_units_of_values_too():
     loss = lambda beta: am.ExponentialPottsAM(xi, 3, beta).recall(xi[0]).energy
     plain = lambda beta: am.ExponentialPottsAM(xi, 3, beta).energy(jnp.asarray(xi[0]))
     beta = jnp.asarray(0.4)
-    np.testing.assert_allclose(jax.grad(loss)(beta), jax.grad(plain)(beta), rtol=1e-6)
+    np.testing.assert_allclose(jax.grad(loss)(beta), jax.grad(plain)(beta), rtol=1e-4)
 
 
 def test_damage_moves_a_unit_to_another_value():
@@ -126,21 +126,33 @@ def test_damage_moves_a_unit_to_another_value():
 
 
 WRONG = {
-    "one value": (lambda: am.PottsHopfield(PATTERNS, 1), ValueError, r"q must be at least 2; 1"),
-    "half a value": (lambda: am.PottsHopfield(PATTERNS, 2.5), TypeError, r"q must be an integer"),
+    "one value": (lambda: am.PottsHopfield(PATTERNS, 1), ValueError, r"q: must be at least 2; 1"),
+    "half a value": (lambda: am.PottsHopfield(PATTERNS, 2.5), TypeError, r"q: must be an integer"),
     "too few": (lambda: am.PottsHopfield(PATTERNS, 3), ValueError, r"Xi: .* from 0 to 2; others"),
     "negative": (lambda: am.PottsHopfield(PATTERNS - 1, Q), ValueError, r"Xi: .* from 0 to 3; oth"),
     "fractions": (lambda: am.PottsHopfield(PATTERNS / 2, Q), ValueError, r"Xi: .*fractions, NaN o"),
-    "NaN": (lambda: am.PottsHopfield([[0, np.nan]], Q), ValueError, r"Xi: .*fractions, NaN or inf"),
-    "flat": (lambda: am.PottsHopfield([0, 1], Q), ValueError, r"Xi\[None\]"),
+    "NaN": (
+        lambda: am.PottsHopfield(np.array([[0, np.nan]]), Q),
+        ValueError,
+        r"Xi: .*NaN or infinity",
+    ),
+    "flat": (lambda: am.PottsHopfield(np.array([0, 1]), Q), ValueError, r"Xi\[None\]"),
     "empty": (
         lambda: am.PottsHopfield(np.zeros((0, 3), int), Q),
         ValueError,
         r"K and D at least 1",
     ),
-    "words": (lambda: am.PottsHopfield([["a", "b"]], Q), TypeError, r"Xi: must hold whole numbers"),
-    "no energy": (lambda: am.PottsAM(PATTERNS, Q), TypeError, r"energy"),
-    "power": (lambda: am.PolynomialPottsAM(PATTERNS, Q, 0), ValueError, r"n must be at least 1"),
+    "words": (
+        lambda: am.PottsHopfield(np.array([["a"]]), Q),
+        TypeError,
+        r"Xi: must hold whole numbers",
+    ),
+    "no energy": (
+        lambda: am.PottsAM(PATTERNS, Q),  # pyright: ignore[reportAbstractUsage]
+        TypeError,
+        r"energy",
+    ),
+    "power": (lambda: am.PolynomialPottsAM(PATTERNS, Q, 0), ValueError, r"n: must be at least 1"),
     "beta": (lambda: am.ExponentialPottsAM(PATTERNS, Q, -1.0), ValueError, r"beta"),
 }
 

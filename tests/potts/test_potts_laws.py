@@ -41,7 +41,7 @@ class World(NamedTuple):
 
     def fixed(self, at: np.ndarray) -> np.ndarray:
         """Whether no change lowers the energy."""
-        return (self.changed[at] >= self.E[at][..., None, None] - self.tol).all((-1, -2))
+        return np.all(self.changed[at] >= self.E[at][..., None, None] - self.tol, axis=(-1, -2))
 
 
 @functools.cache
