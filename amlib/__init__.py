@@ -28,6 +28,7 @@ from amlib.binary import (
     ExponentialDenseAM as ExponentialDenseAM,
     PolynomialBidirectional as PolynomialBidirectional,
     PolynomialDenseAM as PolynomialDenseAM,
+    SimplicialHopfield as SimplicialHopfield,
 )
 from amlib.continuous import (
     AbstractContinuousAM as AbstractContinuousAM,

@@ -105,6 +105,13 @@ def _pairs(model, seed: int, dtype, K, shape, *more) -> Any:
     return model(Xi[:, :first], Xi[:, first:], *more)
 
 
+def _simplicial(dtype, K, shape) -> am.SimplicialHopfield:
+    """Pairs around a ring, and some triples."""
+    i = np.arange(shape[0])
+    pairs, triples = np.stack([i, (i + 1) % shape[0]], 1), np.stack([i[:-2], i[1:-1], i[2:]], 1)
+    return am.SimplicialHopfield(_patterns(18, dtype, K, shape), [pairs, triples])
+
+
 def _ising(dtype, K, shape) -> am.BipolarIsing:
     del K
     (D,) = shape
@@ -134,6 +141,9 @@ BINARY: dict[str, Case] = {
     "log-rectified": Case(functools.partial(_in_logs, 1, True, 6)),
     "exponential": Case(
         lambda dtype, K, shape: am.ExponentialDenseAM(_patterns(7, dtype, K, shape), 0.7)
+    ),
+    "simplicial": Case(
+        _simplicial, by_overlaps=False, integer=True, least=3,
     ),
     "pairs": Case(
         lambda *given: _pairs(am.BidirectionalMemory, 15, *given),

@@ -1,4 +1,4 @@
-"""Memories over spins: classical, polynomial, exponential, and yours."""
+"""Memories over spins: classical, polynomial, exponential, of pairs, of sets, and yours."""
 
 from amlib.binary.base import AbstractBinaryAM as AbstractBinaryAM, BinaryAM as BinaryAM
 from amlib.binary.bidirectional import (
@@ -13,3 +13,4 @@ from amlib.binary.models import (
     ExponentialDenseAM as ExponentialDenseAM,
     PolynomialDenseAM as PolynomialDenseAM,
 )
+from amlib.binary.simplicial import SimplicialHopfield as SimplicialHopfield
