@@ -25,7 +25,7 @@ from amlib.plots.pictures import TEXT, new_figure, place
 OUT = Path(__file__).parent / "results"
 D, SEEDS, QUERIES = 150, 3, 16
 SHARES = (0.6, 0.8, 1.0, 1.2, 1.5, 1.8, 2.2)
-GREYS = 5
+GREYS, REPEATS = 5, 9
 
 
 class Weighted(am.PottsAM):
@@ -89,7 +89,7 @@ def speed(K, units, q):
             return solve(problem, x, am.Glauber(0.2, "sequential", record=0), jax.random.key(0), 1)
 
         ends.append(np.asarray(run(model, x).x))
-        times.append(seconds(lambda run=run: run(model, x), 3))
+        times.append(min(seconds(lambda run=run: run(model, x), 1) for _ in range(REPEATS)))
     assert (ends[0] == ends[1]).all()
     return *times, times[0] / times[1]
 
@@ -106,8 +106,7 @@ def picture(path):
     rng = np.random.default_rng(1)
     chosen = np.arange(6) * 9
     noise = rng.integers(0, GREYS, (6, 24, 24))
-    damaged = np.where(rng.random((6, 24, 24)) < 0.4, noise, Xi[chosen]).astype(np.int32)
-    damaged[:, 14:] = 0
+    damaged = np.where(rng.random((6, 24, 24)) < 0.6, noise, Xi[chosen]).astype(np.int32)
     rows = [("stored", Xi[chosen]), ("damaged", damaged)]
     for name, model in (
         ("classical", am.PottsHopfield(Xi, GREYS)),
@@ -118,10 +117,10 @@ def picture(path):
     canvas = new_figure(700, 470)
     for r, (name, images) in enumerate(rows):
         for k, image in enumerate(images):
-            ax = place(canvas, 110 + 96 * k, 12 + 112 * r, 92, 100)
+            ax = place(canvas, 122 + 95 * k, 12 + 112 * r, 92, 100)
             ax.imshow(image, cmap="gray_r", vmin=0, vmax=GREYS - 1, interpolation="nearest")
             ax.axis("off")
-        canvas.text(0.145, 1 - (62 + 112 * r) / 470, name, ha="right", color=TEXT)
+        canvas.text(0.16, 1 - (62 + 112 * r) / 470, name, ha="right", va="center", color=TEXT)
     canvas.savefig(path)
     same = lambda images: ", ".join(
         f"{(a == b).mean():.3f}" for a, b in zip(images, Xi[chosen], strict=True)
@@ -155,7 +154,8 @@ def main():
         cells = f"{1e6 * full / units:.1f} | {1e6 * fast / units:.2f} | {ratio:.0f}"
         lines.append(f"| {K} | {units} | {q} | {cells} |")
         print(lines[-1], flush=True)
-    lines += ["", "Both visit the same states.", "", "## 60 icons of 24 x 24 units in 5 greys", ""]
+    lines += ["", f"The least of {REPEATS} times. Both visit the same states.", ""]
+    lines += ["## 60 icons of 24 x 24 units in 5 greys, 60 % of the units drawn anew", ""]
     lines += [
         f"- {name}, share of units as stored: {s}" for name, s in picture(OUT / "potts.png").items()
     ]
