@@ -75,7 +75,7 @@ def patterns(Xi: ArrayLike) -> Array:
     return as_float(Xi, "Xi")
 
 
-def require(x: _Given, bad: Array | np.ndarray | np.bool_ | bool, message: str) -> _Given:
+def require(x: Array, bad: Array | np.ndarray | np.bool_ | bool, message: str) -> Array:
     """Return `x`, or raise `ValueError(message)` where `bad` holds.
 
     `bad` may be traced; then the check runs with the compiled program, and raises

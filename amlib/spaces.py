@@ -214,13 +214,14 @@ class Values(AbstractFinite):
             ) from err
         numbers: Any = jnp if isinstance(a, jax.Array) else np  # before 64 bits become 32
         if jnp.issubdtype(a.dtype, jnp.floating):
-            a = checks.require(
-                a,
+            floats = checks.require(
+                jnp.asarray(a),
                 (a != numbers.round(a)).any() | ~numbers.isfinite(a).all(),
                 f"{where}: a state of {self.q} values must hold whole numbers from 0 to "
                 f"{self.q - 1}; fractions, NaN or infinity came. Round it, or cut it into levels "
                 "by jnp.digitize.",
             )
+            a = floats if isinstance(a, jax.Array) else a
         elif not (a.dtype == bool or jnp.issubdtype(a.dtype, jnp.integer)):
             raise TypeError(f"{where}: must hold whole numbers; dtype {a.dtype} came.")
         elif a.dtype.itemsize < 4:

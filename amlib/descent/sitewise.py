@@ -25,7 +25,7 @@ from jaxtyping import Array
 
 from amlib._checks import is_concrete
 from amlib._types import EnergyFn
-from amlib.descent.affine import DATA, ELEMENTWISE, MOVES, lands_once
+from amlib.descent.affine import DATA, ELEMENTWISE, MOVES, Bitwise, lands_once
 from amlib.descent.jaxprs import Equation, Params, Program, Value, fold
 
 _MOST_UNITS = 2  # that one element may depend on
@@ -129,7 +129,7 @@ class _Lowering:
                         return None
                     known[k] = np.asarray(value)
             if e.name == "scatter":
-                shapes: Any = [_Shaped(np.zeros(self._program.aval[i].shape, bool)) for i in ins]
+                shapes = [_of_shape(self._program.aval[i].shape) for i in ins]
                 if not lands_once(e, shapes, known[1]):
                     return None
         if e.name == "gather":  # what is filled in out of bounds depends on no unit
@@ -243,10 +243,10 @@ class _Lowering:
         return jnp.broadcast_to(on, (*shape, len(value)))
 
 
-class _Shaped(NamedTuple):
+def _of_shape(shape: tuple[int, ...]) -> Bitwise:
     """An operand of which only the shape counts."""
-
-    source: np.ndarray
+    none = np.zeros(shape, np.int32)
+    return Bitwise(none, none, none)
 
 
 def _sum(terms: Array, axis: int | tuple[int, ...]) -> Array:
