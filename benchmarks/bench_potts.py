@@ -8,6 +8,7 @@ Capacity: random patterns of D units, `PottsHopfield`, recall by sequential swee
 itself; it counts as recalled if the overlap of the end with it exceeds 0.9. Loads are shares of
 Kanter's 0.138 q (q - 1) / 2. The first so many of the patterns are stored, by weights, so that each
 q is one program. Writes `results/potts.md` and `.png`.
+Times are those of the machine as it is: what else runs there counts.
 """
 
 import functools
@@ -120,7 +121,9 @@ def picture(path):
             ax = place(canvas, 122 + 95 * k, 12 + 112 * r, 92, 100)
             ax.imshow(image, cmap="gray_r", vmin=0, vmax=GREYS - 1, interpolation="nearest")
             ax.axis("off")
-        canvas.text(0.16, 1 - (62 + 112 * r) / 470, name, ha="right", va="center", color=TEXT)
+        canvas.text(
+            0.16, 1 - (62 + 112 * r) / 470, name, ha="right", va="center", fontsize=9, color=TEXT
+        )
     canvas.savefig(path)
     same = lambda images: ", ".join(
         f"{(a == b).mean():.3f}" for a, b in zip(images, Xi[chosen], strict=True)
@@ -154,7 +157,7 @@ def main():
         cells = f"{1e6 * full / units:.1f} | {1e6 * fast / units:.2f} | {ratio:.0f}"
         lines.append(f"| {K} | {units} | {q} | {cells} |")
         print(lines[-1], flush=True)
-    lines += ["", f"The least of {REPEATS} times. Both visit the same states.", ""]
+    lines += ["", f"The least of {REPEATS} times; both visit the same states.", ""]
     lines += ["## 60 icons of 24 x 24 units in 5 greys, 60 % of the units drawn anew", ""]
     lines += [
         f"- {name}, share of units as stored: {s}" for name, s in picture(OUT / "potts.png").items()

@@ -119,6 +119,16 @@ def test_a_plain_energy_has_units_of_values_too():
     np.testing.assert_allclose(jax.grad(loss)(beta), jax.grad(plain)(beta), rtol=1e-4)
 
 
+@pytest.mark.usefixtures("x64")
+def test_in_double_precision_energies_are_double_and_states_are_not():
+    model, start = am.ExponentialPottsAM(PATTERNS, Q, 0.2), damaged(4, PATTERNS[2], 0.3)
+    for method in (am.Sweeps(), am.Greedy(), am.Synchronous(), am.Glauber(9.0)):
+        end = model.recall(start, method=method, key=jr.key(0), max_steps=9)
+        assert (end.x.dtype, end.energy.dtype) == (jnp.int32, jnp.float64)
+        np.testing.assert_array_equal(end.x, PATTERNS[2])
+        np.testing.assert_allclose(end.energy, model.energy(end.x), rtol=1e-14)
+
+
 def test_damage_moves_a_unit_to_another_value():
     x = am.data.corrupt.flip_exactly(jr.key(0), PATTERNS[0], 5, space=am.Values(Q))
     assert (x != PATTERNS[0]).sum() == 5
