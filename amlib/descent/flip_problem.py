@@ -311,15 +311,15 @@ class FlipProblem(AbstractFlipProblem):
         return at.moved(x, Visits(moves, *record), energy)
 
     def units(self, plan: FlipPlan) -> int:
-        """The bits."""
+        """See `AbstractFlipProblem`: the bits."""
         return plan.D
 
     def best(self, x: Array) -> Best:
-        """A flip each."""
+        """See `AbstractFlipProblem`: a flip each."""
         return Best(*self.all_flips(x))
 
     def changed(self, x: Array, units: Bool[Array, " F"], best: Best) -> Array:
-        """Flip them."""
+        """See `AbstractFlipProblem`: they flip."""
         del best
         flat, bits = x.reshape(-1), self.bits
         return flat.at[bits].set(jnp.where(units, -flat[bits], flat[bits])).reshape(x.shape)
