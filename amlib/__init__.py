@@ -11,6 +11,7 @@ from amlib import (
     descent as descent,
     hierarchical as hierarchical,
     learning as learning,
+    potts as potts,
     sampling as sampling,
     spaces as spaces,
     theory as theory,
@@ -18,17 +19,22 @@ from amlib import (
 from amlib._files import load as load, save as save
 from amlib._lazy import __dir__ as __dir__, __getattr__ as __getattr__
 from amlib.binary import (
+    AbstractBidirectional as AbstractBidirectional,
     AbstractBinaryAM as AbstractBinaryAM,
     AbstractInteraction as AbstractInteraction,
+    BidirectionalMemory as BidirectionalMemory,
     BinaryAM as BinaryAM,
     BipolarIsing as BipolarIsing,
     ClassicalHopfield as ClassicalHopfield,
+    ExponentialBidirectional as ExponentialBidirectional,
     ExponentialDenseAM as ExponentialDenseAM,
     ExponentialInteraction as ExponentialInteraction,
     Playback as Playback,
+    PolynomialBidirectional as PolynomialBidirectional,
     PolynomialDenseAM as PolynomialDenseAM,
     PolynomialInteraction as PolynomialInteraction,
     SequenceMemory as SequenceMemory,
+    SimplicialHopfield as SimplicialHopfield,
 )
 from amlib.continuous import (
     AbstractContinuousAM as AbstractContinuousAM,
@@ -127,6 +133,13 @@ from amlib.learning import (
     fit as fit,
 )
 from amlib.memory import AbstractMemory as AbstractMemory
+from amlib.potts import (
+    AbstractPottsAM as AbstractPottsAM,
+    ExponentialPottsAM as ExponentialPottsAM,
+    PolynomialPottsAM as PolynomialPottsAM,
+    PottsAM as PottsAM,
+    PottsHopfield as PottsHopfield,
+)
 from amlib.sharding import shard as shard
 from amlib.spaces import (
     Bits as Bits,
@@ -134,6 +147,7 @@ from amlib.spaces import (
     Reals as Reals,
     Sphere as Sphere,
     Spins as Spins,
+    Values as Values,
 )
 
 __version__ = "0.1.0"

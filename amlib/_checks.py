@@ -161,15 +161,15 @@ def warn(message: str) -> None:
     warnings.warn(message, stacklevel=level)
 
 
-def pattern_matrix(Xi: Array) -> None:
+def pattern_matrix(Xi: Array, where: str = "Xi") -> None:
     """Raise unless `Xi` holds at least one pattern of at least one unit, all of it finite."""
     if Xi.ndim < 2 or Xi.size == 0:
         raise ValueError(
-            f"Xi: must have shape (K, D) with K and D at least 1; {Xi.shape} came. "
-            "A single pattern is Xi[None]."
+            f"{where}: must have shape (K, D) with K and D at least 1; {Xi.shape} came. "
+            f"A single pattern is {where}[None]."
         )
     if not is_traced(Xi) and jnp.issubdtype(Xi.dtype, jnp.inexact):
-        finite(Xi, "Xi")
+        finite(Xi, where)
 
 
 def state_shape(x: Array, shape: tuple[int, ...], where: str) -> None:

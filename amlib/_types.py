@@ -8,6 +8,7 @@
 | `K`, `D` | number of stored patterns; number of visible units (`x.size`) |
 | `n_hidden` | number of hidden units: of memories, where each has one row of the weights |
 | `h` | what each memory or hidden unit receives: overlaps `Xi @ x`, in a hierarchy `W @ xhat` |
+| `q` | how many values a unit of a Potts memory has |
 | `beta` | inverse temperature, > 0; one over a `temperature`, where a paper's formula has that |
 | `n` | power of a polynomial energy |
 | `d` | degree of an interaction function, which powers an overlap |

@@ -8,6 +8,7 @@ end.x, end.energy, end.steps, end.result, end.trajectory
 | family | states | method by default | a step is |
 |---|---|---|---|
 | `BinaryAM` | spins or bits | `Sweeps()` | a sweep over all bits |
+| `PottsAM` | values 0 to q - 1 | `Sweeps()` | a sweep over all units |
 | `ContinuousAM` | real | `CCCP()`, or `GradientDescent(1.0, backtracking=True)` | a step |
 | `HAM` | a real state per layer | `Euler(0.1)` | a step |
 | `EnergyTransformer` | real tokens | `CoreEuler(alpha, steps)` | a step |
@@ -26,19 +27,19 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, PyTree
+from jaxtyping import Array, ArrayLike, PyTree, Shaped
 
 from amlib import _checks as checks
 from amlib._compiled import compiled, compiled_lanes
 from amlib._numbers import Numbers, known_numbers
 from amlib._types import Key, Scalar, ScalarLike, hook
-from amlib.descent.flip_problem import FlipProblem
-from amlib.descent.methods import AbstractMethod, Problems, check_method, solve
+from amlib.descent.flip_problem import AbstractFlipProblem
+from amlib.descent.methods import AbstractMethod, Problems, check_method, flip_problem, solve
 from amlib.descent.plan import scalar_output
 from amlib.descent.problems import Problem
 from amlib.descent.trajectory import Recall
 from amlib.descent.visits import Free, free_bits
-from amlib.spaces import AbstractSpace, AbstractTwoValued, as_reals
+from amlib.spaces import AbstractFinite, AbstractSpace, as_reals
 
 VERB = ("method", "key", "clamp", "max_steps", "tol", "save_every")
 
@@ -75,7 +76,7 @@ class AbstractMemory(eqx.Module):
     """Whether half precision is how numbers are stored, and not how they are computed with."""
 
     @abc.abstractmethod
-    def energy(self, x: Float[Array, "*shape"], /) -> Scalar:
+    def energy(self, x: Shaped[Array, "*shape"], /) -> Scalar:
         """The energy of a state.
 
         **Arguments:**
@@ -135,7 +136,8 @@ class AbstractMemory(eqx.Module):
         - `x0`: the starting state; of a hierarchical memory a state per layer.
         - `method`: how the state moves. For units of two values `Sweeps(order)`, `Greedy()`,
           `Synchronous()`, and at a temperature `Glauber(beta, order)`, `Metropolis(beta, order)`,
-          `GibbsWithGradients(beta)`, `DMALA(beta, step_size)`; for real ones
+          `GibbsWithGradients(beta)`, `DMALA(beta, step_size)`, of which all but the last two are
+          for units of several values, too; for real ones
           `GradientDescent(...)`, `CCCP()`, `Euler(dt)`, `Flow(...)`, `FixedPoint(...)`, and at a
           temperature `Langevin(beta, dt)`, `MALA(beta, dt)`; for hierarchies also
           `CoreEuler(dt)`; or a method of your own. `None` takes the memory's `default_method()`.
@@ -184,7 +186,7 @@ class AbstractMemory(eqx.Module):
         if asked.clamp is not None:
             held = family._held(self, x0, asked.clamp, space, where)
         steps, bounded = type(chosen).check(chosen, asked.max_steps), ()
-        if isinstance(space, AbstractTwoValued):
+        if isinstance(space, AbstractFinite):
             if asked.tol is not None:
                 raise TypeError(
                     f"{family._where}: tol= is of real states; bits rest where no flip lowers the "
@@ -197,7 +199,7 @@ class AbstractMemory(eqx.Module):
             save_every = checks.integer(save_every, 1, "recall: save_every")
         limit = np.asarray(steps, np.int32)
         sizes = type(chosen)._room(chosen, steps, save_every), save_every
-        run = _recall_flips if isinstance(space, AbstractTwoValued) else _recall
+        run = _recall_flips if isinstance(space, AbstractFinite) else _recall
         return run(self, x0, held, space, chosen, asked.key, limit, asked.tol, sizes, bounded)
 
     # -- what a family says differently ----------------------------------------------------------
@@ -256,17 +258,17 @@ class AbstractMemory(eqx.Module):
     def _held(self, x: PyTree[Array], clamp: PyTree, space: AbstractSpace, where: str) -> PyTree:
         """What does not move: free bits of flips, a mask of reals."""
         mask = checks.mask(clamp, x.shape, where)
-        if isinstance(space, AbstractTwoValued):
+        if isinstance(space, AbstractFinite):
             return free_bits(x.size, mask.reshape(-1))
         return jnp.asarray(mask)
 
     def _flips(
-        self, space: AbstractTwoValued, free: Free | None, bounded: Sequence[Numbers]
-    ) -> FlipProblem:
+        self, space: AbstractFinite, free: Free | None, bounded: Sequence[Numbers]
+    ) -> AbstractFlipProblem:
         """Its flips; arrays whose numbers are known to be finite and not huge need less care."""
         leaves = zip(jax.tree.leaves(self), bounded, strict=False)
         arrays = [(leaf, numbers) for leaf, numbers in leaves if eqx.is_array(leaf)]
-        return FlipProblem(self.energy, space, free, bounded=arrays, memory=self)
+        return flip_problem(self.energy, space, free=free, bounded=arrays, memory=self)
 
     @hook
     def _problem(
@@ -277,7 +279,7 @@ class AbstractMemory(eqx.Module):
         bounded: Sequence[Numbers],
     ) -> tuple[Problems, PyTree[Array]]:
         """What the method works on, and the start."""
-        if isinstance(space, AbstractTwoValued):
+        if isinstance(space, AbstractFinite):
             return self._flips(space, held, bounded), x
         scalar_output(self.energy, x)
         reals = as_reals(space)

@@ -4,6 +4,7 @@ r"""The spaces that states live in: what a unit may be, and what it becomes when
 |---|---|---|
 | `Spins()` | -1 or +1 | `BinaryAM` |
 | `Bits()` | 0 or 1 | `BinaryAM` with `space = Bits()` |
+| `Values(q)` | 0, 1, ... or q - 1, a whole number | `PottsAM` |
 | `Reals()` | any real number | `ContinuousAM`, `HAM` |
 | `Box(low, high)` | a real number between two bounds | `ContinuousAM` with `space = Box()` |
 | `Sphere(radius)` | one of the coordinates of a point on a sphere | the same |
@@ -13,19 +14,20 @@ handles states asks the space: checks at the boundary, the methods that flip or 
 frames of a trajectory, and `amlib.data.corrupt`.
 
 Units of two values are coded as spins where they are flipped: a space of two values is its two
-numbers, and everything that the library finds out about flips holds for it. A space of reals is
+numbers, and everything that the library finds out about flips holds for it. A unit of `q` values is
+coded as `q` such spins, of which one is +1: to change it is to flip two. A space of reals is
 a projection. To add one, subclass `AbstractTwoValued` or `AbstractReals`.
 """
 
 import abc
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Shaped
+from jaxtyping import Array, ArrayLike, Float, Int32, Shaped
 
 from amlib import _checks as checks
 from amlib._types import hook
@@ -38,22 +40,34 @@ class AbstractSpace(eqx.Module):
     """What the units are, in the words of an error."""
 
     @abc.abstractmethod
-    def asarray(self, x: Shaped[ArrayLike, "*shape"], where: str) -> Float[Array, "*shape"]:
-        """Convert a state as users have it (floats, integers, bools) to floats.
+    def asarray(self, x: Shaped[ArrayLike, "*shape"], where: str) -> Shaped[Array, "*shape"]:
+        """Convert a state as users have it (floats, integers, bools) to the numbers of the space.
 
         **Raises:** `TypeError` for what is no array of real numbers; `where` begins the message.
         """
 
     @abc.abstractmethod
-    def check(self, x: Float[Array, "*shape"], where: str) -> Float[Array, "*shape"]:
+    def check(self, x: Shaped[Array, "*shape"], where: str) -> Shaped[Array, "*shape"]:
         """Return `x`; raise `ValueError` unless every unit is one of this space."""
 
     @abc.abstractmethod
-    def other(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    def other(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         """For each unit the value that it has when it is flipped."""
 
 
-class AbstractTwoValued(AbstractSpace):
+class AbstractFinite(AbstractSpace):
+    """Units of finitely many values: `AbstractTwoValued`, or `Values`."""
+
+    @abc.abstractmethod
+    def to_spins(self, x: Shaped[Array, "*shape"]) -> Float[Array, "..."]:
+        """The state in the code in which units are flipped or changed."""
+
+    @abc.abstractmethod
+    def from_spins(self, s: Float[Array, "..."]) -> Shaped[Array, "*shape"]:
+        """The state that spins stand for, exactly."""
+
+
+class AbstractTwoValued(AbstractFinite):
     """Units of two values. Subclass it and set `low` and `high`.
 
     ```python
@@ -168,6 +182,76 @@ class Bits(AbstractTwoValued):
     def affine(self, s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """Half of one more: exact."""
         return 0.5 * (s + 1)
+
+
+class Values(AbstractFinite):
+    """Units of `q` values, the whole numbers from 0 to q - 1: the states of Potts models.
+
+    They are names of what a unit may be (a colour, a letter, a grey level) and have no order, but
+    where an energy gives them one. States are int32.
+
+    **Arguments:**
+
+    - `q`: how many values, at least 2.
+
+    **Raises:** `ValueError` for `q < 2`, `TypeError` if `q` is no integer.
+    """
+
+    q: int = eqx.field(static=True, converter=lambda q: checks.integer(q, 2, "Values: q"))
+
+    @property
+    def kind(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """How many values."""
+        return f"units of {self.q} values"
+
+    def asarray(self, x: Shaped[ArrayLike, "*shape"], where: str) -> Int32[Array, "*shape"]:
+        """Convert whole numbers to int32, see `AbstractSpace`; of bools `False` becomes 0."""
+        try:
+            a = x if isinstance(x, jax.Array) else np.asarray(x)
+        except ValueError as err:
+            raise TypeError(
+                f"{where}: must be an array of numbers; {type(x).__name__} came."
+            ) from err
+        numbers: Any = jnp if isinstance(a, jax.Array) else np  # before 64 bits become 32
+        if jnp.issubdtype(a.dtype, jnp.floating):
+            floats = checks.require(
+                jnp.asarray(a),
+                (a != numbers.round(a)).any() | ~numbers.isfinite(a).all(),
+                f"{where}: a state of {self.q} values must hold whole numbers from 0 to "
+                f"{self.q - 1}; fractions, NaN or infinity came. Round it, or cut it into levels "
+                "by jnp.digitize.",
+            )
+            a = floats if isinstance(a, jax.Array) else a
+        elif not (a.dtype == bool or jnp.issubdtype(a.dtype, jnp.integer)):
+            raise TypeError(f"{where}: must hold whole numbers; dtype {a.dtype} came.")
+        elif a.dtype.itemsize < 4:
+            a = a.astype(np.int32)  # which holds q
+        within = (a >= 0) & (a < self.q)
+        whole = numbers.where(within, a, numbers.zeros_like(a)).astype(np.int32)
+        return jnp.asarray(numbers.where(within, whole, np.int32(-1)))  # what would wrap is wrong
+
+    def check(self, x: Shaped[Array, "*shape"], where: str) -> Shaped[Array, "*shape"]:
+        """Return `x`; raise `ValueError` unless it holds whole numbers from 0 to q - 1."""
+        wide = x.astype(jnp.int32)  # int8 does not hold q
+        return checks.require(
+            x,
+            ((wide < 0) | (wide >= self.q)).any(),
+            f"{where}: a state of {self.q} values must hold whole numbers from 0 to {self.q - 1}; "
+            "others came. Values that count from 1 need x - 1; more values need a larger q.",
+        )
+
+    def other(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
+        """The next value, and 0 after the last one."""
+        return (x + 1) % self.q
+
+    def to_spins(self, x: Shaped[Array, "*shape"]) -> Float[Array, "*shape q"]:
+        """A row of `q` spins for each unit: +1 at its value."""
+        here = x[..., None] == jnp.arange(self.q, dtype=x.dtype).reshape((1,) * x.ndim + (-1,))
+        return jnp.where(here, 1.0, -1.0).astype(jnp.result_type(float))
+
+    def from_spins(self, s: Float[Array, "*shape q"]) -> Int32[Array, "*shape"]:
+        """The place of the +1 of each unit."""
+        return jnp.argmax(s, -1).astype(jnp.int32)
 
 
 class AbstractReals(AbstractSpace):

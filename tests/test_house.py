@@ -28,13 +28,13 @@ from amlib._types import hook
 ROOT = Path(amlib.__file__).parents[1]
 README, CHANGELOG = ROOT / "README.md", ROOT / "CHANGELOG.md"
 
-GROUND = """data sharding spaces _checks _compiled _files _hosts _interrupt _intervals _lazy
-    _numbers _shards _types"""
+GROUND = """data sharding spaces _checks _compiled _files _heads _hosts _interrupt _intervals
+    _lazy _numbers _shards _types"""
 FLOORS = (
     set(GROUND.split()),
     {"descent"},
     {"memory"},
-    {"binary", "continuous", "hierarchical"},
+    {"binary", "continuous", "hierarchical", "potts"},
     {"learning"},
     {"plots", "analysis", "cache"},
     {"sampling", "theory"},

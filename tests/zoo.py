@@ -5,7 +5,7 @@ A new public model must be entered here: a test there fails if it is not.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -51,6 +51,7 @@ class Case(NamedTuple):
     - `by_overlaps`: the energy is a function of `Xi @ x` and of nothing else.
     - `symmetric`: the order of the patterns does not count.
     - `integer`: at spin patterns the energy is a sum of integers, exact in float32.
+    - `least`: how many units a state must have.
     """
 
     make: Callable[[Any, int, tuple[int, ...]], am.AbstractBinaryAM]
@@ -58,6 +59,7 @@ class Case(NamedTuple):
     by_overlaps: bool = True
     symmetric: bool = True
     integer: bool = False
+    least: int = 1
 
     def __call__(self, dtype: Any = jnp.float32, K: int = 3, shape: tuple[int, ...] | None = None):
         return self.make(jnp.dtype(dtype), K, self.shape if shape is None else shape)
@@ -97,6 +99,19 @@ def _in_logs(n: int, rectified: bool, seed: int, dtype, K, shape) -> am.Polynomi
     return am.PolynomialDenseAM(Xi, n + (400 if dtype == jnp.float64 else 60), rectified)
 
 
+def _pairs(model, seed: int, dtype, K, shape, *more) -> Any:
+    """Patterns in two parts, of which the first is the larger."""
+    Xi, first = _patterns(seed, dtype, K, shape), (shape[0] + 1) // 2
+    return model(Xi[:, :first], Xi[:, first:], *more)
+
+
+def _simplicial(dtype, K, shape) -> am.SimplicialHopfield:
+    """Pairs around a ring, and some triples."""
+    i = np.arange(shape[0])
+    pairs, triples = np.stack([i, (i + 1) % shape[0]], 1), np.stack([i[:-2], i[1:-1], i[2:]], 1)
+    return am.SimplicialHopfield(_patterns(18, dtype, K, shape), [pairs, triples])
+
+
 def _ising(dtype, K, shape) -> am.BipolarIsing:
     del K
     (D,) = shape
@@ -127,6 +142,21 @@ BINARY: dict[str, Case] = {
     "exponential": Case(
         lambda dtype, K, shape: am.ExponentialDenseAM(_patterns(7, dtype, K, shape), 0.7)
     ),
+    "simplicial": Case(
+        _simplicial, by_overlaps=False, integer=True, least=3,
+    ),
+    "pairs": Case(
+        lambda *given: _pairs(am.BidirectionalMemory, 15, *given),
+        by_overlaps=False, integer=True, least=2,
+    ),
+    "pairs-power": Case(
+        lambda *given: _pairs(am.PolynomialBidirectional, 16, *given, 3),
+        by_overlaps=False, integer=True, least=2,
+    ),
+    "pairs-exponential": Case(
+        lambda *given: _pairs(am.ExponentialBidirectional, 17, *given, 0.7),
+        by_overlaps=False, least=2,
+    ),
     "ising": Case(_ising, by_overlaps=False),
     "user-network": Case(_network, symmetric=False),
     "user-convolution": Case(
@@ -135,7 +165,7 @@ BINARY: dict[str, Case] = {
         by_overlaps=False,
     ),
     "user-hopfield": Case(_user),
-}
+}  # fmt: skip
 
 
 def public_models(module: Any, base: type) -> set[type]:
@@ -145,7 +175,7 @@ def public_models(module: Any, base: type) -> set[type]:
     return {c for c in classes if not getattr(c, "__abstractmethods__", None)}
 
 
-def unregistered(module: Any, base: type, zoo: dict[str, Case]) -> set[str]:
+def unregistered(module: Any, base: type, zoo: Mapping[str, Callable[[], Any]]) -> set[str]:
     """The names of the public models of `module` that the zoo does not hold."""
     return {
         c.__name__ for c in public_models(module, base) - {type(case()) for case in zoo.values()}

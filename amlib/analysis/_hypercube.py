@@ -96,7 +96,7 @@ def shortest(energy: np.ndarray, a: int, b: int, height: float) -> np.ndarray:
 @compiled
 def _flip_energies(memory: AbstractMemory, known: tuple[Numbers, ...], xs: Array) -> Array:
     space: Any = memory.space
-    problem = memory._flips(space, None, known)
+    problem: Any = memory._flips(space, None, known)
     return jax.vmap(lambda x: flips.flip_energies(problem, x))(xs)
 
 

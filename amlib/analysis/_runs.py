@@ -18,7 +18,7 @@ from amlib._types import Key
 from amlib.descent.trajectory import Recall
 from amlib.hierarchical import HAM
 from amlib.memory import AbstractMemory
-from amlib.spaces import AbstractTwoValued
+from amlib.spaces import AbstractTwoValued, Values
 
 BATCH = 256
 """Recalls that run at once: one program serves any number of starts."""
@@ -39,6 +39,11 @@ def check_memory(memory: object, where: str) -> AbstractMemory:
         raise TypeError(
             f"{where}: memory must have states of one array; a HAM came, with a state per layer. "
             "Subclass am.AbstractContinuousAM with the energy of one layer's state."
+        )
+    if isinstance(memory.space, Values):
+        raise TypeError(
+            f"{where}: memory must have units of two values or of real ones; "
+            f"{type(memory).__name__} has {memory.space.kind}. Recall by jax.vmap, and compare."
         )
     return memory
 

@@ -270,7 +270,9 @@ class _Known(eqx.Module):
 
     def problem(self, free: Free | None = None) -> FlipProblem:
         """Its flips."""
-        return self.model._flips(self.model.space, free, self.bounded)
+        problem = self.model._flips(self.model.space, free, self.bounded)
+        assert isinstance(problem, FlipProblem)
+        return problem
 
 
 @compiled_lanes

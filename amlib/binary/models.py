@@ -6,10 +6,9 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _heads as heads
 from amlib._types import Scalar
 from amlib.binary.base import AbstractBinaryAM, BinaryAM
 from amlib.binary.patterns import overlaps, wide
@@ -33,13 +32,6 @@ class ClassicalHopfield(BinaryAM):
     def energy(self, x: Float[Array, "*shape"]) -> Scalar:
         """The energy of `x`; between $-K D^2 / 2$ and 0."""
         return -0.5 * jnp.sum(overlaps(self.Xi, x) ** 2)
-
-
-def _power(n: Any) -> int:
-    if isinstance(n, bool) or not isinstance(n, int | np.integer):
-        raise TypeError(f"PolynomialDenseAM: n must be an integer; {n!r} came.")
-    checks.at_least(int(n), 1, "PolynomialDenseAM: n")
-    return int(n)
 
 
 class PolynomialDenseAM(BinaryAM):
@@ -71,28 +63,19 @@ class PolynomialDenseAM(BinaryAM):
     polynomial energies, with no prefactor).
     """
 
-    n: int = eqx.field(static=True, converter=_power)
+    n: int = eqx.field(static=True, converter=lambda n: heads.power(n, "PolynomialDenseAM"))
     rectified: bool = eqx.field(static=True, default=True)
 
     @property
     def log_form(self) -> bool:
         """Whether the energy is the logarithm of the published one, see above."""
         K, D = self.Xi.shape[0], math.prod(self.Xi.shape[1:])
-        largest = float(jnp.finfo(wide(self.state_struct.dtype)).max)
-        return math.log(K) + self.n * math.log(D) > 0.98 * math.log(largest)
+        return heads.needs_logs(K, D, self.n, wide(self.state_struct.dtype))
 
     def energy(self, x: Float[Array, "*shape"]) -> Scalar:
         """The energy of `x`, in the published or the logarithmic form."""
         h = overlaps(self.Xi, x)
-        if not self.log_form:
-            return -jnp.sum((jnp.maximum(h, 0.0) if self.rectified else h) ** self.n)
-        counts = h > 0 if self.rectified else h != 0
-        size = jnp.where(counts, jnp.abs(h), 1.0)  # log(1) where nothing counts: safe to derive
-        log_size = jnp.where(counts, self.n * jnp.log(size), -jnp.inf)
-        if self.rectified or self.n % 2 == 0:
-            return -jax.nn.softplus(jax.nn.logsumexp(log_size))
-        log_sum, sign = jax.nn.logsumexp(log_size, b=jnp.sign(h), return_sign=True)
-        return -sign * jax.nn.softplus(log_sum)
+        return heads.polynomial(h, self.n, rectified=self.rectified, in_logs=self.log_form)
 
 
 class ExponentialDenseAM(BinaryAM):
@@ -119,16 +102,11 @@ class ExponentialDenseAM(BinaryAM):
     beta: Scalar = eqx.field(converter=lambda b: checks.as_float(b, "beta"), default=1.0)
 
     def __check_init__(self):
-        if self.beta.shape != ():
-            raise ValueError(f"beta: must be a scalar; shape {self.beta.shape} came.")
-        if checks.is_concrete(self.beta):
-            checks.positive(self.beta, "beta")
+        heads.check_beta(self.beta)
 
     def energy(self, x: Float[Array, "*shape"]) -> Scalar:
         """The energy of `x`; between $-D - \\log(K)/\\beta$ and $D$ for spin patterns."""
-        h = overlaps(self.Xi, x)
-        beta = self.beta.astype(h.dtype)
-        return -jax.nn.logsumexp(beta * h) / beta
+        return heads.exponential(overlaps(self.Xi, x), self.beta)
 
 
 def _field(h: Any) -> Array | None:

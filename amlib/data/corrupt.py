@@ -10,11 +10,11 @@ from typing import Literal, TypeAlias, get_args
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Float, Shaped
+from jaxtyping import Array, ArrayLike, Bool, Shaped
 
 from amlib import _checks
 from amlib._types import Key
-from amlib.spaces import AbstractSpace, AbstractTwoValued, Spins
+from amlib.spaces import AbstractSpace, AbstractTwoValued, Spins, Values
 
 _SPINS = Spins()
 
@@ -27,7 +27,7 @@ def flip(
     p: Shaped[ArrayLike, ""],
     *,
     space: AbstractSpace = _SPINS,
-) -> Float[Array, "*shape"]:
+) -> Shaped[Array, "*shape"]:
     r"""Flip each bit independently with probability `p`.
 
     $$x_i \mapsto -x_i \text{ with probability } p$$
@@ -38,7 +38,7 @@ def flip(
     - `x`: one state; spins, or any real numbers, whose signs then change.
     - `p`: probability, 0 to 1; may be traced.
     - `space`: what a unit may be, which says what it is when it is flipped: `amlib.Bits()` for
-      states of 0 and 1, or a memory's `space`.
+      states of 0 and 1, or a memory's `space`. Of several values it is the next one.
 
     **Returns:** the noisy state. The expected overlap with `x` is `1 - 2p`. The same key flips
     the same bits in every float dtype, with and without x64.
@@ -59,7 +59,7 @@ def flip_exactly(
     k: Shaped[ArrayLike, ""],
     *,
     space: AbstractSpace = _SPINS,
-) -> Float[Array, "*shape"]:
+) -> Shaped[Array, "*shape"]:
     """Flip exactly `k` distinct bits, every set of `k` equally likely.
 
     **Arguments:**
@@ -90,7 +90,7 @@ def mask(
     space: AbstractSpace = _SPINS,
     shape: tuple[int, ...] | None = None,
     key: Key | None = None,
-) -> Float[Array, "*shape"]:
+) -> Shaped[Array, "*shape"]:
     """Hide part of a picture: set it to `value`.
 
     ```python
@@ -106,7 +106,7 @@ def mask(
         traced.
     - `side`: where: `"bottom"`, `"top"`, `"left"`, `"right"`, or `"random"` single pixels.
     - `value`: what hidden pixels become; by default the lower value of a unit of the space, -1 for
-        spins and for real units, which is background. 0 suits continuous states.
+        spins and for real units, which is background, and 0 of several. 0 suits continuous states.
     - `space`: what a unit may be: `amlib.Bits()` for states of 0 and 1, or a memory's `space`.
     - `shape`: the picture's shape when `x` is flat; by default a flat state whose size is a
         square number is taken as a square picture.
@@ -120,7 +120,8 @@ def mask(
     """
     x = space.asarray(x, "mask: x")
     if value is None:
-        value = space.low if isinstance(space, AbstractTwoValued) else -1.0
+        value = 0 if isinstance(space, Values) else -1.0
+        value = space.low if isinstance(space, AbstractTwoValued) else value
     if _checks.is_concrete(value) and np.any(np.asarray(value) < 0) and _checks.are_bits(x):
         raise ValueError(
             f"mask: value must be 0 or 1 in a state of 0 and 1; {value} came. Pass value=0 or "
@@ -180,7 +181,7 @@ def region(
 
 def add_gaussian(
     key: Key, x: Shaped[ArrayLike, "*shape"], sigma: Shaped[ArrayLike, ""]
-) -> Float[Array, "*shape"]:
+) -> Shaped[Array, "*shape"]:
     r"""Add independent Gaussian noise to every value.
 
     $$x_i \mapsto x_i + \sigma \epsilon_i, \quad \epsilon_i \sim \mathcal{N}(0, 1)$$

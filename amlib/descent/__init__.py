@@ -7,6 +7,7 @@ from amlib.descent.backward import (
 )
 from amlib.descent.evaluators import AbstractFlips as AbstractFlips
 from amlib.descent.flip_problem import (
+    AbstractFlipProblem as AbstractFlipProblem,
     FlipProblem as FlipProblem,
     OfChange as OfChange,
     Sweep as Sweep,
@@ -48,6 +49,7 @@ from amlib.descent.samplers import (
     Glauber as Glauber,
     Metropolis as Metropolis,
 )
+from amlib.descent.sites import SiteProblem as SiteProblem
 from amlib.descent.steady import FixedPoint as FixedPoint, Flow as Flow
 from amlib.descent.sweeps import (
     Greedy as Greedy,

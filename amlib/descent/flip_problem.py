@@ -1,5 +1,9 @@
-"""What the methods that flip work on: an energy of units of two values, and where a descent is."""
+"""What the methods that flip work on: an energy of units of two values, and where a descent is.
 
+`AbstractFlipProblem` is what methods for units of any finite number of values may ask.
+"""
+
+import abc
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -10,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Integer, PyTree
 
 from amlib._numbers import Numbers
-from amlib._types import EnergyFn, Key, Scalar
+from amlib._types import EnergyFn, Key, Scalar, hook
 from amlib.descent.derivatives import with_derivative
 from amlib.descent.evaluators import AbstractFlips
 from amlib.descent.integers import refuse_sums_in_int8
@@ -18,7 +22,7 @@ from amlib.descent.orders import AbstractOrder
 from amlib.descent.plan import FlipPlan, Path
 from amlib.descent.trajectory import RESULTS
 from amlib.descent.visits import Free, all_flips, fixed_or_not, try_moves
-from amlib.spaces import AbstractTwoValued, Spins
+from amlib.spaces import AbstractFinite, AbstractTwoValued, Spins
 
 _SPINS = Spins()
 _COPIED = 2**20  # elements of int8 patterns of which a float copy, 4 MiB, costs nothing
@@ -27,18 +31,20 @@ _COPIED = 2**20  # elements of int8 patterns of which a float copy, 4 MiB, costs
 class Visits(NamedTuple):
     """What a step did: the bits it tried, whether each move was made, the energy after each.
 
-    A move of several bits has a row of `bits`.
+    A move of several bits has a row of `bits`. Of units of several values, `bits` are the units,
+    and `values` what each was to become; a bit has no choice.
     """
 
     bits: Integer[Array, "T *m"]
     accepted: Bool[Array, " T"]
     energy: Float[Array, " T"]
+    values: Integer[Array, " T"] | None = None
 
 
 class Sweep(NamedTuple):
     """Where a descent by flips is.
 
-    - `x`: the state, as spins.
+    - `x`: the state, as spins: of units of several values a row of them for each unit.
     - `energy`: its energy.
     - `steps`: how many steps were taken.
     - `done`: whether this lane of a `vmap` has ended; what it does then does not count.
@@ -67,24 +73,38 @@ class OfChange:
     **Arguments:**
 
     - `rule`: `rule(before, after, extra)`, whether a move between these energies is made.
+    - `choose`: of a unit of q values, `choose(before, after, extra)` is which of its q - 1 changes
+      is made, by the energies `after` each, or q - 1 for none. It agrees with `rule` for q = 2.
     """
 
     rule: Callable[[Array, Array, Any], Array]
+    choose: Callable[[Array, Array, Any], Array] | None = None
 
     def __call__(self, before: Array, after: Array, extra: PyTree[Array]) -> Array:
         """Whether the move is made."""
         return self.rule(before, after, extra)
 
 
-@dataclasses.dataclass(frozen=True)
-class FlipProblem:
-    """A scalar function of units of two values, and the bits that may move.
+class Best(NamedTuple):
+    """The energy of a state, and of each free unit what the best change of it alone makes of that.
 
-    **Arguments:**
+    - `after`: the energy after it, +infinity for a unit that is held.
+    - `values`: what the unit becomes; `None` for bits, which turn.
+    """
+
+    energy: Scalar
+    after: Float[Array, " F"]
+    values: Integer[Array, " F"] | None = None
+
+
+class AbstractFlipProblem(abc.ABC):
+    """A scalar function of units of finitely many values, and the units that may move.
+
+    Its subclasses are dataclasses with these fields:
 
     - `energy`: from a state of the space to a scalar.
-    - `space`: the two values of a unit.
-    - `free`: the bits that may move, as `free_bits` makes them; `None` for all of them.
+    - `space`: the values of a unit.
+    - `free`: the units that may move, as `free_bits` makes them; `None` for all of them.
     - `limit`: the step limit, set where the loop begins.
     - `path`, `bounded`: see `FlipPlan`.
     - `memory`: whose energy it is, for methods that ask more of it.
@@ -92,7 +112,123 @@ class FlipProblem:
     """
 
     energy: EnergyFn
-    space: AbstractTwoValued = _SPINS
+    space: AbstractFinite
+    free: Free | None
+    path: Path
+    bounded: Sequence[tuple[Array, Numbers]]
+    memory: object
+    limit: Array | None
+    flips: AbstractFlips | None
+
+    @abc.abstractmethod
+    def plan(self, s: Array) -> FlipPlan:
+        """How flips are evaluated, made in the trace that uses it."""
+
+    @abc.abstractmethod
+    def units(self, plan: FlipPlan) -> int:
+        """How many units a state has."""
+
+    @abc.abstractmethod
+    def sweep(
+        self,
+        at: Sweep,
+        order: AbstractOrder,
+        key: Key,
+        accept: Callable[[Array, Array, Any], Array],
+        draw: Callable[[int], PyTree[Array]] | None = None,
+    ) -> Sweep:
+        """Try the moves of an order: in turn, or in its groups at once where that is the same.
+
+        **Arguments:**
+
+        - `at`: where the descent is.
+        - `order`: whose moves are tried.
+        - `key`: for the moves.
+        - `accept`: `accept(before, after, extra)`, whether a move between these energies is made;
+          an `OfChange` if it reads their difference alone.
+        - `draw`: from a number of moves to arrays with an entry for each.
+
+        **Returns:** where it is then.
+        """
+
+    @abc.abstractmethod
+    def best(self, x: Array) -> Best:
+        """The best change of each free unit of spins.
+
+        The energy is NaN where the form of evaluation overflowed: another one then takes over.
+        """
+
+    @abc.abstractmethod
+    def changed(self, x: Array, units: Bool[Array, " F"], best: Best) -> Array:
+        """The spins after the best changes of some of the free units."""
+
+    @abc.abstractmethod
+    def fixed(self, at: Sweep) -> RESULTS:
+        """Converged if no single free change lowers the energy; else go on."""
+
+    def replace(self, **changes: Any) -> Any:
+        """The same with other values of some fields."""
+        return dataclasses.replace(self, **changes)  # pyright: ignore[reportArgumentType]
+
+    @hook
+    def try_moves(
+        self,
+        at: Sweep,
+        moves: Integer[Array, "T *m"],
+        accept: Callable[[Array, Array, Any], Array],
+        extra: PyTree[Array] | None = None,
+        order: AbstractOrder | None = None,
+    ) -> Sweep:
+        """Try moves one after the other: of bits alone, see `FlipProblem`."""
+        del at, moves, accept, extra, order
+        raise TypeError(
+            f"try_moves: flips units of two values; {self.space.kind} came. Use problem.sweep."
+        )
+
+    def last_energy(self, x: Array, e: Array) -> Scalar:
+        """The energy of the state `x` of the space in which a loop ended at the energy `e`.
+
+        It is evaluated in full, not frozen: it has its derivative in the parameters. Where
+        that could make a float copy of many int8 patterns, it is `e`, and the full energy is what
+        a derivative is taken of.
+        """
+        if sum(a.size for a in self.stored_as_int8()) <= _COPIED:
+            return self.energy(x)
+        here = lambda flat, _: (flat, flat)
+        return with_derivative(self.energy, e[None], x, jnp.zeros(1, jnp.int32), here)[0]
+
+    def stored_as_int8(self) -> list[Array]:
+        """The patterns of the memory that are int8."""
+        leaves = jax.tree.leaves(self.memory)
+        return [a for a in leaves if getattr(a, "dtype", None) == jnp.int8]
+
+    @property
+    def bits(self) -> Integer[Array, " F"]:
+        """The units that may move."""
+        assert self.free is not None
+        return self.free.bits
+
+    def _may_move(self, moves: Array, D: int) -> Array | None:
+        """Which moves change free units only, whatever an order returns; `None` where all are."""
+        assert self.free is not None
+        if self.free.open is None and self.bits.shape[0] == D:
+            return None
+        may = self.free.mask(D)[moves]
+        return may if moves.ndim == 1 else may.all(-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class FlipProblem(AbstractFlipProblem):
+    """A scalar function of units of two values, and the bits that may move.
+
+    **Arguments:**
+
+    - `energy`, `free`, `limit`, `path`, `bounded`, `memory`, `flips`: see `AbstractFlipProblem`.
+    - `space`: the two values of a unit.
+    """
+
+    energy: EnergyFn
+    space: AbstractTwoValued = _SPINS  # pyright: ignore[reportIncompatibleVariableOverride]
     free: Free | None = None
     path: Path = "auto"
     bounded: Sequence[tuple[Array, Numbers]] = ()
@@ -106,31 +242,9 @@ class FlipProblem:
 
     def plan(self, s: Array) -> FlipPlan:
         """How flips are evaluated, made in the trace that uses it."""
-        if self._stored_as_int8():
+        if self.stored_as_int8():
             refuse_sums_in_int8(self.of_spins, s)
         return FlipPlan(self.of_spins, s, self.path, self.bounded)
-
-    def _stored_as_int8(self) -> list[Array]:
-        leaves = jax.tree.leaves(self.memory)
-        return [a for a in leaves if getattr(a, "dtype", None) == jnp.int8]
-
-    def last_energy(self, x: Array, e: Array) -> Scalar:
-        """The energy of the state `x` of the space in which a loop ended at the energy `e`.
-
-        It is evaluated in full, not frozen: it has its derivative in the parameters. Where
-        that could make a float copy of many int8 patterns, it is `e`, and the full energy is what
-        a derivative is taken of.
-        """
-        if sum(a.size for a in self._stored_as_int8()) <= _COPIED:
-            return self.energy(x)
-        here = lambda flat, _: (flat, flat)
-        return with_derivative(self.energy, e[None], x, jnp.zeros(1, jnp.int32), here)[0]
-
-    @property
-    def bits(self) -> Integer[Array, " F"]:
-        """The bits that may move."""
-        assert self.free is not None
-        return self.free.bits
 
     # -- what methods ask --------------------------------------------------------------------------
 
@@ -178,17 +292,7 @@ class FlipProblem:
         accept: Callable[[Array, Array, Any], Array],
         draw: Callable[[int], PyTree[Array]] | None = None,
     ) -> Sweep:
-        """Try the moves of an order: in turn, or in its groups at once where that is the same.
-
-        **Arguments:**
-
-        - `at`, `accept`: see `try_moves`.
-        - `order`: whose moves are tried.
-        - `key`: for the moves.
-        - `draw`: from a number of moves to arrays with an entry for each.
-
-        **Returns:** where it is then.
-        """
+        """See `AbstractFlipProblem`."""
         assert self.flips is not None
         groups = order.groups(self.flips)
         moves = order.moves(key, self.bits) if groups is None else np.concatenate(groups)
@@ -206,13 +310,19 @@ class FlipProblem:
         x, record, energy = self.flips.try_groups(at.x, groups, decide, (extra, free))
         return at.moved(x, Visits(moves, *record), energy)
 
-    def _may_move(self, moves: Array, D: int) -> Array | None:
-        """Which moves flip free bits only, whatever an order returns; `None` where all bits are."""
-        assert self.free is not None
-        if self.free.open is None and self.bits.shape[0] == D:
-            return None
-        may = self.free.mask(D)[moves]
-        return may if moves.ndim == 1 else may.all(-1)
+    def units(self, plan: FlipPlan) -> int:
+        """See `AbstractFlipProblem`: the bits."""
+        return plan.D
+
+    def best(self, x: Array) -> Best:
+        """See `AbstractFlipProblem`: a flip each."""
+        return Best(*self.all_flips(x))
+
+    def changed(self, x: Array, units: Bool[Array, " F"], best: Best) -> Array:
+        """See `AbstractFlipProblem`: they flip."""
+        del best
+        flat, bits = x.reshape(-1), self.bits
+        return flat.at[bits].set(jnp.where(units, -flat[bits], flat[bits])).reshape(x.shape)
 
     def all_flips(self, x: Array) -> tuple[Scalar, Float[Array, " F"]]:
         """The energy of spins, and that after each single flip that is free.

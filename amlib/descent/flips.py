@@ -5,7 +5,6 @@ Units are coded as spins, -1 and +1; a bit is an index into the flattened state.
 """
 
 import abc
-import dataclasses
 import math
 from typing import Any, ClassVar, NamedTuple
 
@@ -21,7 +20,7 @@ from amlib import _checks as checks
 from amlib._types import Key, hook
 from amlib.descent.derivatives import flipped_state, visited_state, with_derivative
 from amlib.descent.evaluators import AbstractFlips
-from amlib.descent.flip_problem import FlipProblem, Sweep, Visits
+from amlib.descent.flip_problem import AbstractFlipProblem, FlipProblem, Sweep, Visits
 from amlib.descent.loop import iterate_together, kept_steps
 from amlib.descent.methods import AbstractMethod
 from amlib.descent.plan import FlipPlan
@@ -60,6 +59,10 @@ class AbstractFlipMethod(AbstractMethod):
     space: ClassVar[type[AbstractSpace]] = AbstractTwoValued
     limit: ClassVar[int] = 100
 
+    several: ClassVar[bool] = False
+    """Whether it changes units of more than two values, too: it then asks no more of a problem than
+    an `AbstractFlipProblem` answers."""
+
     def _room(self, max_steps: int, save_every: int | None) -> int:
         """The sweeps that are recorded; with a record of states the limit itself."""
         if save_every is not None or self.record is None:
@@ -67,24 +70,24 @@ class AbstractFlipMethod(AbstractMethod):
         return min(self.record, max_steps)
 
     @hook
-    def per_sweep(self, problem: FlipProblem) -> int:
+    def per_sweep(self, problem: AbstractFlipProblem) -> int:
         """How many steps make a sweep, the unit of `max_steps`: one by default."""
         del problem
         return 1
 
     @hook
-    def _asks(self, problem: FlipProblem) -> FlipProblem:
+    def _asks(self, problem: AbstractFlipProblem) -> AbstractFlipProblem:
         """The problem as the method asks about it: as it is by default."""
         return problem
 
     @hook
-    def init(self, problem: FlipProblem, at: Sweep) -> PyTree:
+    def init(self, problem: AbstractFlipProblem, at: Sweep) -> PyTree:
         """What the method carries from step to step, at the start; nothing by default."""
         del problem, at
 
     @abc.abstractmethod
     def step(
-        self, problem: FlipProblem, at: Sweep, state: PyTree, key: Key
+        self, problem: AbstractFlipProblem, at: Sweep, state: PyTree, key: Key
     ) -> tuple[Sweep, PyTree]:
         """Take a step.
 
@@ -100,7 +103,7 @@ class AbstractFlipMethod(AbstractMethod):
         """
 
     @hook
-    def terminate(self, problem: FlipProblem, at: Sweep, state: PyTree) -> RESULTS:
+    def terminate(self, problem: AbstractFlipProblem, at: Sweep, state: PyTree) -> RESULTS:
         """How the descent ends here; `RESULTS.step_limit` where it goes on.
 
         By default it ends where no single free flip lowers the energy.
@@ -110,7 +113,7 @@ class AbstractFlipMethod(AbstractMethod):
 
     @hook
     def postprocess(
-        self, problem: FlipProblem, at: Sweep, state: PyTree, result: RESULTS
+        self, problem: AbstractFlipProblem, at: Sweep, state: PyTree, result: RESULTS
     ) -> tuple[Sweep, RESULTS]:
         """What is made of the last sweep, and of how it ended; both as they are by default."""
         del problem, state
@@ -118,7 +121,7 @@ class AbstractFlipMethod(AbstractMethod):
 
     def run(
         self,
-        problem: FlipProblem,
+        problem: AbstractFlipProblem,
         x0: Array,
         key: Key | None,
         max_steps: int,
@@ -132,8 +135,8 @@ class AbstractFlipMethod(AbstractMethod):
         space, start = problem.space, problem.space.to_spins(x0)
         problem = self._asks(problem)
         plan = problem.plan(start)
-        free = free_bits(plan.D) if problem.free is None else problem.free
-        problem = dataclasses.replace(problem, free=free)
+        free = free_bits(problem.units(plan)) if problem.free is None else problem.free
+        problem = problem.replace(free=free)
         key = jr.PRNGKey(0) if key is None else key
         per = self.per_sweep(problem)
         limit = (max_steps if problem.limit is None else problem.limit) * per
@@ -144,7 +147,7 @@ class AbstractFlipMethod(AbstractMethod):
             stops = kept_steps(max_steps, save_every, x0.nbytes) * per
 
         def loop(flips: AbstractFlips) -> tuple[PyTree, Array]:
-            bound = dataclasses.replace(problem, flips=flips)
+            bound = problem.replace(flips=flips)
             return self._descend(bound, start, key, limit, stops, save_every is None)
 
         end, taken, rows = plan.run(loop, start)
@@ -159,7 +162,8 @@ class AbstractFlipMethod(AbstractMethod):
         if save_every is None:
             energies = jnp.where(ran[:, None], rows.energy, last).reshape(-1)
             visited = rows.bits.reshape(-1, *rows.bits.shape[2:])
-            record = Trajectory(x0, visited, rows.accepted.reshape(-1), energies, space)
+            values = None if rows.values is None else rows.values.reshape(-1)
+            record = Trajectory(x0, visited, rows.accepted.reshape(-1), energies, space, values)
         else:
             x, energies, steps = rows
             ran_x = ran.reshape(-1, *[1] * x0.ndim)
@@ -173,7 +177,7 @@ class AbstractFlipMethod(AbstractMethod):
 
     def _descend(
         self,
-        problem: FlipProblem,
+        problem: AbstractFlipProblem,
         x0: Array,
         key: Key,
         max_steps: Array | int,
@@ -186,7 +190,7 @@ class AbstractFlipMethod(AbstractMethod):
         zero, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
         flips = problem.flips
         known = flips.learn(x0)
-        near = dataclasses.replace(problem, flips=flips.using(known))
+        near = problem.replace(flips=flips.using(known))
         e = flips.using(known).start(x0)[0]
         at = Sweep(x0, e, zero, no)
         result = RESULTS.where(_lost(e), RESULTS.nonfinite, RESULTS.step_limit)
@@ -195,7 +199,7 @@ class AbstractFlipMethod(AbstractMethod):
         def step(c: _Loop, k: Array) -> tuple[_Loop, Any]:
             done = c.result != RESULTS.step_limit
             known = flips.learn(c.at.x, c.known)
-            near = dataclasses.replace(problem, flips=flips.using(known))
+            near = problem.replace(flips=flips.using(known))
             before = c.at._replace(steps=k, done=done)
             at, state = self.step(near, before, c.state, jr.fold_in(key, k))
             x, state, last = jax.tree.map(
@@ -232,10 +236,12 @@ class AbstractFlipMethod(AbstractMethod):
                 f"{type(self).__name__}.step: must say what it tried; a Sweep without visits "
                 "came. Return problem.try_moves(at, ...), or at.moved(x, Visits(...))."
             )
+        values = made.values
         return Visits(
             made.bits.astype(compact_dtype(at.x.size)),
             made.accepted & ~done,
             jnp.where(done, e, made.energy),
+            None if values is None else values.astype(compact_dtype(at.x.shape[-1])),
         )
 
 

@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
-from jaxtyping import Array, Bool, Float, Integer
+from jax import lax
+from jaxtyping import Array, Bool, Integer, Shaped
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from amlib._checks import is_concrete
 from amlib._types import Nested, Shape
-from amlib.spaces import AbstractTwoValued, Spins
+from amlib.spaces import AbstractFinite, Spins
 
 OneIndex: TypeAlias = slice | EllipsisType | Nested | None
 Index: TypeAlias = OneIndex | tuple[OneIndex, ...]
@@ -46,16 +47,18 @@ class Frames(NDArrayOperatorsMixin, eqx.Module):
 
     **Arguments:**
 
-    - `x0`: the starting state(s), spins of -1/+1.
+    - `x0`: the starting state(s).
     - `visited`: the bit attempted at each visit, an index into the flattened state.
     - `accepted`: whether the flip was kept.
     - `space`: what the values of a unit are.
+    - `values`: of units of several values, what the visited one was to become.
     """
 
-    x0: Float[Array, "*batch_state"]
+    x0: Shaped[Array, "*batch_state"]
     visited: Integer[Array, "..."]
     accepted: Bool[Array, "*batch T"]
-    space: AbstractTwoValued = eqx.field(static=True, default=Spins())
+    space: AbstractFinite = eqx.field(static=True, default=Spins())
+    values: Integer[Array, "*batch T"] | None = None
 
     @property
     def _batch_ndim(self) -> int:
@@ -93,11 +96,8 @@ class Frames(NDArrayOperatorsMixin, eqx.Module):
     def __getitem__(self, index: Index) -> Array:
         parts = _parts(index, self.shape)
         lead = self._batch_ndim
-        recall: tuple[Array, ...] = (
-            self.space.to_spins(self.x0),
-            self.visited,
-            self.accepted,
-        )
+        recall: tuple[Array, ...] = (self.x0, self.visited, self.accepted)
+        recall += () if self.values is None else (self.values,)
         times: Places = np.zeros(0, int)
         rest: list[
             slice | Places | int | None
@@ -113,13 +113,21 @@ class Frames(NDArrayOperatorsMixin, eqx.Module):
             elif not (isinstance(taken, slice) and taken == slice(None)):
                 at = (slice(None),) * part.axis + (taken,)
                 recall = tuple(a[at] for a in recall)
-        rebuild = _rebuild
-        for _ in range(lead):
-            rebuild = jax.vmap(rebuild, in_axes=(0, 0, 0, None))
-        frames = self.space.from_spins(rebuild(*recall, jnp.asarray(times)))
+        frames = self._rebuilt(lead, recall, jnp.asarray(times))
         flagged = tuple(None if part.flag else slice(None) for part in parts if part.has_axis)
         frames = frames[flagged][tuple(rest)]
         return frames.squeeze(_axes_of_dots(parts))
+
+    def _rebuilt(self, lead: int, recall: tuple[Array, ...], times: Array) -> Array:
+        """The states after visits `times`, of recalls with so many batch axes."""
+        x0, *record = recall
+        space = self.space
+        rebuild = _rebuild if self.values is None else _rebuild_values
+        for _ in range(lead):
+            rebuild = jax.vmap(rebuild, in_axes=(*(0,) * len(recall), None))
+        if self.values is not None:
+            return rebuild(x0, *record, times)
+        return space.from_spins(rebuild(space.to_spins(x0), *record, times))
 
     def __iter__(self) -> Iterator[Array]:
         block = max(1, 2**22 // max(1, math.prod(self.shape[1:])))
@@ -183,6 +191,22 @@ def _rebuild(x0: Array, visited: Array, accepted: Array, times: Array) -> Array:
     odd = jnp.cumsum(flips[:-1], axis=0, dtype=jnp.int8) & 1
     sign = (1 - 2 * odd).astype(x0.dtype).reshape(times.shape[0], *x0.shape)
     return jnp.zeros_like(sign).at[order].set(sign) * x0[None]
+
+
+@functools.partial(jax.jit, inline=False)
+def _rebuild_values(
+    x0: Array, visited: Array, accepted: Array, values: Array, times: Array
+) -> Array:
+    """The same of units of several values: the last change of each unit counts."""
+    order = jnp.argsort(times)
+    frame = jnp.searchsorted(times[order], jnp.arange(visited.shape[0]))
+    number = jnp.arange(1, visited.shape[0] + 1, dtype=jnp.int32)
+    last = jnp.zeros((times.shape[0] + 1, x0.size), jnp.int32)
+    last = last.at[frame, visited].max(jnp.where(accepted, number, 0))
+    last = lax.cummax(last[:-1], axis=0)
+    known = jnp.concatenate([jnp.zeros(1, values.dtype), values]).astype(x0.dtype)
+    made = jnp.where(last > 0, known[last], x0.reshape(1, -1))
+    return jnp.zeros_like(made).at[order].set(made).reshape(times.shape[0], *x0.shape)
 
 
 # -- indices, as NumPy reads them ----------------------------------------------------------------

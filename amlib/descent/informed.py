@@ -6,7 +6,6 @@ knew.
 """
 
 import abc
-import dataclasses
 from typing import Literal, NamedTuple, TypeAlias
 
 import equinox as eqx
@@ -18,7 +17,7 @@ from jaxtyping import Array, Bool, Float
 
 from amlib import _checks as checks
 from amlib._types import Key, Scalar
-from amlib.descent.flip_problem import FlipProblem, Sweep, Visits
+from amlib.descent.flip_problem import AbstractFlipProblem, FlipProblem, Sweep, Visits
 from amlib.descent.flips import count
 from amlib.descent.samplers import AbstractSampler, inverse_temperature
 
@@ -44,7 +43,7 @@ class AbstractInformedSampler(AbstractSampler):
 
     @abc.abstractmethod
     def propose(
-        self, problem: FlipProblem, at: Sweep, rise: Float[Array, " F"], key: Key
+        self, problem: AbstractFlipProblem, at: Sweep, rise: Float[Array, " F"], key: Key
     ) -> Bool[Array, " F"]:
         r"""Which free bits flip together.
 
@@ -63,7 +62,7 @@ class AbstractInformedSampler(AbstractSampler):
 
     @abc.abstractmethod
     def visits(
-        self, problem: FlipProblem, flips: Bool[Array, " F"], before: Scalar, after: Scalar
+        self, problem: AbstractFlipProblem, flips: Bool[Array, " F"], before: Scalar, after: Scalar
     ) -> Visits:
         """What the record says of a step.
 
@@ -73,12 +72,12 @@ class AbstractInformedSampler(AbstractSampler):
         - `before`, `after`: the energy before the step and after it.
         """
 
-    def init(self, problem: FlipProblem, at: Sweep) -> _Around:
+    def init(self, problem: AbstractFlipProblem, at: Sweep) -> _Around:
         """What is known around the start."""
         return self._around(problem, at.x)
 
     def step(
-        self, problem: FlipProblem, at: Sweep, state: _Around, key: Key
+        self, problem: AbstractFlipProblem, at: Sweep, state: _Around, key: Key
     ) -> tuple[Sweep, _Around]:
         """See `AbstractFlipMethod`."""
         assert problem.flips is not None
@@ -103,23 +102,24 @@ class AbstractInformedSampler(AbstractSampler):
             energy = jnp.where(jnp.isfinite(new.energy), energy, jnp.nan)
         return at.moved(x, self.visits(problem, flips & made, before, energy)), state
 
-    def _asks(self, problem: FlipProblem) -> FlipProblem:
+    def _asks(self, problem: AbstractFlipProblem) -> AbstractFlipProblem:
         """Gradients are of the energy as it is written: flips need no form of their own then."""
-        return problem if self.changes == "exact" else dataclasses.replace(problem, path="generic")
+        return problem if self.changes == "exact" else problem.replace(path="generic")
 
-    def _around(self, problem: FlipProblem, x: Array) -> _Around:
+    def _around(self, problem: AbstractFlipProblem, x: Array) -> _Around:
+        assert isinstance(problem, FlipProblem)
         if self.changes == "gradient":
             return _Around(*problem.by_gradient(x))
         energy, flipped = problem.all_flips(x)
         return _Around(energy, flipped - energy)
 
 
-def _may_flip(problem: FlipProblem) -> Bool[Array, "..."] | bool:
+def _may_flip(problem: AbstractFlipProblem) -> Bool[Array, "..."] | bool:
     assert problem.free is not None
     return True if problem.free.open is None else problem.free.open
 
 
-def _rise(problem: FlipProblem, beta: Scalar, around: _Around) -> Float[Array, " F"]:
+def _rise(problem: AbstractFlipProblem, beta: Scalar, around: _Around) -> Float[Array, " F"]:
     """What each flip adds to `beta` times the energy, infinite where it is not to be made.
 
     On a wall, where the energy is +infinity, it is zero for the flips that leave it, and for all
@@ -183,12 +183,12 @@ class GibbsWithGradients(AbstractInformedSampler):
     changes: Changes = eqx.field(converter=_changes, static=True, kw_only=True, default="exact")
     record: int | None = eqx.field(converter=count, static=True, kw_only=True, default=None)
 
-    def per_sweep(self, problem: FlipProblem) -> int:
+    def per_sweep(self, problem: AbstractFlipProblem) -> int:
         """A sweep is as many moves as there are free bits."""
         return problem.bits.shape[0]
 
     def propose(
-        self, problem: FlipProblem, at: Sweep, rise: Float[Array, " F"], key: Key
+        self, problem: AbstractFlipProblem, at: Sweep, rise: Float[Array, " F"], key: Key
     ) -> Bool[Array, " F"]:
         """See `AbstractInformedSampler`."""
         bit, rest = jr.split(key)
@@ -202,7 +202,7 @@ class GibbsWithGradients(AbstractInformedSampler):
         return jnp.sum(jnp.where(flips, -rise / 2, 0)) - jax.nn.logsumexp(-rise / 2)
 
     def visits(
-        self, problem: FlipProblem, flips: Bool[Array, " F"], before: Scalar, after: Scalar
+        self, problem: AbstractFlipProblem, flips: Bool[Array, " F"], before: Scalar, after: Scalar
     ) -> Visits:
         """The bit that was flipped, or the first one, which was not."""
         del before
@@ -252,7 +252,7 @@ class DMALA(AbstractInformedSampler):
     record: int | None = eqx.field(converter=count, static=True, kw_only=True, default=None)
 
     def propose(
-        self, problem: FlipProblem, at: Sweep, rise: Float[Array, " F"], key: Key
+        self, problem: AbstractFlipProblem, at: Sweep, rise: Float[Array, " F"], key: Key
     ) -> Bool[Array, " F"]:
         """See `AbstractInformedSampler`."""
         del problem, at
@@ -264,7 +264,7 @@ class DMALA(AbstractInformedSampler):
         return jnp.sum(jax.nn.log_sigmoid(jnp.where(flips, odds, -odds)))
 
     def visits(
-        self, problem: FlipProblem, flips: Bool[Array, " F"], before: Scalar, after: Scalar
+        self, problem: AbstractFlipProblem, flips: Bool[Array, " F"], before: Scalar, after: Scalar
     ) -> Visits:
         """All free bits."""
         energies = jnp.broadcast_to(before, flips.shape).at[-1].set(after)

@@ -113,7 +113,7 @@ def _share(shape: Shape, axes: Iterable[IntLike]) -> int:
 _ADD_UP = frozenset({"dot_general", "conv_general_dilated", "reduce_sum", "cumsum"})
 
 
-def refuse_sums_in_int8(fn: EnergyFn, x: Array) -> None:
+def refuse_sums_in_int8(fn: EnergyFn, x: Array | jax.ShapeDtypeStruct) -> None:
     """Raise where the energy `fn(x)`, which is traced only, adds up many int8 numbers in int8."""
 
     def look(jaxpr: jcore.Jaxpr) -> None:

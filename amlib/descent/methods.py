@@ -22,18 +22,27 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree, Shaped
 
 from amlib import _checks as checks
 from amlib._types import EnergyFn, Key, ScalarLike, hook
-from amlib.descent.flip_problem import FlipProblem
+from amlib.descent.flip_problem import AbstractFlipProblem, FlipProblem
 from amlib.descent.loop import Carry, iterate
 from amlib.descent.plan import scalar_output
 from amlib.descent.problems import AbstractProblem, Field, Point, Problem
+from amlib.descent.sites import SiteProblem
 from amlib.descent.trajectory import RESULTS, Recall
-from amlib.spaces import AbstractReals, AbstractSpace, AbstractTwoValued, Spins, as_reals
+from amlib.spaces import (
+    AbstractFinite,
+    AbstractReals,
+    AbstractSpace,
+    AbstractTwoValued,
+    Spins,
+    Values,
+    as_reals,
+)
 
-Problems: TypeAlias = AbstractProblem | FlipProblem
+Problems: TypeAlias = AbstractProblem | AbstractFlipProblem
 
 
 class AbstractMethod(eqx.Module):
@@ -210,7 +219,7 @@ def _fold(key: Key | None, steps: Array) -> Key | None:
 
 def descend(
     energy: EnergyFn,
-    x0: Float[Array, "*shape"],
+    x0: Shaped[Array, "*shape"],
     method: AbstractMethod,
     *,
     space: AbstractSpace | Callable[[Array], Array] | None = None,
@@ -230,8 +239,9 @@ def descend(
     - `x0`: the start; of real states in single precision at least.
     - `method`: `Sweeps(...)`, `GradientDescent(...)`, `CCCP()`, and so on.
     - `space`: what a unit may be: `Bits()` or another space of two values for methods that flip,
-      where `None` means `Spins()`; the set that a real state stays in, `Box()`, `Sphere()`, or a
-      function from a state to the nearest allowed one, where `None` leaves the state free.
+      or `Values(q)`, where `None` means `Spins()`; the set that a real state stays in, `Box()`,
+      `Sphere()`, or a function from a state to the nearest allowed one, where `None` leaves the
+      state free.
     - `key`: for methods that draw at random.
     - `max_steps`: the step limit, at least 1; `None` takes the method's.
     - `tol`: of real states, see above, in units of the state; `None` means the square root of the
@@ -251,13 +261,21 @@ def descend(
     """
     if isinstance(method, AbstractMethod) and issubclass(method.space, AbstractTwoValued):
         units = Spins() if space is None else space
-        if not isinstance(units, AbstractTwoValued):
+        if not isinstance(units, AbstractFinite):
             raise TypeError(f"descend: space must be one of two values, Spins(); {space!r} came.")
-        problem = FlipProblem(energy, units)
+        problem = flip_problem(energy, units)
     else:
         scalar_output(energy, x0)
         problem = Problem(energy, as_reals(space), field)
     return solve(problem, x0, method, key, max_steps, tol, save_every)
+
+
+def flip_problem(energy: EnergyFn, space: AbstractFinite, **more: Any) -> AbstractFlipProblem:
+    """The problem of units of two or of several values, with `more` of its fields."""
+    if isinstance(space, Values):
+        return SiteProblem(energy, space, **more)
+    assert isinstance(space, AbstractTwoValued)
+    return FlipProblem(energy, space, **more)
 
 
 def check_schedule(beta: Array, max_steps: int | None, check: Callable[[int | None], int]) -> int:
@@ -281,12 +299,15 @@ def check_method(method: object, space: AbstractSpace, key: object) -> None:
             f"{method!r} came. Look in amlib.descent; a method of your own subclasses "
             "AbstractRealMethod or AbstractFlipMethod."
         )
-    if not isinstance(space, method.space):
+    several = isinstance(space, Values) and getattr(method, "several", False)
+    if not (isinstance(space, method.space) or several):
         real = isinstance(space, AbstractReals)
         others = (
             "GradientDescent(...), CCCP(), Euler(...), Flow(...), FixedPoint(...), Langevin(...) "
             "or MALA(...)"
             if real
+            else "Sweeps(...), Greedy(), Synchronous(), Glauber(...) or Metropolis(...)"
+            if isinstance(space, Values)
             else "Sweeps(...), Greedy(), Synchronous(), Glauber(...), Metropolis(...), "
             "GibbsWithGradients(...) or DMALA(...)"
         )
@@ -319,7 +340,10 @@ def solve(
         max_steps = method.check(max_steps)
         limit = jnp.asarray(max_steps, jnp.int32)
     assert max_steps is not None
-    problem = dataclasses.replace(problem, limit=limit)
+    if isinstance(problem, AbstractFlipProblem):
+        problem = problem.replace(limit=limit)
+    else:
+        problem = dataclasses.replace(problem, limit=limit)
     if save_every is not None:
         save_every = min(checks.integer(save_every, 1, "recall: save_every"), max_steps)
     if not isinstance(problem, AbstractProblem):

@@ -72,6 +72,7 @@ class FlipPlan:
     - `bounded`: arrays known to be finite and no larger than `_numbers.BOUND`, with what else is
       known of them. An energy that closes over these alone mostly needs no second program for
       values that are not.
+    - `as_written`: the energy that is evaluated in full, where `energy` is another form of it.
 
     **Raises:** `ValueError` if the energy is not a real scalar.
     """
@@ -82,6 +83,7 @@ class FlipPlan:
         x: Any,
         path: Path = "auto",
         bounded: Sequence[tuple[Array, Numbers]] = (),
+        as_written: EnergyFn | None = None,
     ):
         self.x = jax.ShapeDtypeStruct(x.shape, x.dtype)
         self.D = math.prod(x.shape)
@@ -90,7 +92,8 @@ class FlipPlan:
         self.reason = "asked for"
         self.full_cost = self.flip_cost = self.row_bytes = 0
         frozen, constants = freeze(energy, self.x)
-        self._energy = lambda y: jcore.jaxpr_as_fun(frozen)(y)[0]
+        full = frozen if as_written is None else freeze(as_written, self.x)[0]
+        self._energy = lambda y: jcore.jaxpr_as_fun(full)(y)[0]
         self.cut: Cut | None = None
         if path == "generic":
             return

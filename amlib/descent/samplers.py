@@ -18,11 +18,11 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jax import lax
-from jaxtyping import Array, ArrayLike, Float, PyTree
+from jaxtyping import Array, ArrayLike, Float, Integer, PyTree
 
 from amlib import _checks as checks
-from amlib._types import Key, Scalar
-from amlib.descent.flip_problem import FlipProblem, OfChange, Sweep
+from amlib._types import Key, Scalar, hook
+from amlib.descent.flip_problem import AbstractFlipProblem, OfChange, Sweep
 from amlib.descent.flips import AbstractFlipMethod, count
 from amlib.descent.methods import check_schedule
 from amlib.descent.orders import AbstractOrder, as_order
@@ -43,18 +43,18 @@ class AbstractSampler(AbstractFlipMethod):
         """The number of sweeps: that of a schedule where `max_steps` is not given."""
         return check_schedule(self.beta, max_steps, super().check)
 
-    def beta_at(self, problem: FlipProblem, at: Sweep) -> Scalar:
+    def beta_at(self, problem: AbstractFlipProblem, at: Sweep) -> Scalar:
         """The inverse temperature of the sweep that a step belongs to; it has no derivative."""
         beta = lax.stop_gradient(self.beta).astype(at.energy.dtype)
         return beta[at.steps // self.per_sweep(problem)] if beta.ndim else beta
 
-    def terminate(self, problem: FlipProblem, at: Sweep, state: PyTree) -> RESULTS:
+    def terminate(self, problem: AbstractFlipProblem, at: Sweep, state: PyTree) -> RESULTS:
         """It goes on to the last sweep."""
         del problem, at, state
         return RESULTS.step_limit
 
     def postprocess(
-        self, problem: FlipProblem, at: Sweep, state: PyTree, result: RESULTS
+        self, problem: AbstractFlipProblem, at: Sweep, state: PyTree, result: RESULTS
     ) -> tuple[Sweep, RESULTS]:
         """What was to be drawn is drawn."""
         del problem, state
@@ -74,6 +74,8 @@ class AbstractFlipSampler(AbstractSampler):
 
     order: eqx.AbstractVar[AbstractOrder]
 
+    several: ClassVar[bool] = True
+
     @abc.abstractmethod
     def probability(self, rise: Float[Array, "*moves"]) -> Float[Array, "*moves"]:
         r"""The probability that a move is made.
@@ -83,15 +85,32 @@ class AbstractFlipSampler(AbstractSampler):
         - `rise`: $\beta (E_\text{moved} - E)$.
         """
 
+    @hook
+    def choose(self, rises: Float[Array, " changes"], u: Scalar) -> Integer[Array, ""]:
+        r"""Which change of a unit of several values is made, or how many there are for none.
+
+        By default one is proposed, each as likely, and made with its `probability`.
+
+        **Arguments:**
+
+        - `rises`: $\beta (E_\text{changed} - E)$ of each.
+        - `u`: a random number, uniform in [0, 1).
+        """
+        proposed = u * rises.shape[0]
+        change = jnp.minimum(jnp.floor(proposed).astype(jnp.int32), rises.shape[0] - 1)
+        made = proposed - change.astype(u.dtype) < self.probability(rises[change])
+        return jnp.where(made, change, rises.shape[0])
+
     def step(
-        self, problem: FlipProblem, at: Sweep, state: PyTree, key: Key
+        self, problem: AbstractFlipProblem, at: Sweep, state: PyTree, key: Key
     ) -> tuple[Sweep, PyTree]:
         """See `AbstractFlipMethod`."""
         visits, draws = jr.split(key)
         beta = self.beta_at(problem, at)
         draw = lambda moves: jr.uniform(draws, (moves,), at.energy.dtype)
         made = lambda before, after, u: u < self.probability(beta * (after - before))
-        return problem.sweep(at, self.order, visits, OfChange(made), draw), state
+        choose = lambda before, after, u: self.choose(beta * (after - before), u)
+        return problem.sweep(at, self.order, visits, OfChange(made, choose), draw), state
 
 
 class Glauber(AbstractFlipSampler):
@@ -102,6 +121,8 @@ class Glauber(AbstractFlipSampler):
     $$P = \frac{1}{1 + \exp(\beta (E_\text{flipped} - E))}$$
 
     which keeps the Boltzmann law $p(x) \propto \exp(-\beta E(x))$ for every visiting order here.
+    A unit of several values draws one of them, its own included, with probability
+    $\propto \exp(-\beta E)$: a heat bath, or Gibbs sampling.
 
     **Arguments:**
 
@@ -124,6 +145,17 @@ class Glauber(AbstractFlipSampler):
         """See `AbstractFlipSampler`."""
         return jax.nn.sigmoid(-rise)
 
+    def choose(self, rises: Float[Array, " changes"], u: Scalar) -> Integer[Array, ""]:
+        """A heat bath: each value as often as the Boltzmann law has it, the others given."""
+        # Of a rise that is no number nothing is known, as where one wall leads to another.
+        rises = jnp.where(jnp.isnan(rises), jnp.inf, rises)
+        least = jnp.minimum(rises.min(), 0)
+        weights = jnp.where(rises == least, 1, jnp.exp(least - rises))  # also of -infinity
+        total = weights.sum() + jnp.exp(least)
+        places = jnp.arange(rises.shape[0])
+        below = jnp.where(places[:, None] >= places[None], weights[None], 0).sum(1)
+        return jnp.sum(u * total >= below).astype(jnp.int32)
+
 
 class Metropolis(AbstractFlipSampler):
     r"""Draw a fixed number of Metropolis sweeps at inverse temperature `beta`, or along a schedule.
@@ -134,6 +166,7 @@ class Metropolis(AbstractFlipSampler):
 
     which keeps the Boltzmann law $p(x) \propto \exp(-\beta E(x))$. It flips more often than
     `Glauber`, and mixes faster at low `beta`; but a flip that costs nothing is made for certain.
+    To a unit of several values one of the others is proposed, each as likely.
     At `beta = 0` an order that visits every bit once turns the state over in each sweep, so where
     `beta` is near 0 take `order="random"`.
 

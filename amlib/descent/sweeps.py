@@ -6,17 +6,18 @@
 | `Greedy()` | if it is the one that lowers it most | the same |
 | `Synchronous()` | together with all whose own flip would lower it | the same, or on a 2-cycle |
 
-What draws at a temperature is in `samplers`.
+Of units of several values, one that is visited takes the value of the lowest energy, where that
+is lower than its own. What draws at a temperature is in `samplers`.
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from amlib._types import Key
-from amlib.descent.flip_problem import FlipProblem, OfChange, Sweep, Visits
+from amlib.descent.flip_problem import AbstractFlipProblem, Best, OfChange, Sweep, Visits
 from amlib.descent.flips import AbstractFlipMethod
 from amlib.descent.orders import AbstractOrder, as_order
 from amlib.descent.trajectory import RESULTS
@@ -42,14 +43,16 @@ class Sweeps(AbstractFlipMethod):
 
     order: AbstractOrder = eqx.field(converter=as_order, default="permutation")
 
+    several: ClassVar[bool] = True
+
     def step(
-        self, problem: FlipProblem, at: Sweep, state: PyTree, key: Key
+        self, problem: AbstractFlipProblem, at: Sweep, state: PyTree, key: Key
     ) -> tuple[Sweep, PyTree]:
         """See `AbstractFlipMethod`."""
-        falls = OfChange(lambda before, after, _: after < before)
+        falls = OfChange(lambda before, after, _: after < before, _lowest)
         return problem.sweep(at, self.order, key, falls), state
 
-    def terminate(self, problem: FlipProblem, at: Sweep, state: PyTree) -> RESULTS:
+    def terminate(self, problem: AbstractFlipProblem, at: Sweep, state: PyTree) -> RESULTS:
         """See `AbstractFlipMethod`."""
         assert at.visits is not None
         if at.visits.bits.ndim == 1:
@@ -58,9 +61,16 @@ class Sweeps(AbstractFlipMethod):
         return RESULTS.where(quiet, RESULTS.converged, RESULTS.step_limit)
 
 
-class _Lowest(NamedTuple):
-    energy: Array
-    bit: Array
+def _lowest(before: Array, after: Array, extra: PyTree[Array]) -> Array:
+    """The change of a unit that lowers the energy most, or none."""
+    del extra
+    least = jnp.argmin(jnp.where(jnp.isnan(after), jnp.inf, after))
+    return jnp.where(after[least] < before, least, after.shape[0])
+
+
+class _Steepest(NamedTuple):
+    best: Best
+    unit: Array
     after: Array
 
 
@@ -74,38 +84,43 @@ class Greedy(AbstractFlipMethod):
     - `record`: see `Sweeps`.
     """
 
-    def per_sweep(self, problem: FlipProblem) -> int:
+    several: ClassVar[bool] = True
+
+    def per_sweep(self, problem: AbstractFlipProblem) -> int:
         """A sweep is as many flips as there are free bits."""
         return problem.bits.shape[0]
 
-    def init(self, problem: FlipProblem, at: Sweep) -> _Lowest:
+    def init(self, problem: AbstractFlipProblem, at: Sweep) -> _Steepest:
         """The best flip from here."""
-        e, energies = problem.all_flips(at.x)
-        lowest = jnp.argmin(jnp.where(jnp.isnan(energies), jnp.inf, energies))
-        return _Lowest(e, problem.bits[lowest], energies[lowest])
+        best = problem.best(at.x)
+        unit = jnp.argmin(jnp.where(jnp.isnan(best.after), jnp.inf, best.after))
+        return _Steepest(best, unit, best.after[unit])
 
     def step(
-        self, problem: FlipProblem, at: Sweep, state: _Lowest, key: Key
-    ) -> tuple[Sweep, _Lowest]:
+        self, problem: AbstractFlipProblem, at: Sweep, state: _Steepest, key: Key
+    ) -> tuple[Sweep, _Steepest]:
         """See `AbstractFlipMethod`."""
         del key
-        falls = state.after < state.energy
-        flat = at.x.reshape(-1)
-        spin = flat[state.bit]
-        x = flat.at[state.bit].set(jnp.where(falls, -spin, spin)).reshape(at.x.shape)
-        energy = jnp.where(falls, state.after, state.energy)
-        at = at.moved(x, Visits(state.bit[None], falls[None], energy[None]))
+        best, unit = state.best, state.unit
+        falls = state.after < best.energy
+        x = problem.changed(at.x, falls & (jnp.arange(best.after.size) == unit), best)
+        energy = jnp.where(falls, state.after, best.energy)
+        values = None if best.values is None else best.values[unit][None]
+        visits = Visits(problem.bits[unit][None], falls[None], energy[None], values)
+        at = at.moved(x, visits)
         return at, self.init(problem, at)
 
-    def terminate(self, problem: FlipProblem, at: Sweep, state: _Lowest) -> RESULTS:
+    def terminate(self, problem: AbstractFlipProblem, at: Sweep, state: _Steepest) -> RESULTS:
         """Converged where the best flip does not lower the energy."""
-        result = RESULTS.where(state.after < state.energy, RESULTS.step_limit, RESULTS.converged)
-        return RESULTS.where(jnp.isnan(state.energy), RESULTS.nonfinite, result)
+        energy = state.best.energy
+        result = RESULTS.where(state.after < energy, RESULTS.step_limit, RESULTS.converged)
+        return RESULTS.where(jnp.isnan(energy), RESULTS.nonfinite, result)
 
 
 class _Falls(NamedTuple):
-    energy: Array
-    flip: Array
+    best: Best
+    units: Array
+    undo: Array
 
 
 class Synchronous(AbstractFlipMethod):
@@ -120,27 +135,30 @@ class Synchronous(AbstractFlipMethod):
     - `record`: see `Sweeps`.
     """
 
-    def init(self, problem: FlipProblem, at: Sweep) -> _Falls:
-        """The bits whose own flip would lower the energy."""
-        e, energies = problem.all_flips(at.x)
-        return _Falls(e, energies < e)
+    several: ClassVar[bool] = True
+
+    def init(self, problem: AbstractFlipProblem, at: Sweep) -> _Falls:
+        """The units whose own change would lower the energy."""
+        best = problem.best(at.x)
+        return _Falls(best, best.after < best.energy, jnp.zeros((), bool))
 
     def step(
-        self, problem: FlipProblem, at: Sweep, state: _Falls, key: Key
+        self, problem: AbstractFlipProblem, at: Sweep, state: _Falls, key: Key
     ) -> tuple[Sweep, _Falls]:
         """See `AbstractFlipMethod`."""
         del key
-        flat, bits = at.x.reshape(-1), problem.bits
-        x = flat.at[bits].set(jnp.where(state.flip, -flat[bits], flat[bits])).reshape(at.x.shape)
+        best, units, bits = state.best, state.units, problem.bits
+        x = problem.changed(at.x, units, best)
         following = self.init(problem, at._replace(x=x))
-        energies = jnp.broadcast_to(state.energy, bits.shape).at[-1].set(following.energy)
-        return at.moved(x, Visits(bits, state.flip, energies)), following
+        back = problem.changed(x, following.units, following.best)
+        following = following._replace(undo=units.any() & (back == at.x).all())
+        energies = jnp.broadcast_to(best.energy, bits.shape).at[-1].set(following.best.energy)
+        return at.moved(x, Visits(bits, units, energies, best.values)), following
 
-    def terminate(self, problem: FlipProblem, at: Sweep, state: _Falls) -> RESULTS:
-        """Converged where nothing flipped, a cycle where the next sweep would undo this one."""
+    def terminate(self, problem: AbstractFlipProblem, at: Sweep, state: _Falls) -> RESULTS:
+        """Converged where nothing changed, a cycle where the next sweep would undo this one."""
         del problem
         assert at.visits is not None
-        flip = at.visits.accepted
-        undo = flip.any() & (state.flip == flip).all()
-        result = RESULTS.where(flip.any(), RESULTS.step_limit, RESULTS.converged)
-        return RESULTS.where(undo, RESULTS.cycle, result)
+        some = at.visits.accepted.any()
+        result = RESULTS.where(some, RESULTS.step_limit, RESULTS.converged)
+        return RESULTS.where(state.undo, RESULTS.cycle, result)

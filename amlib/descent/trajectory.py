@@ -7,11 +7,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Integer, PyTree
+from jaxtyping import Array, Bool, Float, Integer, PyTree, Shaped
 
 from amlib._checks import is_concrete
 from amlib.descent.frames import Frames
-from amlib.spaces import AbstractTwoValued, Spins
+from amlib.spaces import AbstractFinite, Spins
 
 
 class RESULTS(eqx.Enumeration):
@@ -41,18 +41,20 @@ class Trajectory(eqx.Module):
     - `accepted`: whether the flip was kept.
     - `energy`: the energy after each visit.
     - `space`: what the values of a unit are.
+    - `values`: of units of several values, what the visited one was to become.
     """
 
-    x0: Float[Array, "*batch_state"]
+    x0: Shaped[Array, "*batch_state"]
     visited: Integer[Array, "..."]
     accepted: Bool[Array, "*batch T"]
     energy: Float[Array, "*batch T"]
-    space: AbstractTwoValued = eqx.field(static=True, default=Spins())
+    space: AbstractFinite = eqx.field(static=True, default=Spins())
+    values: Integer[Array, "*batch T"] | None = None
 
     @property
     def frames(self) -> Frames:
         """The state after each visit, as a lazy array."""
-        return Frames(self.x0, self.visited, self.accepted, self.space)
+        return Frames(self.x0, self.visited, self.accepted, self.space, self.values)
 
     @property
     def time(self) -> Float[Array, "*batch T"]:
@@ -80,13 +82,13 @@ class StateTrajectory(eqx.Module):
     - `parts`: of a hierarchical memory the parts of the energies, as `HAM.energy_tree` gives them.
     """
 
-    x: PyTree[Float[Array, "..."]] | None
+    x: PyTree[Shaped[Array, "..."]] | None
     energy: Float[Array, "*batch T"]
     time: Float[Array, "*batch T"]
     parts: dict[str, PyTree[Float[Array, "*batch T"]]] | None = None
 
     @property
-    def frames(self) -> PyTree[Float[Array, "..."]] | None:
+    def frames(self) -> PyTree[Shaped[Array, "..."]] | None:
         """The states, by the name that they have in every trajectory."""
         return self.x
 
@@ -107,7 +109,7 @@ class Recall(eqx.Module):
     - `time`: of a flow, when it ended, in the unit of `tau`; `None` for steps.
     """
 
-    x: PyTree[Float[Array, "..."]]
+    x: PyTree[Shaped[Array, "..."]]
     energy: Float[Array, "*batch"]
     steps: Integer[Array, "*batch"]
     result: RESULTS

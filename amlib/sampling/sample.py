@@ -21,6 +21,7 @@ from amlib.descent.trajectory import RESULTS
 from amlib.memory import AbstractMemory
 from amlib.sampling.samplers import AbstractSampler, Chains, Draws, Target, as_sampler
 from amlib.sampling.samples import Samples
+from amlib.spaces import AbstractSpace, Values
 
 Observable = Callable[[Any], Any]
 
@@ -73,7 +74,8 @@ def sample(
     - `warmup`: how many steps to take before, >= 0, of which nothing is observed.
     - `thin`: a state is drawn every so many steps, >= 1. A step is that of the method: a sweep.
     - `observables`: functions of one state by their names, each to a number or an array. Or names
-      of `"magnetisation"` (the mean unit) and `"overlaps"` (the cosine with each stored pattern).
+      of `"magnetisation"` (the mean unit) and `"overlaps"` (the cosine with each stored pattern;
+      of values see `PottsAM.overlaps`).
       `"energy"` is always observed.
     - `clamp`: what never moves, as in `recall`.
     - `keep_states`: whether the states are kept, too.
@@ -195,17 +197,26 @@ def _warmed(target: Target, sampler: AbstractSampler, run: _Run, warmup: int, ba
 
 
 def _magnetisation(memory: AbstractMemory) -> Observable:
-    del memory
+    if isinstance(memory.space, Values):
+        raise TypeError(
+            f"sample: observables: 'magnetisation' is the mean of units; those of {memory.space.q} "
+            "values have none. Count one: {'zeros': lambda x: (x == 0).mean()}."
+        )
     return lambda x: jnp.mean(jnp.concatenate([a.reshape(-1) for a in jax.tree.leaves(x)]))
 
 
 class _Overlaps(eqx.Module):
-    """The cosine with each stored pattern."""
+    """The cosine with each stored pattern; of units of several values that of their one-hot rows,
+    centred, see `PottsAM.overlaps`."""
 
     Xi: Array
+    space: AbstractSpace
 
     def __call__(self, x: Array) -> Array:
         Xi = self.Xi.astype(x.dtype)
+        if isinstance(self.space, Values):
+            same = (Xi == x[None]).reshape(len(Xi), -1).mean(1)
+            return (self.space.q * same - 1) / (self.space.q - 1)
         return jax.vmap(lambda xi: cosine(x, xi))(Xi)
 
 
@@ -217,7 +228,7 @@ def _overlaps(memory: AbstractMemory) -> Observable:
             f"{type(memory).__name__} has not. Give a function: "
             "{'overlap': lambda x: Xi @ x / x.size}."
         )
-    return _Overlaps(Xi)
+    return _Overlaps(Xi, memory.space)
 
 
 NAMED: dict[str, Callable[[AbstractMemory], Observable]] = {

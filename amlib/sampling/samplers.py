@@ -18,7 +18,7 @@ from jaxtyping import Array, PyTree
 from amlib import _checks as checks
 from amlib._numbers import Numbers, knowing, known_numbers
 from amlib._types import Key
-from amlib.descent.flip_problem import FlipProblem, Sweep
+from amlib.descent.flip_problem import AbstractFlipProblem, Sweep
 from amlib.descent.flips import AbstractFlipMethod
 from amlib.descent.methods import AbstractMethod, AbstractRealMethod, check_method
 from amlib.descent.problems import AbstractProblem, Point
@@ -254,18 +254,19 @@ class _Flips(AbstractFlipMethod):
     taken: Array
 
     draws: ClassVar[bool] = True
+    several: ClassVar[bool] = True
 
-    def _asks(self, problem: FlipProblem) -> FlipProblem:
+    def _asks(self, problem: AbstractFlipProblem) -> AbstractFlipProblem:
         return self.method._asks(problem)
 
-    def per_sweep(self, problem: FlipProblem) -> int:
+    def per_sweep(self, problem: AbstractFlipProblem) -> int:
         return self.method.per_sweep(problem)
 
-    def init(self, problem: FlipProblem, at: Sweep) -> PyTree:
+    def init(self, problem: AbstractFlipProblem, at: Sweep) -> PyTree:
         return self.method.init(problem, at)
 
     def step(
-        self, problem: FlipProblem, at: Sweep, state: PyTree, key: Key
+        self, problem: AbstractFlipProblem, at: Sweep, state: PyTree, key: Key
     ) -> tuple[Sweep, PyTree]:
         del key
         per = self.per_sweep(problem)
@@ -273,11 +274,11 @@ class _Flips(AbstractFlipMethod):
         seen = at._replace(steps=_step_of_schedule(self.method, step, per))
         return self.method.step(problem, seen, state, jr.fold_in(self.key, step))
 
-    def terminate(self, problem: FlipProblem, at: Sweep, state: PyTree) -> RESULTS:
+    def terminate(self, problem: AbstractFlipProblem, at: Sweep, state: PyTree) -> RESULTS:
         return self.method.terminate(problem, at, state)
 
     def postprocess(
-        self, problem: FlipProblem, at: Sweep, state: PyTree, result: RESULTS
+        self, problem: AbstractFlipProblem, at: Sweep, state: PyTree, result: RESULTS
     ) -> tuple[Sweep, RESULTS]:
         return self.method.postprocess(problem, at, state, result)
 

@@ -24,6 +24,7 @@ NBS = Path(__file__).parents[1]
 ROOMS = {
     "memory": ("All memories", "What every family shares: `recall`, and what it says of itself."),
     "binary": ("Binary memories", "Memories over spins: write `energy`, get recall."),
+    "potts": ("Potts memories", "Memories over units of several values."),
     "continuous": ("Continuous memories", "Memories over real-valued states."),
     "hierarchical": ("Hierarchical memories", "Layers, synapses, and the energy of both."),
     "learning": ("Learning", "Storage rules, losses, the training loop, trainable models."),
