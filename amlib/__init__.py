@@ -10,6 +10,7 @@ from amlib import (
     descent as descent,
     hierarchical as hierarchical,
     learning as learning,
+    nn as nn,
     sampling as sampling,
     spaces as spaces,
     theory as theory,

@@ -1,5 +1,6 @@
 """Memories over real-valued states: softmax, Gaussian, compact, sparse, kernel, and yours."""
 
+from amlib.continuous.attend import attention as attention
 from amlib.continuous.base import (
     AbstractContinuousAM as AbstractContinuousAM,
     ContinuousAM as ContinuousAM,
@@ -10,7 +11,6 @@ from amlib.continuous.models import (
     GaussianMemory as GaussianMemory,
     ModernHopfield as ModernHopfield,
     PolynomialMemory as PolynomialMemory,
-    attention as attention,
 )
 from amlib.continuous.on_disk import OnDisk as OnDisk
 from amlib.continuous.sparse import SparseHopfield as SparseHopfield, entmax as entmax
