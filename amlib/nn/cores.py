@@ -43,12 +43,12 @@ def words_of(core: Core, where: str) -> frozenset[str]:
         )
     parameters = inspect.signature(core).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        found = WORDS
+        found = set(WORDS)
     else:
         by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
         found = WORDS & {p.name for p in parameters if p.kind in by_name}
     fixed = core.keywords if isinstance(core, functools.partial) else {}
-    return found - fixed.keys()
+    return frozenset(found - fixed.keys())
 
 
 def memory_of(

@@ -134,14 +134,18 @@ class Hopfield(eqx.Module):
         key: Key,
     ):
         where = self._where
-        size = lambda value, name: checks.integer(value, 1, f"{where}: {name}")
-        D = size(input_size, "input_size")
-        stored = size(stored_pattern_size or D, "stored_pattern_size")
-        source = size(pattern_projection_size or stored, "pattern_projection_size")
-        width = min(D, WIDEST) if hidden_size is None else size(hidden_size, "hidden_size")
-        read = width if pattern_size is None else size(pattern_size, "pattern_size")
-        self.input_size, self.num_heads = D, size(num_heads, "num_heads")
-        self.output_size = D if output_size is None else size(output_size, "output_size")
+
+        def size(name: str, value: IntLike | None, default: int = 0) -> int:
+            value = default if value is None else value
+            return checks.integer(value, 1, f"{where}: {name}")
+
+        D = size("input_size", input_size)
+        stored = size("stored_pattern_size", stored_pattern_size, D)
+        source = size("pattern_projection_size", pattern_projection_size, stored)
+        width = size("hidden_size", hidden_size, min(D, WIDEST))
+        read = size("pattern_size", pattern_size, width)
+        self.input_size, self.num_heads = D, size("num_heads", num_heads)
+        self.output_size = size("output_size", output_size, D)
         self.update_steps_max = steps_field(update_steps_max, where)
         self.add_zero_association, self.core = bool(add_zero_association), core
         words = words_of(core, where)
@@ -191,12 +195,9 @@ class Hopfield(eqx.Module):
         **Raises:** `ValueError` for shapes that do not fit, NaN or infinity, and masks that hide
         everything; `TypeError` for masks that are not boolean.
         """
-        R, S, P = self._given(stored, state, projection)
+        R, S = self._given(stored, state)
         bias = hidden(stored_pattern_padding_mask, association_mask, len(S), R, self._where)
-        V = None
-        if self.project_pattern is not None:
-            V = self._apart(self.norm_pattern_projection, self.project_pattern, P)
-        out = self._ask(self._keys(R), self.queries(S), V, bias)
+        out = self._ask(self._keys(R), self.queries(S), self._read(projection, R), bias)
         return jax.vmap(self.project_output)(out.transpose(1, 0, 2).reshape(len(S), -1))
 
     def association_matrix(
@@ -221,7 +222,7 @@ class Hopfield(eqx.Module):
                 f"{self._where}.association_matrix: needs a core that takes values= and has a "
                 "readout, such as am.ModernHopfield; this one gives back its states."
             )
-        R, S, _ = self._given(stored, state, None)
+        R, S = self._given(stored, state)
         bias = hidden(stored_pattern_padding_mask, association_mask, len(S), R, self._where)
         keys = self._keys(R)
         each = jnp.broadcast_to(jnp.eye(len(R), dtype=keys.dtype), (len(keys), len(R), len(R)))
@@ -258,19 +259,21 @@ class Hopfield(eqx.Module):
 
     # -- parts of a call ---------------------------------------------------------------------------
 
-    def _given(
-        self, stored: ArrayLike, state: ArrayLike | None, projection: ArrayLike | None
-    ) -> tuple[Array, Array, Array]:
-        """Stored patterns, states and projections, of the widths that they must have."""
-        where, width = self._where, int(self.project_stored_pattern.in_features)
-        R = rows(stored, width, where, "stored")
-        S = rows(stored if state is None else state, self.input_size, where, "state")
+    def _given(self, stored: ArrayLike, state: ArrayLike | None) -> tuple[Array, Array]:
+        """Stored patterns and states, of the widths that they must have."""
+        width = int(self.project_stored_pattern.in_features)
+        R = rows(stored, width, self._where, "stored")
+        return R, rows(stored if state is None else state, self.input_size, self._where, "state")
+
+    def _read(self, projection: ArrayLike | None, R: Array) -> Array | None:
+        """What each head reads out of each pattern; `None` for a core without values."""
         if self.project_pattern is None:
             if projection is not None:
-                raise ValueError(no_values(where))
-            return R, S, R
-        source = int(self.project_pattern.in_features)
-        return R, S, values_for(stored if projection is None else projection, source, R, where)
+                raise ValueError(no_values(self._where))
+            return None
+        width = int(self.project_pattern.in_features)
+        P = values_for(R if projection is None else projection, width, R, self._where)
+        return self._apart(self.norm_pattern_projection, self.project_pattern, P)
 
     def _apart(
         self, norm: eqx.nn.LayerNorm | None, linear: eqx.nn.Linear, x: Array
@@ -306,7 +309,7 @@ def _linear(inputs: int, outputs: int, std: RealLike | None, key: Key) -> eqx.nn
 
 
 def _betas(
-    beta: ArrayLike | None, width: int, heads: int, words: frozenset[str], where: str
+    beta: Shaped[ArrayLike, "..."] | None, width: int, heads: int, words: frozenset[str], where: str
 ) -> Array | None:
     """One inverse temperature for each head; `None` for a core that takes none."""
     if "beta" not in words:
