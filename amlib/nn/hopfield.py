@@ -14,8 +14,8 @@ from amlib.continuous import AbstractContinuousAM, ModernHopfield
 from amlib.nn.cores import Core, ask, memory_of, words_of
 from amlib.nn.retrieval import beta_for, hidden, no_values, rows, steps_field, values_for
 
-HEADS, WIDEST = 8, 32
-"""How many heads there are by default, and how wide each is at most."""
+HEADS, WIDEST, STD = 8, 32, 0.02
+"""By default: how many heads there are, how wide each is at most, the spread of their weights."""
 
 
 class Options(TypedDict, total=False):
@@ -30,7 +30,7 @@ class Options(TypedDict, total=False):
     core: Core
     normalize: bool
     add_zero_association: bool
-    std: RealLike | None
+    std: RealLike
     pattern_projection_size: IntLike | None
 
 
@@ -59,9 +59,10 @@ class Hopfield(eqx.Module):
       at the origin, with nothing to read out, lets a head answer "none of these": its score is 0,
       and a match must beat it. It makes an average a detector.
     - `num_heads`: one head looks for one thing. There are 8.
-    - `std`: weights drawn with 0.02 make all scores nearly equal, and every product of two of them
-      has next to no gradient: the layer begins on a saddle. Here they begin with one over the root
-      of the width, which gives scores of variance one.
+    - The bias of the states begins with numbers of variance 1, and not with zeros. With weights as
+      small as they are (`std`), every head then begins by asking something of its own, whoever
+      asks: as a pooling does. From zeros all scores are equal, heads differ in nothing but noise,
+      and what is learned first is which state asked, by heart.
 
     **Arguments:**
 
@@ -83,7 +84,7 @@ class Hopfield(eqx.Module):
       `functools.partial(am.SparseHopfield, alpha=2.0)`, a class of your own. See `amlib.nn.cores`.
     - `normalize`: whether patterns, states and projections pass a layer normalisation first.
     - `add_zero_association`: whether there is a stored pattern of zeros, see above.
-    - `std`: spread of the initial weights; `None` means one over the root of the width they act on.
+    - `std`: spread of the initial weights, as published.
     - `key`: for the weights.
 
     Not kept: `dropout` (`equinox.nn.Dropout` after the layer), `*_as_static` and
@@ -130,7 +131,7 @@ class Hopfield(eqx.Module):
         core: Core = ModernHopfield,
         normalize: bool = True,
         add_zero_association: bool = True,
-        std: RealLike | None = None,
+        std: RealLike = STD,
         key: Key,
     ):
         where = self._where
@@ -156,14 +157,14 @@ class Hopfield(eqx.Module):
                 "without values=, which gives back its states; one came."
             )
         checks.key(key, f"{where}: key")
-        if std is not None:
-            checks.at_least(std, 0, f"{where}: std")
+        checks.at_least(std, 0, f"{where}: std")
         norm = lambda n: eqx.nn.LayerNorm(n) if normalize else None
         self.norm_stored_pattern, self.norm_state_pattern = norm(stored), norm(D)
         self.norm_pattern_projection = norm(source) if "values" in words else None
-        H, keys = self.num_heads, jr.split(key, 4)
+        H, (*keys, asked) = self.num_heads, jr.split(key, 5)
         self.project_stored_pattern = _linear(stored, H * width, std, keys[0])
-        self.project_state_pattern = _linear(D, H * width, std, keys[1])
+        asks = jr.normal(asked, (H * width,))
+        self.project_state_pattern = _linear(D, H * width, std, keys[1], asks)
         self.project_pattern = None
         if "values" in words:
             self.project_pattern = _linear(source, H * read, std, keys[2])
@@ -301,11 +302,14 @@ class Hopfield(eqx.Module):
         return jax.vmap(head)(K, Q, V, self.beta)
 
 
-def _linear(inputs: int, outputs: int, std: RealLike | None, key: Key) -> eqx.nn.Linear:
-    """A linear map with normal weights and no bias to begin with."""
+def _linear(
+    inputs: int, outputs: int, std: RealLike, key: Key, bias: Array | None = None
+) -> eqx.nn.Linear:
+    """A linear map with normal weights, and a bias of zeros if no other is given."""
     linear = eqx.nn.Linear(inputs, outputs, key=key)
-    weight = (inputs**-0.5 if std is None else std) * jr.normal(key, (outputs, inputs))
-    return eqx.tree_at(lambda m: (m.weight, m.bias), linear, (weight, jnp.zeros(outputs)))
+    weight = std * jr.normal(key, (outputs, inputs))
+    bias = jnp.zeros(outputs) if bias is None else bias
+    return eqx.tree_at(lambda m: (m.weight, m.bias), linear, (weight, bias))
 
 
 def _betas(

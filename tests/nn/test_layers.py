@@ -214,7 +214,7 @@ WRONG = {
     "nan in a batch": (
         lambda: jax.vmap(hop)(BAG.at[0, 0].set(jnp.nan)[None]), ValueError, "must be finite"
     ),
-    "complex": (lambda: hop(BAG + 0j), TypeError, "must hold real numbers"),
+    "complex": (lambda: hop(BAG.astype(complex)), TypeError, "must hold real numbers"),
     "mask shape": (
         lambda: hop(BAG, stored_pattern_padding_mask=PADDING[:3]), ValueError, "shape (5,); (3,)"
     ),
