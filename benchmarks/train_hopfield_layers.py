@@ -6,11 +6,11 @@
     python benchmarks/train_hopfield_layers.py mnist --seeds 0 1 2
     python benchmarks/train_hopfield_layers.py report
 
-Tasks, networks and training are those of the notebooks of `ml-jku/hopfield-layers`; the pictures of
-random numbers are NumPy's, not PyTorch's. `bits`: is one of 8 secret patterns among the 16 of a bag?
-1,536 bags to train and 512 held out, 250 epochs. `latch`: was the first of 32 letters an A or a B?
-`mnist`: is there a 9 in the bag? 200 bags of about 10 digits, 20 epochs, bags one by one; 1,000 bags
-of held-out digits are asked and not 50, which would be known to 2 % each.
+Tasks, networks and training are those of the notebooks of `ml-jku/hopfield-layers`; random numbers
+are NumPy's, not PyTorch's. `bits`: is one of 8 secret patterns among the 16 of a bag? 1,536 bags to
+train and 512 held out, 250 epochs. `latch`: was the first of 32 letters an A or a B? `mnist`: is
+there a 9 in the bag? 200 bags of about 10 digits, 20 epochs, bags one by one; 1,000 bags of held-out
+digits are asked and not 50, which would be known to 2 % each.
 
 Each run goes into `results/hopfield_layers.json`; `report` makes the page of it.
 """
@@ -161,22 +161,27 @@ def right(model: Any, batch: Any) -> jax.Array:
 
 
 def train(
-    model: Any, train: Any, held: Any, epochs: int, batch: int, rate: float, decay: float, key: Any
+    model: Any, given: Any, held: Any, epochs: int, batch: int, rate: float, decay: float, key: Any
 ) -> dict[str, Any]:
-    """AdamW, clipped at norm 1, as published; accuracies of the last epoch and the largest."""
+    """AdamW, clipped at norm 1, as published; accuracies after the last epoch, and on the way
+    where that is cheap."""
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=decay))
+    ask: dict[str, Any] = {"validation": held, "metrics": {"right": right}} if batch > 1 else {}
     start = time.perf_counter()
-    fitted = am.fit(
-        model, train, loss, optimizer, epochs, batch, key,
-        validation=held, metrics={"right": right}, progress=False,
-    )  # fmt: skip
-    found = fitted.history["right"]
-    return {
-        "held_out": float(found[-1]), "largest": float(found.max()),
-        "train": float(jax.jit(lambda b: right(fitted.last, b))(jax.tree.map(lambda a: a[:512], train))),
-        "epochs": epochs, "seconds": time.perf_counter() - start,
-        "curve": [round(float(a), 4) for a in found],
-    }  # fmt: skip
+    fitted = am.fit(model, given, loss, optimizer, epochs, batch, key, progress=False, **ask)
+    entry = {"epochs": epochs, "seconds": time.perf_counter() - start}
+    entry |= {"held_out": share(fitted.last, held), "train": share(fitted.last, given)}
+    if ask:
+        found = fitted.history["right"]
+        entry |= {"largest": float(found.max()), "curve": [round(float(a), 4) for a in found]}
+    return entry
+
+
+def share(model: Any, data: Any, size: int = 50) -> float:
+    """The share of bags that are told right."""
+    ask, n = eqx.filter_jit(right), len(data[1])
+    parts = [jax.tree.map(lambda a, i=i: a[i : i + size], data) for i in range(0, n, size)]
+    return float(np.average([ask(model, p) for p in parts], weights=[len(p[1]) for p in parts]))
 
 
 def run(task: str, kind: str, setting: str, seed: int, epochs: int | None) -> dict[str, Any]:
@@ -200,9 +205,10 @@ def report() -> None:
     runs = json.loads(FILE.read_text())
     lines = [
         "# Hopfield layers on the published tasks", "",
-        "Accuracy on held-out bags after the last epoch (mean over seeds; in brackets the least and",
-        "the largest), by `benchmarks/train_hopfield_layers.py`. Published: the notebooks of",
-        "`ml-jku/hopfield-layers`, default constructor / tuned one (8 heads, 3 updates, dropout).", "",
+        "Accuracy on held-out bags after the last epoch (mean over seeds; in brackets the least",
+        "and the largest), by `benchmarks/train_hopfield_layers.py`. Published: the notebooks of",
+        "`ml-jku/hopfield-layers`, by its default constructor / by a tuned one (8 heads, 3 updates,",
+        "dropout 0.5; for `lookup` separated targets). Of the MNIST bags 65 % hold a 9.", "",
         "| task | layer | setting | seeds | held out | training | published |",
         "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
