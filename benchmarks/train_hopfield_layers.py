@@ -9,8 +9,8 @@
 Tasks, networks and training are those of the notebooks of `ml-jku/hopfield-layers`; random numbers
 are NumPy's, not PyTorch's. `bits`: is one of 8 secret patterns among the 16 of a bag? 1,536 bags to
 train and 512 held out, 250 epochs. `latch`: was the first of 32 letters an A or a B? `mnist`: is
-there a 9 in the bag? 200 bags of about 10 digits, 20 epochs, bags one by one; 1,000 bags of held-out
-digits are asked and not 50, which would be known to 2 % each.
+there a 9 in the bag? 200 bags of about 10 digits, 20 epochs, bags one by one; 1,000 bags of digits
+that are held out are asked and not 50, which would be known to 2 % each.
 
 Each run goes into `results/hopfield_layers.json`; `report` makes the page of it.
 """
@@ -207,8 +207,9 @@ def report() -> None:
         "# Hopfield layers on the published tasks", "",
         "Accuracy on held-out bags after the last epoch (mean over seeds; in brackets the least",
         "and the largest), by `benchmarks/train_hopfield_layers.py`. Published: the notebooks of",
-        "`ml-jku/hopfield-layers`, by its default constructor / by a tuned one (8 heads, 3 updates,",
-        "dropout 0.5; for `lookup` separated targets). Of the MNIST bags 65 % hold a 9.", "",
+        "`ml-jku/hopfield-layers`, by its default constructor / by a tuned one (8 heads, 3",
+        "updates, dropout 0.5; for `lookup` separated targets). 65 % of the MNIST bags hold a 9.",
+        "",
         "| task | layer | setting | seeds | held out | training | published |",
         "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
