@@ -30,7 +30,7 @@ class Options(TypedDict, total=False):
     core: Core
     normalize: bool
     add_zero_association: bool
-    std: RealLike
+    std: RealLike | None
     pattern_projection_size: IntLike | None
 
 
@@ -84,7 +84,8 @@ class Hopfield(eqx.Module):
       `functools.partial(am.SparseHopfield, alpha=2.0)`, a class of your own. See `amlib.nn.cores`.
     - `normalize`: whether patterns, states and projections pass a layer normalisation first.
     - `add_zero_association`: whether there is a stored pattern of zeros, see above.
-    - `std`: spread of the initial weights, as published.
+    - `std`: spread of the initial weights, as published; `None` means one over the root of the
+      width that they act on.
     - `key`: for the weights.
 
     Not kept: `dropout` (`equinox.nn.Dropout` after the layer), `*_as_static` and
@@ -131,7 +132,7 @@ class Hopfield(eqx.Module):
         core: Core = ModernHopfield,
         normalize: bool = True,
         add_zero_association: bool = True,
-        std: RealLike = STD,
+        std: RealLike | None = STD,
         key: Key,
     ):
         where = self._where
@@ -157,7 +158,8 @@ class Hopfield(eqx.Module):
                 "without values=, which gives back its states; one came."
             )
         checks.key(key, f"{where}: key")
-        checks.at_least(std, 0, f"{where}: std")
+        if std is not None:
+            checks.at_least(std, 0, f"{where}: std")
         norm = lambda n: eqx.nn.LayerNorm(n) if normalize else None
         self.norm_stored_pattern, self.norm_state_pattern = norm(stored), norm(D)
         self.norm_pattern_projection = norm(source) if "values" in words else None
@@ -303,11 +305,11 @@ class Hopfield(eqx.Module):
 
 
 def _linear(
-    inputs: int, outputs: int, std: RealLike, key: Key, bias: Array | None = None
+    inputs: int, outputs: int, std: RealLike | None, key: Key, bias: Array | None = None
 ) -> eqx.nn.Linear:
     """A linear map with normal weights, and a bias of zeros if no other is given."""
     linear = eqx.nn.Linear(inputs, outputs, key=key)
-    weight = std * jr.normal(key, (outputs, inputs))
+    weight = (inputs**-0.5 if std is None else std) * jr.normal(key, (outputs, inputs))
     bias = jnp.zeros(outputs) if bias is None else bias
     return eqx.tree_at(lambda m: (m.weight, m.bias), linear, (weight, bias))
 

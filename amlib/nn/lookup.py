@@ -3,6 +3,8 @@
 from typing import Unpack
 
 import equinox as eqx
+import jax.numpy as jnp
+import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, ArrayLike, Bool, Float, Shaped
 
@@ -29,9 +31,9 @@ class HopfieldLayer(eqx.Module):
     - `lookup_weights_as_separated`: whether what is read out of a pattern is a weight of its own,
       `target_weights`, and not the stored pattern.
     - `key`: for the weights.
-    - `options`: the arguments of `Hopfield`, by keyword. `std` is one over the root of `input_size`
-      by default: states must differ from the beginning for different patterns to learn from them.
-      With the published 0.02 the bit-pattern task stays near 0.53.
+    - `options`: the arguments of `Hopfield`, by keyword. `std` is `None` by default, and the bias
+      of the states begins with zeros: states must differ from the beginning for patterns to learn
+      from them. With the published 0.02 the bit-pattern task stays near 0.53.
 
     **Raises:** as `Hopfield`.
 
@@ -56,11 +58,10 @@ class HopfieldLayer(eqx.Module):
         quantity = checks.integer(quantity, 1, "HopfieldLayer: quantity")
         checks.key(key, "HopfieldLayer: key")
         inner, stored, targets = jr.split(key, 3)
-        options = {
-            "std": checks.integer(input_size, 1, "HopfieldLayer: input_size") ** -0.5,
-            **options,
-        }
-        self.hopfield = Hopfield(input_size, **options, key=inner)
+        options.setdefault("std", None)
+        hopfield = Hopfield(input_size, **options, key=inner)
+        bias = lambda m: m.project_state_pattern.bias
+        self.hopfield = eqx.tree_at(bias, hopfield, replace_fn=jnp.zeros_like)
         self.lookup_weights = jr.normal(stored, (quantity, self.hopfield.input_size))
         self.target_weights = None
         if lookup_weights_as_separated:
