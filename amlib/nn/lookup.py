@@ -4,7 +4,6 @@ from typing import Unpack
 
 import equinox as eqx
 import jax.numpy as jnp
-import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, ArrayLike, Bool, Float, Shaped
 

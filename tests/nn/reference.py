@@ -9,11 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from amlib.nn import Hopfield
-
 
 def association(
-    layer: Hopfield,
+    layer: Any,
     stored: Any,
     state: Any,
     projection: Any,
@@ -23,7 +21,7 @@ def association(
     forbidden: Any = None,
     xp: Any = np,
 ) -> Any:
-    """What `layer(stored, state, projection)` is to be, and its association matrix."""
+    """What a `Hopfield` layer gives, `layer(stored, state, projection)`, and its association matrix."""
 
     def apart(norm, linear, x):
         if norm is not None:
@@ -44,7 +42,7 @@ def association(
     if layer.add_zero_association:
         K, V = (xp.concatenate([a, xp.zeros_like(a[:, :1])], axis=1) for a in (K, V))
         hidden = np.pad(hidden, ((0, 0), (0, 1)))
-    beta = layer.beta[:, None, None]
+    beta, weights = layer.beta[:, None, None], K
     for step in range(steps + 1):
         scores = (q * beta) @ xp.swapaxes(K, 1, 2)
         scores = xp.where(hidden[None], -np.inf, scores)

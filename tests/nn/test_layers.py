@@ -2,7 +2,7 @@
 
 import functools
 import re
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -128,6 +128,7 @@ def test_updates_lower_the_energy_of_every_head():
     hop = layer(beta=jnp.array([0.5, 2.0, 8.0]))
     queries = hop.queries(BAG)
     for memory, x in zip(hop.memories(BAG), queries, strict=True):
+        assert isinstance(memory, am.ModernHopfield)
         assert memory.Xi.shape == (6, 6)  # with the zero association
         energies = [jax.vmap(memory.energy)(x)]
         for _ in range(3):
@@ -211,6 +212,8 @@ def test_it_trains_and_beta_stays():
 
 hop, look = layer(), am.nn.HopfieldLayer(6, 4, num_heads=2, key=KEY)
 own = layer(core=MyMemory)
+NO_KEY: Any = 0
+DROPOUT: Any = {"dropout": 0.5}
 
 WRONG = {
     "width": (lambda: hop(BAG[:, :4]), ValueError, r"stored: must have shape (N, 6)"),
@@ -266,12 +269,12 @@ WRONG = {
     "betas": (lambda: layer(beta=jnp.ones(2)), ValueError, "for each of the 3 heads; shape (2,)"),
     "heads": (lambda: layer(num_heads=0), ValueError, "num_heads: must be at least 1"),
     "steps": (lambda: layer(update_steps_max=-1), ValueError, "update_steps_max: must be at least"),
-    "key": (lambda: am.nn.Hopfield(6, key=0), TypeError, "must be one random key"),
+    "key": (lambda: am.nn.Hopfield(6, key=NO_KEY), TypeError, "must be one random key"),
     "quantity": (
         lambda: am.nn.HopfieldPooling(6, quantity=0, key=KEY), ValueError, "quantity: must be at"
     ),
     "option": (
-        lambda: am.nn.HopfieldPooling(6, dropout=0.5, key=KEY), TypeError, "dropout"
+        lambda: am.nn.HopfieldPooling(6, key=KEY, **DROPOUT), TypeError, "dropout"
     ),
     "plain beta": (lambda: am.nn.retrieve(BAG, BAG, beta=-1.0), ValueError, "retrieve: beta: must"),
     "plain batch": (lambda: am.nn.retrieve(BAG, BAG[None]), ValueError, "goes through jax.vmap"),
