@@ -21,7 +21,7 @@ def association(
     forbidden: Any = None,
     xp: Any = np,
 ) -> Any:
-    """What a `Hopfield` layer gives, `layer(stored, state, projection)`, and its association matrix."""
+    """What a `Hopfield` layer gives for these, and its association matrix."""
 
     def apart(norm, linear, x):
         if norm is not None:
