@@ -210,8 +210,8 @@ def report() -> None:
         "`ml-jku/hopfield-layers`, by its default constructor / by a tuned one (8 heads, 3",
         "updates, dropout 0.5; for `lookup` separated targets). 65 % of the MNIST bags hold a 9.",
         "",
-        "| task | layer | setting | seeds | held out | training | published |",
-        "|---|---|---|---|---|---|---|",
+        "| task | layer | setting | epochs | seeds | held out | training | published |",
+        "|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for task in ("bits", "latch", "mnist"):
         groups: dict[tuple[str, str], list[Any]] = {}
@@ -225,7 +225,7 @@ def report() -> None:
             shown = np.mean([e["train"] for e in entries])
             theirs = PUBLISHED[task].get(kind, "") if setting in ("default", "published") else ""
             lines.append(
-                f"| {task} | {kind} | {setting} | {len(held)} | {spread} | {shown:.3f} | {theirs} |"
+                f"| {task} | {kind} | {setting} | {entries[0]['epochs']} | {len(held)} | {spread} | {shown:.3f} | {theirs} |"
             )
     machines = sorted({e["machine"] for group in runs.values() for e in group.values()})
     PAGE.write_text("\n".join(lines) + "\n\nMeasured on:\n\n" + "\n".join(machines[-1:]))
