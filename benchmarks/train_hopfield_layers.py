@@ -225,8 +225,8 @@ def report() -> None:
             shown = np.mean([e["train"] for e in entries])
             theirs = PUBLISHED[task].get(kind, "") if setting in ("default", "published") else ""
             lines.append(
-                f"| {task} | {kind} | {setting} | {entries[0]['epochs']} | {len(held)} | {spread} | "
-                f"{shown:.3f} | {theirs} |"
+                f"| {task} | {kind} | {setting} | {entries[0]['epochs']} | {len(held)} | "
+                f"{spread} | {shown:.3f} | {theirs} |"
             )
     machines = sorted({e["machine"] for group in runs.values() for e in group.values()})
     PAGE.write_text("\n".join(lines) + "\n\nMeasured on:\n\n" + "\n".join(machines[-1:]))
