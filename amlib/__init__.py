@@ -11,6 +11,7 @@ from amlib import (
     descent as descent,
     hierarchical as hierarchical,
     learning as learning,
+    nn as nn,
     potts as potts,
     sampling as sampling,
     spaces as spaces,

@@ -35,7 +35,7 @@ FLOORS = (
     {"descent"},
     {"memory"},
     {"binary", "continuous", "hierarchical", "potts"},
-    {"learning"},
+    {"learning", "nn"},
     {"plots", "analysis", "cache"},
     {"sampling", "theory"},
     {"__main__"},
@@ -49,7 +49,7 @@ TYPED = """data/ plots/ _shards.py _types.py continuous/on_disk.py continuous/pa
     descent/streaming.py hierarchical/attention.py hierarchical/describe.py
     hierarchical/energies.py hierarchical/hidden.py hierarchical/lagrangians.py
     hierarchical/layers.py hierarchical/models.py hierarchical/spatial.py
-    hierarchical/synapses.py""".split()
+    hierarchical/synapses.py nn/""".split()
 """Where no signature says `Any`."""
 
 Tree = dict[str, str]

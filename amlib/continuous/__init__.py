@@ -1,5 +1,6 @@
 """Memories over reals: softmax, Gaussian, compact, sparse, kernel, distributed, and yours."""
 
+from amlib.continuous.attend import attention as attention
 from amlib.continuous.base import (
     AbstractContinuousAM as AbstractContinuousAM,
     ContinuousAM as ContinuousAM,
@@ -27,7 +28,6 @@ from amlib.continuous.models import (
     GaussianMemory as GaussianMemory,
     ModernHopfield as ModernHopfield,
     PolynomialMemory as PolynomialMemory,
-    attention as attention,
 )
 from amlib.continuous.on_disk import OnDisk as OnDisk
 from amlib.continuous.posts import (

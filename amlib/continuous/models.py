@@ -6,11 +6,12 @@ from typing import ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from amlib import _checks as checks
 from amlib._compiled import compiled
-from amlib._types import RealLike, Scalar, ScalarLike
+from amlib._types import RealLike, Scalar
 from amlib.continuous.base import ContinuousAM
 from amlib.descent.streaming import flat_rows, logsumexp, row_norms
 
@@ -18,6 +19,11 @@ from amlib.descent.streaming import flat_rows, logsumexp, row_norms
 def values_field(values: ArrayLike | None) -> Array | None:
     """The converter of the optional values of a heteroassociative memory."""
     return None if values is None else checks.as_float(values, "values")
+
+
+def bias_field(bias: ArrayLike | None) -> Array | None:
+    """The converter of the optional bias of each pattern."""
+    return None if bias is None else checks.as_float(bias, "bias")
 
 
 def check_values(values: Array | None, K: int) -> None:
@@ -29,10 +35,29 @@ def check_values(values: Array | None, K: int) -> None:
         )
 
 
-def dot_scores(rows: tuple[Array, Array | None], theta: tuple[Array, Array, Array | None]) -> Array:
-    r"""$\beta\, \xi_\mu \cdot x + v_\mu \cdot u$, with the source term only where there is one."""
-    (Xi, values), (x, beta, u) = rows, theta
+def check_bias(bias: Array | None, K: int) -> None:
+    """Raise unless there is one bias per stored pattern, and a pattern that is not hidden."""
+    if bias is None:
+        return
+    if bias.shape != (K,):
+        raise ValueError(
+            f"bias: must have shape (K,) with one number for each of the {K} patterns in Xi; "
+            f"{bias.shape} came."
+        )
+    known = checks.known(bias)
+    if known is not None and (np.isnan(known) | (known == np.inf)).any():
+        raise ValueError("bias: must hold finite numbers or -inf, which hides; NaN or +inf came.")
+    if known is not None and (known == -np.inf).all(axis=-1).any():
+        raise ValueError("bias: must leave a pattern visible; -inf came for all of them.")
+
+
+def dot_scores(
+    rows: tuple[Array, Array | None, Array | None], theta: tuple[Array, Array, Array | None]
+) -> Array:
+    r"""$\beta\, \xi_\mu \cdot x + b_\mu + v_\mu \cdot u$, with the terms that there are."""
+    (Xi, values, bias), (x, beta, u) = rows, theta
     s = (beta * x) @ Xi.T  # scaled before the product, which is smaller than after
+    s = s if bias is None else s + bias
     return s if u is None or values is None else s + values @ u
 
 
@@ -53,6 +78,9 @@ class ModernHopfield(ContinuousAM):
     exponential in $D$, most of them retrieved in one step. Use it for dense real patterns of
     similar norm; large `beta` recalls single patterns, small `beta` their averages.
 
+    A `bias` $b_\mu$ is added to the scores, so that a pattern counts $e^{b_\mu}$ times: $-\infty$
+    hides it. Then $\log K$ above is $\log \sum_\mu e^{b_\mu}$, and $M$ that of visible patterns.
+
     More than `amlib.descent.streaming.STREAM_ABOVE` patterns are summed in blocks.
 
     **Arguments:**
@@ -61,33 +89,45 @@ class ModernHopfield(ContinuousAM):
     - `beta`: inverse temperature, > 0, in units of one over a dot product; trainable.
     - `values`: what `readout` returns for each pattern (heteroassociation), one row per pattern;
       `None` means the patterns themselves.
+    - `bias`: the logarithm of how often each pattern counts, $-\infty$ to hide it; `None` means
+      once.
 
-    **Raises:** `ValueError` if `beta` is not a finite positive scalar, or `values` does not have
-    one row for each pattern.
+    **Raises:** `ValueError` if `beta` is not a finite positive scalar, or `values` or `bias` does
+    not have one row for each pattern, or `bias` hides all of them.
 
-    **Reference:** Ramsauer et al. 2021, eq. 2 and 3, Theorems 1 and 2, with their $N$ as $K$.
+    **Reference:** Ramsauer et al. 2021, eq. 2 and 3, Theorems 1 and 2, with their $N$ as $K$, and
+    no bias.
     """
 
     unit_step: ClassVar[bool] = True
 
     beta: Scalar = eqx.field(converter=checks.positive_field("beta"), default=1.0)
     values: Float[Array, "K *value"] | None = eqx.field(converter=values_field, default=None)
+    bias: Float[Array, " K"] | None = eqx.field(converter=bias_field, default=None)
 
     def __check_init__(self):
         check_values(self.values, self.Xi.shape[0])
+        check_bias(self.bias, self.Xi.shape[0])
 
     def energy(self, x: Float[Array, "*shape"]) -> Scalar:
         """The energy of `x`, constants included."""
-        largest = jnp.max(row_norms(flat_rows(self.Xi)))
-        return self._free_energy(x) + self._constant(self.Xi.shape[0], largest)
+        norms = row_norms(flat_rows(self.Xi))
+        if self.bias is not None:
+            norms = jnp.where(self.bias > -jnp.inf, norms, 0.0)
+        return self._free_energy(x) + self._constant(self.Xi.shape[0], jnp.max(norms))
 
     def _free_energy(self, x: Array) -> Array:
-        beta = self.beta.astype(x.dtype)
-        total = logsumexp(dot_scores, (flat_rows(self.Xi), None), (x.reshape(-1), beta, None))
+        beta, rows = self.beta.astype(x.dtype), (flat_rows(self.Xi), None, self._bias(x.dtype))
+        total = logsumexp(dot_scores, rows, (x.reshape(-1), beta, None))
         return 0.5 * jnp.sum(x * x) - total / beta
 
     def _constant(self, K: int, largest: Array) -> Array:
-        return math.log(K) / self.beta.astype(largest.dtype) + 0.5 * largest
+        bias = self._bias(largest.dtype)
+        count = math.log(K) if bias is None else jax.nn.logsumexp(bias)
+        return count / self.beta.astype(largest.dtype) + 0.5 * largest
+
+    def _bias(self, dtype: jnp.dtype) -> Array | None:
+        return None if self.bias is None else self.bias.astype(dtype)
 
     def readout(self, x: Shaped[ArrayLike, "*shape"]) -> Float[Array, "*value"]:
         r"""What the memory associates with `x`: one update, read in the values.
@@ -115,46 +155,11 @@ def _readout(model: ModernHopfield, x: Array) -> Array:
 
     def sourced(u: Array) -> Array:
         theta = (state.reshape(-1), wide.beta.astype(state.dtype), u)
-        return logsumexp(dot_scores, (flat_rows(wide.Xi), rows.astype(state.dtype)), theta)
+        bias = wide._bias(state.dtype)
+        return logsumexp(dot_scores, (flat_rows(wide.Xi), rows.astype(state.dtype), bias), theta)
 
     out = jax.grad(sourced)(jnp.zeros(rows.shape[1:], state.dtype))
     return out.reshape(values.shape[1:]).astype(values.dtype)
-
-
-def attention(
-    queries: Shaped[ArrayLike, "..."],
-    keys: Shaped[ArrayLike, "..."],
-    values: Shaped[ArrayLike, "..."],
-    beta: ScalarLike | None = None,
-) -> Float[Array, "..."]:
-    r"""Attention: one update of a modern Hopfield network that stores the keys.
-
-    $$\mathrm{softmax}(\beta\, Q K^\top)\, V$$
-
-    **Arguments:**
-
-    - `queries`: one query or any batch of them along the leading axes.
-    - `keys`, `values`: one row per stored pattern.
-    - `beta`: inverse temperature, > 0; `None` means $1/\sqrt{D}$, as in transformers.
-
-    **Returns:** one average of the values per query.
-
-    **Raises:** `ValueError` for widths that do not match and `beta` not above 0.
-
-    **Reference:** Ramsauer et al. 2021, section 2, without projections.
-    """
-    queries = checks.as_float(queries, "attention: queries")
-    keys = checks.as_float(keys, "attention: keys")
-    if queries.ndim < 1 or keys.ndim != 2 or queries.shape[-1] != keys.shape[-1]:
-        raise ValueError(
-            f"attention: queries (..., D) and keys (K, D) must have the same width; "
-            f"{queries.shape} and {keys.shape} came."
-        )
-    beta = keys.shape[1] ** -0.5 if beta is None else beta
-    model = ModernHopfield(keys, beta, values)
-    flat = queries.reshape(-1, keys.shape[1])
-    out = jax.vmap(model.readout)(flat)
-    return out.reshape(*queries.shape[:-1], *out.shape[1:])
 
 
 class GaussianMemory(ContinuousAM):

@@ -28,6 +28,7 @@ ROOMS = {
     "continuous": ("Continuous memories", "Memories over real-valued states."),
     "hierarchical": ("Hierarchical memories", "Layers, synapses, and the energy of both."),
     "learning": ("Learning", "Storage rules, losses, the training loop, trainable models."),
+    "nn": ("Layers", "Layers for any network, whose core is a memory."),
     "descent": ("Descent", "Methods as objects and the engines under them, for any scalar."),
     "spaces": ("Spaces", "What a unit of a state may be."),
     "sharding": ("Sharding", "Memories and batches over many devices."),
