@@ -22,8 +22,9 @@ import jax  # noqa: E402
 import jaxtyping  # noqa: E402
 import matplotlib  # noqa: E402
 import pytest  # noqa: E402
-from browser import address, browser  # noqa: E402, F401 (fixtures)
 from jaxtyping import install_import_hook  # noqa: E402
+
+from tests.browser import address, browser  # noqa: E402, F401 (fixtures)
 
 jax.config.update("jax_disable_most_optimizations", QUICK)
 jax.config.update("jax_numpy_dtype_promotion", "strict")

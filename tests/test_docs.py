@@ -13,7 +13,8 @@ import tomllib
 import api
 import check
 import pytest
-from browser import ROOT, SITE, Visit
+
+from tests.browser import ROOT, SITE, Visit
 
 NBS = ROOT / "nbs"
 

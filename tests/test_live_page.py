@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from browser import SITE, Visit
 from PIL import Image
 
 import amlib as am
+from tests.browser import SITE, Visit
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -18,6 +18,7 @@ from amlib.continuous.base import ContinuousAM
 from amlib.continuous.posts import AbstractPost, Identity
 from amlib.continuous.regularizers import AbstractRegularizer, Entmax, entmax_alpha
 from amlib.descent.methods import AbstractMethod, Problems
+from amlib.descent.problems import Problem
 from amlib.descent.streaming import flat_rows, row_norms
 from amlib.spaces import AbstractReals, AbstractSpace
 
@@ -95,6 +96,7 @@ class AbstractFenchelYoung(ContinuousAM):
                 f"recall: with post={type(post).__name__}(...) states live in its domain; "
                 f"project={type(space).__name__}(...) came. Drop project=, or take post=Identity()."
             )
+        assert isinstance(problem, Problem)
         return dataclasses.replace(problem, field=self._field), start
 
 

@@ -87,6 +87,7 @@ def test_energy_never_rises_and_recall_ends_where_it_says(name):
     assert energies[-1] == end.energy
     np.testing.assert_array_equal(end.trajectory.x[-1], end.x)
     space = model._space_for(model.default_method())
+    assert isinstance(space, am.spaces.AbstractReals)
     start = end.trajectory.frames[0]
     close(start, space.project(query()), tol=0.0 if space.free else 1e-6)
     assert int(end.steps) == float(end.trajectory.time[-1])
