@@ -113,7 +113,7 @@ class Identity(AbstractPost):
         return x
 
     def space(self) -> AbstractReals:
-        """All reals."""
+        """The reals, all of them."""
         return Reals()
 
 

@@ -190,7 +190,7 @@ class Sparsemax(AbstractRegularizer):
         return subset_at_zero(z, 1)
 
     def margin(self) -> Scalar:
-        """1."""
+        """A gap of 1, in units of one over beta."""
         return jnp.ones(())
 
 
@@ -227,7 +227,7 @@ class Normmax(AbstractRegularizer):
         return -jnp.expm1((1 / alpha - 1) * jnp.log(z.size).astype(z.dtype))
 
     def margin(self) -> Scalar:
-        """1."""
+        """A gap of 1, in units of one over beta."""
         return jnp.ones((), self.alpha.dtype)
 
 
@@ -285,7 +285,7 @@ class KSubsets(AbstractRegularizer):
         return subset_at_zero(z, self.k)
 
     def margin(self) -> Scalar:
-        """1."""
+        """A gap of 1, in units of one over beta."""
         return jnp.ones(())
 
     def check(self, K: int) -> None:

@@ -84,7 +84,7 @@ class SequentialKSubsets(AbstractRegularizer):
         return subset_at_zero(z, self.k)
 
     def margin(self) -> Scalar:
-        """1."""
+        """A gap of 1, in units of one over beta."""
         return jnp.ones((), self.transition.dtype)
 
     def check(self, K: int) -> None:

@@ -44,7 +44,8 @@ class Renderer:
             row = str(p.replace(annotation=p.empty, default=p.empty))
             row += f": {said[p.name]}" if p.name in said else ""
             if p.default is not p.empty:
-                default = p.default.__name__ if inspect.isroutine(p.default) else repr(p.default)
+                named = inspect.isroutine(p.default) or inspect.isclass(p.default)
+                default = p.default.__name__ if named else repr(p.default)
                 row += f" = {default}" if p.name in said else f"={default}"
             rows.append(row)
         out = f" -> {said['return']}" if "return" in said else ""
