@@ -42,7 +42,7 @@ class Annealed(AbstractRecalls):
         return at_temperature(inner_method(target.space, self.method, _METHOD), self.betas)
 
     def check(self, target: Target, warmup: int, thin: int) -> None:
-        """See `AbstractSampler`."""
+        """See `AbstractChainSampler`."""
         del warmup, thin
         check_method(self.method_for(target), target.space, True)
 

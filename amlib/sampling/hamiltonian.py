@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PyTree
 from amlib import _checks as checks
 from amlib._compiled import compiled
 from amlib._types import Key
-from amlib.sampling.samplers import AbstractSampler, Chains, Draws, Target
+from amlib.sampling.samplers import AbstractChainSampler, Chains, Draws, Target
 from amlib.spaces import Reals
 
 
@@ -22,7 +22,7 @@ def _step_size(value: Any) -> Array | None:
     return None if value is None else checks.positive_field("step_size")(value)
 
 
-class AbstractHamiltonian(AbstractSampler):
+class AbstractHamiltonian(AbstractChainSampler):
     """Proposals by the dynamics of a ball with the memory's energy. Subclass it and say which."""
 
     beta: eqx.AbstractVar[Float[Array, ""]]
@@ -41,7 +41,7 @@ class AbstractHamiltonian(AbstractSampler):
         return None
 
     def check(self, target: Target, warmup: int, thin: int) -> None:
-        """See `AbstractSampler`."""
+        """See `AbstractChainSampler`."""
         del thin
         name = type(self).__name__
         if not isinstance(target.space, Reals):
@@ -72,7 +72,7 @@ class AbstractHamiltonian(AbstractSampler):
         return _warmed(target, self, chains, steps)
 
     def draw(self, target: Target, chains: Chains, draws: int, thin: int) -> Draws:
-        """See `AbstractSampler`."""
+        """See `AbstractChainSampler`."""
         return _drawn(target, self, chains, (draws, thin))
 
 

@@ -19,7 +19,7 @@ from amlib.descent.loop import states_kept
 from amlib.descent.methods import AbstractMethod
 from amlib.descent.trajectory import RESULTS
 from amlib.memory import AbstractMemory
-from amlib.sampling.samplers import AbstractSampler, Chains, Draws, Target, as_sampler
+from amlib.sampling.samplers import AbstractChainSampler, Chains, Draws, Target, as_sampler
 from amlib.sampling.samples import Samples
 from amlib.spaces import AbstractSpace, Values
 
@@ -34,7 +34,7 @@ REPORTS = 20
 
 def sample(
     memory: AbstractMemory,
-    method: AbstractMethod | AbstractSampler,
+    method: AbstractMethod | AbstractChainSampler,
     x0: PyTree | Samples,
     key: Key | None = None,
     *,
@@ -133,7 +133,7 @@ class _Row(NamedTuple):
     swaps: tuple[np.ndarray, np.ndarray] | None
 
 
-def _begun(target: Target, sampler: AbstractSampler, x0: PyTree, key: Key | None) -> _Run:
+def _begun(target: Target, sampler: AbstractChainSampler, x0: PyTree, key: Key | None) -> _Run:
     if key is None:
         raise ValueError("sample: draws at random and needs key=jax.random.key(...).")
     checks.key(key, "sample: key")
@@ -181,7 +181,9 @@ def _pieces(x: PyTree[Array], steps: int) -> int:
     return -(-steps // pieces)
 
 
-def _warmed(target: Target, sampler: AbstractSampler, run: _Run, warmup: int, bar: tqdm) -> _Run:
+def _warmed(
+    target: Target, sampler: AbstractChainSampler, run: _Run, warmup: int, bar: tqdm
+) -> _Run:
     left, unit = warmup, sampler.multiple
     piece = warmup if sampler.at_once else unit * -(-warmup // (REPORTS * unit))
     while left > 0:
@@ -316,7 +318,7 @@ def _observed(
     return _Row({name: cut(a) for name, a in out.items()}, kept, swaps), run
 
 
-def _collected(rows: list[_Row], run: _Run, sampler: AbstractSampler) -> Samples:
+def _collected(rows: list[_Row], run: _Run, sampler: AbstractChainSampler) -> Samples:
     join = lambda *a: np.concatenate(a, axis=1)
     rates = None
     if rows[0].swaps is not None:

@@ -53,7 +53,7 @@ class Chains(NamedTuple):
     taken: Array
 
 
-class AbstractSampler(eqx.Module):
+class AbstractChainSampler(eqx.Module):
     """What `sample` runs. Subclass it to add one that is no method of recall.
 
     All states come with an axis of chains first.
@@ -131,9 +131,9 @@ class Target(eqx.Module):
             return self.memory.recall(x, method=method, key=key, clamp=held, **words)
 
 
-def as_sampler(method: object) -> AbstractSampler:
+def as_sampler(method: object) -> AbstractChainSampler:
     """A sampler; raise `TypeError` for what draws nothing."""
-    if isinstance(method, AbstractSampler):
+    if isinstance(method, AbstractChainSampler):
         return method
     return Recalls(drawing(method, "sample: method"))
 
@@ -168,7 +168,7 @@ def one_temperature(beta: Any, where: str) -> None:
         )
 
 
-class AbstractRecalls(AbstractSampler):
+class AbstractRecalls(AbstractChainSampler):
     """Chains of one state each, by a method of recall. Subclass it and say which."""
 
     @abc.abstractmethod
@@ -181,12 +181,12 @@ class AbstractRecalls(AbstractSampler):
         return None
 
     def start(self, target: Target, x0: PyTree[Array], keys: Array) -> PyTree[Array]:
-        """See `AbstractSampler`."""
+        """See `AbstractChainSampler`."""
         del target, keys
         return x0
 
     def warm(self, target: Target, chains: Chains, steps: int) -> PyTree[Array]:
-        """See `AbstractSampler`."""
+        """See `AbstractChainSampler`."""
         method = self.method_for(target)
 
         def one(x: PyTree[Array], key: Key) -> PyTree[Array]:
@@ -225,7 +225,7 @@ class Recalls(AbstractRecalls):
         return self.method
 
     def check(self, target: Target, warmup: int, thin: int) -> None:
-        """See `AbstractSampler`."""
+        """See `AbstractChainSampler`."""
         del warmup, thin
         check_method(self.method, target.space, True)
         one_temperature(getattr(self.method, "beta", 0.0), "sample: method")

@@ -18,7 +18,7 @@ from amlib._types import Key
 from amlib.descent.methods import AbstractMethod, check_method
 from amlib.descent.trajectory import RESULTS
 from amlib.sampling.samplers import (
-    AbstractSampler,
+    AbstractChainSampler,
     Chains,
     Draws,
     Target,
@@ -30,7 +30,7 @@ from amlib.sampling.samplers import (
 )
 
 
-class Tempering(AbstractSampler):
+class Tempering(AbstractChainSampler):
     r"""Draw at several temperatures side by side, and let neighbours swap their states.
 
     Between `every` steps of the method at each temperature, the pairs $(0, 1), (2, 3), \dots$ and
@@ -77,7 +77,7 @@ class Tempering(AbstractSampler):
         return inner_method(target.space, self.method, _METHOD)
 
     def check(self, target: Target, warmup: int, thin: int) -> None:
-        """See `AbstractSampler`; steps must be whole numbers of rounds."""
+        """See `AbstractChainSampler`; steps must be whole numbers of rounds."""
         method = self._method(target)
         check_method(method, target.space, True)
         one_temperature(getattr(method, "beta", 0.0), _METHOD)
@@ -95,12 +95,12 @@ class Tempering(AbstractSampler):
         return jax.tree.map(lambda a: jnp.repeat(a[:, None], R, axis=1), x0)
 
     def warm(self, target: Target, chains: Chains, steps: int) -> PyTree[Array]:
-        """See `AbstractSampler`."""
+        """See `AbstractChainSampler`."""
         made = self.draw(target, chains, 1, steps)
         return jax.tree.map(lambda a: a[:, -1], made.carries)
 
     def draw(self, target: Target, chains: Chains, draws: int, thin: int) -> Draws:
-        """See `AbstractSampler`."""
+        """See `AbstractChainSampler`."""
         rounds = jnp.asarray(thin // self.every, jnp.int32)
         sizes = draws, self.every
         return _tempered(target, self._method(target), self.betas, chains, rounds, sizes)
