@@ -1,5 +1,6 @@
 """Hopfield-Fenchel-Young networks: oracles, margins, derivatives, domains, bad input."""
 
+import inspect
 import itertools
 import re
 from functools import partial
@@ -167,7 +168,7 @@ def test_a_gap_of_the_margin_retrieves_exactly_and_a_smaller_one_does_not(name):
     assert_array_equal(above > 0, best)
     assert_allclose(above, best, atol=1e-6 if name == "entmax" else 0)
     assert (jnp.sum(below > 0, axis=1) > k).all()
-    assert_allclose(step, sums, atol=2e-5)
+    assert_allclose(step, sums, atol=1e-4)  # a derivative of sums over scores of up to hundreds
 
 
 def test_sequences_are_exact_beyond_their_margin():
@@ -328,8 +329,7 @@ def test_the_examples_of_the_docstrings_run():
     Xi, x = patterns(K=K), query()
     space = {"am": am, "eqx": eqx, "jnp": jnp, "Xi": Xi}
     for cls in (cont.AbstractRegularizer, cont.AbstractPost):
-        (code,) = re.findall(r"```python\n(.*?)```", cls.__doc__ or "", re.DOTALL)
-        code = "\n".join(line.removeprefix("    ") for line in code.splitlines())
+        (code,) = re.findall(r"```python\n(.*?)```", inspect.getdoc(cls) or "", re.DOTALL)
         assert len(code.splitlines()) < 40
         exec(code, space)
     p = np.clip(2 * np.asarray(Xi @ x), 0, 0.5)
