@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -466,6 +467,12 @@ def test_annotations_stay_objects():
 
 def test_files_are_short():
     assert not too_long(house() | renderer())
+
+
+def test_files_of_tests_have_names_of_their_own():
+    """pytest imports them by these names alone, and collects only the first of two."""
+    names = Counter(path.name for path in Path(__file__).parent.rglob("test_*.py"))
+    assert not [name for name, times in names.items() if times > 1]
 
 
 def test_functions_are_short():
