@@ -2,12 +2,11 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Shaped
 
 from amlib import _checks as checks
 from amlib._types import ScalarLike
-from amlib.continuous.models import ModernHopfield
+from amlib.continuous.models import ModernHopfield, finite_or_hidden
 
 
 def attention(
@@ -68,11 +67,7 @@ def log_weights(
     if bias is not None:
         bias = checks.as_float(bias, "attention: bias").astype(dtype)
         _each_or_all(bias, shape, "attention: bias")
-        known = checks.known(bias)
-        if known is not None and (np.isnan(known) | (known == np.inf)).any():
-            raise ValueError(
-                "attention: bias: must hold finite numbers or -inf, which hides; NaN or +inf came."
-            )
+        finite_or_hidden(bias, "attention: bias")
     if mask is None:
         return bias
     mask = jnp.asarray(mask)

@@ -35,6 +35,15 @@ def check_values(values: Array | None, K: int) -> None:
         )
 
 
+def finite_or_hidden(bias: Array, where: str) -> None:
+    """Raise if a bias is known to hold NaN or +infinity."""
+    known = checks.known(bias)
+    if known is not None and (np.isnan(known) | (known == np.inf)).any():
+        raise ValueError(
+            f"{where}: must hold finite numbers or -inf, which hides; NaN or +inf came."
+        )
+
+
 def check_bias(bias: Array | None, K: int) -> None:
     """Raise unless there is one bias per stored pattern, and a pattern that is not hidden."""
     if bias is None:
@@ -44,9 +53,8 @@ def check_bias(bias: Array | None, K: int) -> None:
             f"bias: must have shape (K,) with one number for each of the {K} patterns in Xi; "
             f"{bias.shape} came."
         )
+    finite_or_hidden(bias, "bias")
     known = checks.known(bias)
-    if known is not None and (np.isnan(known) | (known == np.inf)).any():
-        raise ValueError("bias: must hold finite numbers or -inf, which hides; NaN or +inf came.")
     if known is not None and (known == -np.inf).all(axis=-1).any():
         raise ValueError("bias: must leave a pattern visible; -inf came for all of them.")
 
