@@ -18,14 +18,15 @@ import numpy as np
 
 
 def describe() -> str:
-    """Machine, versions and commit, as Markdown lines."""
+    """Machine, versions and commit, as Markdown lines. A copy without git's folder is told the
+    commit by the variable `COMMIT`."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
         model = names[0].split(":")[1].strip() if names else model
     devices = ", ".join(sorted({d.device_kind for d in jax.devices()}))
-    commit = _git("describe", "--always").stdout.strip() or "unknown"
+    commit = _git("describe", "--always").stdout.strip() or os.environ.get("COMMIT", "unknown")
     # Other results may have come since; what was measured is the rest.
     changed = _git("diff", "--quiet", "HEAD", "--", ":/", ":(top,exclude)benchmarks/results")
     commit += "-dirty" if changed.returncode == 1 else ""

@@ -239,6 +239,7 @@ def main() -> None:
     parser.add_argument("--settings", nargs="*", default=["default"], choices=list(SETTINGS))
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     parser.add_argument("--epochs", type=int)
+    parser.add_argument("--out", type=Path, default=FILE)
     args = parser.parse_args()
     if args.task == "report":
         report()
@@ -247,10 +248,10 @@ def main() -> None:
         for seed in args.seeds:
             for kind in args.layers:
                 entry = run(args.task, kind, setting, seed, args.epochs)
-                runs = json.loads(FILE.read_text()) if FILE.exists() else {}
+                runs = json.loads(args.out.read_text()) if args.out.exists() else {}
                 name = f"{kind}, {setting}, {seed}"
                 runs.setdefault(args.task, {})[name] = entry | {"machine": describe()}
-                FILE.write_text(json.dumps(runs, indent=1) + "\n")
+                args.out.write_text(json.dumps(runs, indent=1) + "\n")
                 shown = {k: v for k, v in entry.items() if k != "curve"}
                 print(args.task, name, json.dumps(shown), flush=True)
 
