@@ -22,8 +22,8 @@ from amlib.plots.pictures import FAINT, GREEN, ORANGE, PURPLE, new_figure, place
 
 SIZES = (2, 4, 9, 20, 50, 200, 1000)
 PUBLISHED = (2, 9, 1000)
-STEPS, RATE = 8_000, 1e-3
-BATCH, EPOCH, DECAY = 128, 500, 0.999
+STEPS, RATE = 50_000, 1e-4
+BATCH, EPOCH, DECAY = 128, 500, 0.9999
 CACHE = Path(__file__).parents[1] / "cache"
 
 TIMES = (0.15, 0.02, 0.002)

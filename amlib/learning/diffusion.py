@@ -22,7 +22,9 @@ class DiffusionNetwork(AbstractDiffusion):
 
     Without $\psi$ it is the energy of a Gaussian of mean $m$ and variance $v$; the factors let
     $\psi$ and its gradient be of order one at every noise. $\psi$ is a perceptron that sees the
-    noise through Fourier features. It generates as a `DiffusionMemory` does, and `at(t)` is a
+    noise through Fourier features, and the state by weights of its own: as two more inputs beside
+    128 features, a point of the plane is hardly heard, and a training waits at the Gaussian for
+    tens of thousands of steps. It generates as a `DiffusionMemory` does, and `at(t)` is a
     memory to recall from. Train it with `DenoisingScoreMatching`.
 
     ```python
@@ -47,11 +49,12 @@ class DiffusionNetwork(AbstractDiffusion):
 
     **Reference:** Pham et al. 2025 (arXiv 2505.21777), whose network for the circle this is (4
     layers of 128, SiLU, a layer norm before the last), but that theirs gives the score itself, a
-    vector field that need not be a gradient, and sees $t$ and not its logarithm; Salimans and Ho
-    2021, for networks of the energy.
+    vector field that need not be a gradient, sees $t$ and not its logarithm, and has state and
+    features side by side; Salimans and Ho 2021, for networks of the energy.
     """
 
     embed: list[eqx.nn.Linear]
+    enter: eqx.nn.Linear
     layers: list[eqx.nn.Linear]
     norm: eqx.nn.LayerNorm
     last: eqx.nn.Linear
@@ -82,7 +85,7 @@ class DiffusionNetwork(AbstractDiffusion):
         features = checks.integer(features, 2, f"{where}: features")
         if features % 2:
             raise ValueError(f"{where}: features must be an even number; {features} came.")
-        keys = jr.split(key, depth + 4)
+        keys = jr.split(key, depth + 5)
         self.sigma = checks.positive_field(f"{where}: sigma")(sigma)
         self.spread = checks.positive_field(f"{where}: spread")(spread)
         mean = checks.finite(checks.as_float(mean, f"{where}: mean"), f"{where}: mean")
@@ -94,8 +97,9 @@ class DiffusionNetwork(AbstractDiffusion):
         self.frequencies = jr.normal(keys[0], (features // 2,))
         linear = eqx.nn.Linear
         self.embed = [linear(features, features, key=k) for k in keys[1:3]]
-        sizes = [math.prod(shape) + features, *[width] * depth]
-        pairs = zip(sizes[:-1], sizes[1:], keys[3:-1], strict=True)
+        self.enter = linear(math.prod(shape), width, key=keys[3])
+        sizes = [features, *[width] * depth]
+        pairs = zip(sizes[:-1], sizes[1:], keys[4:-1], strict=True)
         self.layers = [linear(n, m, key=k) for n, m, k in pairs]
         self.norm = eqx.nn.LayerNorm(width)
         self.last = linear(width, "scalar", key=keys[-1])
@@ -119,7 +123,7 @@ class DiffusionNetwork(AbstractDiffusion):
         h = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)])
         for layer in self.embed:
             h = jax.nn.silu(layer(h))
-        h = self.layers[0](jnp.concatenate([x, h]))
+        h = jax.nn.silu(self.enter(x) + self.layers[0](h))
         for layer in self.layers[1:-1]:
             h = jax.nn.silu(layer(h))
         return self.last(jax.nn.silu(self.norm(self.layers[-1](h))))
