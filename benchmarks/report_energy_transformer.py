@@ -89,13 +89,19 @@ def what_more_steps_do(runs: dict[str, Any]) -> str:
     )
 
 
+def where(run: dict[str, Any]) -> str:
+    """The device of a run."""
+    device = run["machine"].split("JAX devices: ")[1].splitlines()[0]
+    return "one core" if device.startswith("cpu") else f"an {device}"
+
+
 def digits(runs: dict[str, Any]) -> str:
     """What the token CLS makes of the whole test file, in how many steps."""
     rows = ["## Digits from the token CLS\n"]
     rows += [
         f"- seed {seed}: **{100 * r['accuracy']:.2f} %** of the test file after {r['epochs']} "
         f"epochs of {r['pictures']:,} pictures, batches of {r['batch']}, peak rate {r['rate']:g}, "
-        f"{r['seconds'] / 60:.0f} minutes on one core beside other work; training loss "
+        f"{r['seconds'] / 60:.0f} minutes on {where(r)} beside other work; training loss "
         + ", ".join(f"{x:.3f}" for x in r["loss"])
         for seed, r in runs.items()
     ]
@@ -190,12 +196,15 @@ def report(file: Path, weights: Path) -> None:
     parts += ["## Mean squared error of ink on hidden patches", table(runs)]
     first = next(iter(runs["mnist"].values()))
     every = [r for group in ("mnist", "icons") for r in runs.get(group, {}).values()]
-    rise = max(r["largest_rise"] for r in every if "largest_rise" in r)
+    every = [r for r in every if "largest_rise" in r]
+    rises = {place: max(r["largest_rise"] for r in every if where(r) == place)
+             for place in sorted({where(r) for r in every})}  # fmt: skip
+    rises = "; ".join(f"{rise:.1e} on {place}" for place, rise in rises.items())
     parts.append(
         f"One column per data set, all seeds; MNIST: {first['pictures']:,} pictures once, icons: "
         "3,634 pictures 6 times, batches of 25, peak rate 0.003. The largest rise of the core "
-        "energy in any of 96 steps, as a share of it: "
-        f"{rise:.1e} (below 0: it fell in all)."
+        f"energy in any of 96 steps, as a share of it: {rises} (below 0: it fell in all; by "
+        "default a GPU rounds the factors of a product to 10 bits, which is seen here)."
     )
     parts += ["## More steps than were trained", more_steps(runs), what_more_steps_do(runs)]
     if "classify" in runs:

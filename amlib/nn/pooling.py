@@ -27,7 +27,10 @@ class HopfieldPooling(eqx.Module):
     - `input_size`: the width of patterns.
     - `quantity`: how many states ask; the output has `output_size` numbers for each.
     - `key`: for the weights.
-    - `options`: the arguments of `Hopfield`, by keyword.
+    - `options`: the arguments of `Hopfield`, by keyword. Here `std` is `None` by default: what asks
+      is trained itself and cannot be learned by heart, and with the small weights of the published
+      layer a head of a pooling often finds nothing (bit patterns: .77 to .99 by the seed, and .99 to
+      1.00 so).
 
     **Raises:** as `Hopfield`.
 
@@ -44,6 +47,7 @@ class HopfieldPooling(eqx.Module):
         quantity = checks.integer(quantity, 1, "HopfieldPooling: quantity")
         checks.key(key, "HopfieldPooling: key")
         inner, own = jr.split(key)
+        options.setdefault("std", None)
         self.hopfield = Hopfield(input_size, **options, key=inner)
         self.pooling_weights = jr.normal(own, (quantity, self.hopfield.input_size))
 

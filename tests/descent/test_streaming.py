@@ -159,6 +159,22 @@ def test_memory_beyond_the_patterns_is_that_of_a_block():
     assert per_pattern < 4 * queries * 4  # but none of one number per query and pattern
 
 
+def test_accelerators_take_blocks_that_are_worth_a_launch(monkeypatch):
+    """What is traced, as no accelerator is at hand: numbers of memories in one product."""
+    at_once = lambda K: max(
+        size
+        for left, right, _ in products(am.ModernHopfield(jnp.ones((K, 4))).energy, jnp.ones(4))
+        for size in (*left, *right)
+    )
+    K = 2 * streaming.LAUNCHED
+    assert at_once(K) == streaming.BLOCK
+    jax.clear_caches()  # traced for a CPU
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert at_once(K) == streaming.LAUNCHED
+    assert at_once(streaming.LAUNCHED) == streaming.LAUNCHED
+    jax.clear_caches()
+
+
 def test_infinite_scores():
     Xi = jnp.array([[1.0], [2.0], [3.0]])
     cut = lambda rows, x: jnp.where(rows[:, 0] > x, -jnp.inf, rows[:, 0])
