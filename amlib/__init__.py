@@ -151,4 +151,4 @@ from amlib.spaces import (
     Values as Values,
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -503,6 +503,19 @@ def test_the_papers_of_the_house_exist():
         assert len(page.read_text()) > 200, page
 
 
+def test_one_version_is_told_everywhere():
+    version = amlib.__version__
+    cited = dict(
+        line.split(": ", 1) for line in (ROOT / "CITATION.cff").read_text().splitlines()
+        if line.startswith(("version", "date"))
+    )  # fmt: skip
+    first = re.search(r"^## \[(?!Unreleased)(.+)\] - (.+)$", CHANGELOG.read_text(), re.MULTILINE)
+    assert first is not None
+    assert first.groups() == (version, cited["date-released"].strip('"'))
+    assert cited["version"] == version
+    assert f"amlib {version}" in README.read_text(), "beside other libraries"
+
+
 def test_the_release_of_jax_whose_loops_copy_whole_arrays_is_not_installed():
     """JAX 0.11.1: 200,000 visits of 20,000 bits took 3.4 s there and 0.009 s on its neighbours."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
