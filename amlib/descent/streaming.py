@@ -52,7 +52,8 @@ def logsumexp(
     - `rows`: the stored patterns, or a pytree of arrays that share their first axis `K`.
     - `theta`: everything else that the scores depend on.
     - `block`: memories per block. `None` chooses: all at once up to `STREAM_ABOVE` memories,
-      blocks of about `BLOCK` beyond; on a GPU or TPU, `LAUNCHED` for both. Of rows that devices share, it is counted on each of them.
+      blocks of about `BLOCK` beyond; on a GPU or TPU, `LAUNCHED` for both. Of rows that devices
+      share, it is counted on each of them.
 
     **Returns:** $L$. The same value and derivatives either way, but for rounding.
     """

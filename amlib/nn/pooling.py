@@ -28,9 +28,8 @@ class HopfieldPooling(eqx.Module):
     - `quantity`: how many states ask; the output has `output_size` numbers for each.
     - `key`: for the weights.
     - `options`: the arguments of `Hopfield`, by keyword. Here `std` is `None` by default: what asks
-      is trained itself and cannot be learned by heart, and with the small weights of the published
-      layer a head of a pooling often finds nothing (bit patterns: .77 to .99 by the seed, and .99 to
-      1.00 so).
+      is a weight itself, and cannot be learned by heart; with the published small weights a head
+      of a pooling may find nothing (bit patterns: .77 to .99 by the seed; so, .99 to 1.00).
 
     **Raises:** as `Hopfield`.
 
