@@ -11,8 +11,8 @@ Tasks, networks and training are those of the notebooks of `ml-jku/hopfield-laye
 are NumPy's, not PyTorch's. `bits`: is one of 8 secret patterns among the 16 of a bag? 1,536 bags to
 train and 512 held out, 250 epochs. `latch`: was the first of 32 letters an A or a B? `mnist`: is
 there a 9 in the bag? 200 bags of about 10 digits, 20 epochs, bags one by one; 1,000 bags of digits
-that are held out are asked and not 50, which would be known to 2 % each. `attention` and `gated` are
-the poolings of Ilse et al. 2018 in the same network, by the same training.
+that are held out are asked and not 50, which would be known to 2 % each. `attention` and `gated`
+are the poolings of Ilse et al. 2018 in the same network, by the same training.
 
 Each run goes into `results/hopfield_layers.json`; `report` makes the page of it.
 """
@@ -256,7 +256,7 @@ def report() -> None:
                 f"{spread} | {shown:.3f} | {theirs} |"
             )
     machines = sorted({e["machine"] for group in runs.values() for e in group.values()})
-    PAGE.write_text("\n".join(lines) + "\n\nMeasured on:\n\n" + "\n".join(machines[-1:]))
+    PAGE.write_text("\n".join(lines) + "\n\nMeasured on:\n\n" + "\n".join(machines))
 
 
 def main() -> None:
