@@ -503,6 +503,24 @@ def test_the_papers_of_the_house_exist():
         assert len(page.read_text()) > 200, page
 
 
+def broken_links(page: Path) -> list[str]:
+    """Links of a page to files that are not there; what is in backticks is no link."""
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(), flags=re.DOTALL)
+    found = re.findall(r"\]\((?![a-z]+:)([^)#\s]+)(?:#[^)]*)?\)", text)
+    return [link for link in found if not (page.parent / link).exists()]
+
+
+def test_links_between_pages_and_files_hold(tmp_path):
+    pages = [page for part in ("*.md", "[abct]*/**/*.md") for page in ROOT.glob(part)]
+    assert len(pages) > 20
+    assert not {str(page): links for page in pages if (links := broken_links(page))}
+    wrong = tmp_path / "page.md"
+    wrong.write_text(
+        "[a](page.md) [b](page.md#b) [c](https://x.org) `[d](d.md)` ![e](e.png) [f](f.md#f)"
+    )
+    assert broken_links(wrong) == ["e.png", "f.md"]
+
+
 def test_one_version_is_told_everywhere():
     version = amlib.__version__
     cited = dict(
