@@ -25,7 +25,7 @@ from amlib._checks import is_concrete, is_traced
 WIDTH, LINES = 88, 60
 """The longest line of a thing that is shown in one, and the most lines of a block."""
 
-_ITEMS, _DEPTH, _LONGEST = 6, 5, 60  # of a container, of things in things, of a text
+_ITEMS, _ROWS, _DEPTH, _LONGEST = 4, 12, 5, 60  # of a container, things in things, a text
 _GAP = "   "  # between columns
 
 _Made = TypeVar("_Made")
@@ -286,16 +286,16 @@ def _said(value: object) -> str:
     return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
 
 
-def _cut(said: str) -> str:
+def _cut(said: str, length: int = _LONGEST) -> str:
     said = " ".join(said.split())
-    return said if len(said) <= _LONGEST else f"{said[: _LONGEST - 1]}…"
+    return said if len(said) <= length else f"{said[: length - 1]}…"
 
 
-def _first(values: Iterable[_Made]) -> list[_Made]:
+def _first(values: Iterable[_Made], count: int = _ITEMS) -> list[_Made]:
     """The first few; sets in an order that is the same in every process."""
     if isinstance(values, set | frozenset):
         values = sorted(values, key=repr)
-    return [v for v, _ in zip(values, range(_ITEMS), strict=False)]
+    return [v for v, _ in zip(values, range(count), strict=False)]
 
 
 def _listed(ends: str, said: list[str], whole: Any) -> str:
@@ -313,16 +313,20 @@ def _entry(value: object) -> str:
     said = line(value)
     if type(value).__repr__ is not block and len(said) <= WIDTH:
         return said
-    if attempt(lambda: _fields(value)) is not None:
+    if _has_fields(value):
         return block(value)
-    if isinstance(value, dict | list | tuple) and value:
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        rows = [(str(name), _entry(v)) for name, v in _first(items)]
-        left = len(value) - len(rows)
-        return "\n".join(
-            [type(value).__name__, *_table(rows), *[f"  ... {left:,} more"] * (left > 0)]
-        )
-    return said
+    if isinstance(value, dict | list | tuple):
+        items = _first(value.items() if isinstance(value, dict) else enumerate(value), _ROWS)
+        if any(_has_fields(v) for _, v in items):
+            rows = [(str(name), _entry(v)) for name, v in items]
+            if len(value) > len(rows):
+                rows.append(("...", f"{len(value) - len(rows):,} more"))
+            return "\n".join([type(value).__name__, *_table(rows)])
+    return _cut(said, WIDTH)
+
+
+def _has_fields(value: object) -> bool:
+    return attempt(lambda: _fields(value)) is not None
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:

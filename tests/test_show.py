@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import amlib as am
-from amlib import _show
+from amlib import _files as files, _show
 from tests.continuous import zoo as reals
 from tests.hierarchical import registry as parts
 from tests.potts import zoo as potts
@@ -55,9 +55,9 @@ LARGE: dict[str, Callable[[], Any]] = {
     "layer": lambda: am.nn.Hopfield(16, key=KEY),
     "lookup": lambda: am.nn.HopfieldLayer(16, quantity=3, key=KEY),
     "pooling": lambda: am.nn.HopfieldPooling(16, key=KEY),
-    "reconstructor": lambda: am.RBMReconstructor((6,), 4, key=KEY),
-    "relaxation": lambda: am.DiscreteTimeHopfield(am.RBMReconstructor((6,), 4, key=KEY)),
-    "sequences": lambda: am.SequenceMemory(reals.patterns()),
+    "reconstructor": lambda: am.RBMReconstructor(6, 4, key=KEY),
+    "relaxation": lambda: am.DiscreteTimeHopfield(am.RBMReconstructor(6, 4, key=KEY)),
+    "sequences": lambda: am.SequenceMemory(jnp.eye(5) * 2 - 1),
     "diffusion": lambda: am.DiffusionMemory(reals.patterns()),
 }
 REGISTRIES: dict[str, Mapping[str, Callable[[], Any]]] = {
@@ -118,10 +118,11 @@ def test_everything_prints_as_a_short_block_wherever_it_is_printed(room):
         check(text, name)
         assert text == repr(model) == repr(make())
         arrays, rest = eqx.partition(model, eqx.is_array)
-        traced = jax.make_jaxpr(lambda a: seen.append(repr(eqx.combine(a, rest))))(arrays)  # noqa: B023
+        say = lambda a, rest=rest, seen=seen: seen.append(repr(eqx.combine(a, rest)))
+        traced = jax.make_jaxpr(say)(arrays)
         assert not traced.eqns  # to print it computes nothing
         stack = jax.tree.map(lambda a: jnp.stack([a, a]), arrays)
-        jax.eval_shape(jax.vmap(lambda a: seen.append(repr(eqx.combine(a, rest)))), stack)  # noqa: B023
+        jax.eval_shape(jax.vmap(say, axis_size=2), stack)
         structs = jax.eval_shape(lambda a: a, arrays)
         for odd in (stack, structs):
             seen.append(repr(eqx.combine(odd, rest)))
@@ -143,3 +144,141 @@ def test_a_memory_says_its_sizes_fields_and_method():
         "  space       Spins()",
         "  method      Sweeps()",
     ]
+
+
+def test_numbers_names_and_what_differs_from_the_defaults_are_said():
+    assert repr(am.Glauber(0.1)) == "Glauber(beta=0.1)"
+    assert repr(am.Glauber(2.0, "colours")) == "Glauber(beta=2, order=Colours())"
+    assert repr(am.Sweeps("permutation")) == "Sweeps()"
+    assert repr(am.Euler(0.1)) == "Euler()"
+    assert repr(am.Lagrangian(am.lagr_tanh, {"beta": 1.0})) == (
+        "Lagrangian(function=lagr_tanh, parameters={'beta': 1})"
+    )
+    assert repr(am.DenseMatrixSynapse(7)) == "DenseMatrixSynapse(hidden=(7,))"
+    assert repr(am.sampling.Tempering([0.5, 1.0], am.Langevin(1.0, 0.02))) == (
+        "Tempering(betas=float32[2], method=Langevin(beta=1, dt=0.02))"
+    )
+
+
+def test_arrays_over_devices_say_how_they_lie():
+    model = am.shard(am.ModernHopfield(jnp.ones((16, 4)), 1.0), jax.make_mesh((8,), ("k",)), "k")
+    assert "  Xi       float32[16, 4] over 8 devices by ('k',)\n" in repr(model)
+
+
+class Odd:
+    """What users keep in fields."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+
+class Slow(am.AbstractBinaryAM):
+    """A memory of a user's own, of which nothing but the fields can be had."""
+
+    odd: Any
+    many: dict[str, int]
+    key: jax.Array
+    sub: eqx.nn.MLP
+
+    @property
+    def state_struct(self) -> Any:
+        raise AttributeError
+
+    def default_method(self) -> Any:
+        raise ZeroDivisionError
+
+    def energy(self, x):
+        pytest.fail("to print a memory, its energy was traced")
+
+
+def test_a_memory_of_ones_own_prints_whatever_it_holds():
+    many = {f"name{k}": k for k in range(1000)}
+    sub = eqx.nn.MLP(2, 2, 8, 3, key=KEY)
+    text = repr(Slow(Odd(), many, KEY, sub))
+    check(text, "Slow: ")
+    assert "  odd     <Odd>\n" in text
+    assert "'name3': 3, ... 996 more}\n" in text
+    assert "  key     key<fry>[]\n" in text
+    assert "layers       tuple\n" in text
+    assert "space   Spins()" in text
+    assert "method" not in text
+    loop: list[Any] = []
+    loop.append(loop)
+    check(repr(Slow(loop, {}, KEY, sub)), "Slow: ")
+    deleted = jnp.ones(())
+    deleted.delete()
+    assert "float32[]" in repr(Slow(deleted, {}, KEY, sub))
+
+
+def test_a_module_prints_before_all_of_its_fields_are_there():
+    check(repr(object.__new__(am.ClassicalHopfield)), "ClassicalHopfield")
+
+
+def test_a_large_hierarchy_is_cut():
+    layers = [am.TanhLayer(1) for _ in range(90)]
+    text = repr(am.HAM(layers, [], []))
+    assert len(text.splitlines()) == _show.LINES
+    assert text.endswith("more lines")
+
+
+def test_results_print_also_without_their_numbers():
+    model = am.ClassicalHopfield(jnp.ones((1, 5)))
+    end = model.recall(jnp.ones(5))
+    assert repr(end).startswith("Recall(converged, steps 1, energy -12.5,")
+    assert repr(end.trajectory).startswith("Trajectory(x0=float32[5], ")
+    assert repr(end.trajectory.frames).startswith("Frames(x0=float32[5], ")
+    play = am.SequenceMemory(jnp.eye(5) * 2 - 1).play(jnp.ones(5), 2)
+    for result in (end, play):
+        name = type(result).__name__
+        assert repr(eqx.filter(result, lambda _: False)) == name
+        structs = jax.eval_shape(lambda a: a, result)
+        assert repr(structs).startswith(name)
+
+
+def test_tables_of_measurements_do_not_print_their_numbers():
+    x = np.arange(1000.0)
+    said = repr(am.data.mnist("test", "bundled"))
+    assert said == "Mnist(images=float32[500, 28, 28], labels=int32[500])"
+    made = am.analysis.FixedPoints(*[x] * len(am.analysis.FixedPoints._fields))
+    assert "float64[1000]" in repr(made)
+    check(repr(made), "FixedPoints")
+
+
+def test_what_is_printed_short_is_compared_whole():
+    """A model in a file is told from another by what is not cut."""
+
+    class Powers(eqx.Module):
+        values: tuple[int, ...]
+
+        __repr__ = _show.text
+
+        def __call__(self, x):
+            return x
+
+    class Holds(eqx.Module):
+        inner: Powers = eqx.field(static=True)
+
+    first, second = (Holds(Powers((1, 2, 3, 4, 5, last))) for last in (6, 7))
+    assert repr(first.inner) == repr(second.inner)
+    assert files.describe(first) != files.describe(second)
+
+
+def test_the_picture_shows_what_the_tables_say():
+    page = ham()._repr_html_()
+    parses(page)
+    (svg,) = re.findall(r"<svg.*</svg>", page)
+    words = [node.text for node in ElementTree.fromstring(svg).iter() if node.tag.endswith("text")]
+    assert {"image", "label", "<b>", "see", "say", "self", "4 x 4", "48 weights"} <= set(words)
+    assert svg.count("<path") == 6
+    assert svg.count("stroke-dasharray") == 1
+    assert "&lt;b&gt; (no feedback)" in page
+    assert "Euler()" in page
+    other = am.HAM([am.TanhLayer(2)], [lambda a: -a.sum()], [(0, 0)])._repr_html_()
+    name = re.compile(r'id="(holes-\w+)"')
+    assert name.findall(page) != name.findall(other)
+    assert "<svg" not in am.HAM([], [], [])._repr_html_()
+
+
+def test_a_picture_that_fails_leaves_the_tables():
+    broken = _show.Page("A", {"": [("b", "c")]}, lambda: 1 / 0)  # pyright: ignore[reportArgumentType]
+    assert _show.html(broken).count("<td") == 2

@@ -141,6 +141,9 @@ class Recall(eqx.Module):
 
     def __repr__(self) -> str:
         """One line, for any number of recalls: how they ended, and what is in them."""
+        return show.attempt(self._said) or show.block(self)
+
+    def _said(self) -> str:
         batch = jnp.shape(self.energy)
         states = [f"{a.dtype}{list(a.shape[len(batch) :])}" for a in jax.tree.leaves(self.x)]
         record = "" if self.trajectory is None else f", {type(self.trajectory).__name__}"
