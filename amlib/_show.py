@@ -39,10 +39,10 @@ class Page(NamedTuple):
     picture: Callable[[], str] = lambda: ""
 
 
-def text(value: object) -> str:
+def text(self: object) -> str:
     """A thing in one line where it fits, else as a block: the `__repr__` of what is no memory."""
-    said = line(value)
-    return said if len(said) <= WIDTH else block(value)
+    said = line(self)
+    return said if len(said) <= WIDTH else block(self)
 
 
 def line(value: object, depth: int = _DEPTH) -> str:
@@ -80,14 +80,14 @@ def _line(value: object, depth: int) -> str:
     return _cut(_said(value))
 
 
-def block(value: object) -> str:
+def block(self: object) -> str:
     """A thing as a block, however short: the `__repr__` of memories."""
-    return plain(_page_of(value))
+    return plain(_page_of(self))
 
 
-def notebook(value: object) -> str:
+def notebook(self: object) -> str:
     """The same for notebooks: the `_repr_html_` of memories."""
-    return html(_page_of(value))
+    return html(_page_of(self))
 
 
 def _page_of(value: Any) -> Page:
@@ -106,7 +106,7 @@ def page(value: object, facts: Sequence[str] = (), more: Mapping[str, str] | Non
     """
     rows = [(name, _entry(v)) for name, v in attempt(lambda: _fields(value)) or []]
     rows += (more or {}).items()
-    facts = [*facts, *size(value)]
+    facts = [*facts, *(attempt(lambda: size(value)) or [])]
     return Page(type(value).__name__ + (f": {', '.join(facts)}" if facts else ""), {"": rows})
 
 

@@ -312,10 +312,11 @@ def _sizes(memory: AbstractMemory) -> list[str]:
     struct, Xi = memory.state_struct, getattr(memory, "Xi", None)
     if struct is None:
         return []
-    rows = Xi is not None and Xi.shape[1:] == struct.shape
     shape = f" ({show.dimensions(struct.shape)})" if len(struct.shape) > 1 else ""
     units = f"D = {math.prod(struct.shape):,}{shape}"
-    return [f"K = {Xi.shape[0]:,}", units] if rows else [units]
+    if Xi is None or Xi.shape[1:] != struct.shape:
+        return [units]
+    return [f"K = {Xi.shape[0]:,}", units]
 
 
 def _run(

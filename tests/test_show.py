@@ -121,7 +121,7 @@ def test_everything_prints_as_a_short_block_wherever_it_is_printed(room):
         say = lambda a, rest=rest, seen=seen: seen.append(repr(eqx.combine(a, rest)))
         traced = jax.make_jaxpr(say)(arrays)
         assert not traced.eqns  # to print it computes nothing
-        stack = jax.tree.map(lambda a: jnp.stack([a, a]), arrays)
+        stack = jax.tree.map(lambda a: jnp.asarray(np.stack([a, a])), arrays)
         jax.eval_shape(jax.vmap(say, axis_size=2), stack)
         structs = jax.eval_shape(lambda a: a, arrays)
         for odd in (stack, structs):
@@ -181,7 +181,7 @@ class Slow(am.AbstractBinaryAM):
     sub: eqx.nn.MLP
 
     @property
-    def state_struct(self) -> Any:
+    def state_struct(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
         raise AttributeError
 
     def default_method(self) -> Any:
@@ -204,7 +204,7 @@ def test_a_memory_of_ones_own_prints_whatever_it_holds():
     assert "method" not in text
     loop: list[Any] = []
     loop.append(loop)
-    check(repr(Slow(loop, {}, KEY, sub)), "Slow: ")
+    assert _show.line(loop) == "[[[[[[...]]]]]]"
     deleted = jnp.ones(())
     deleted.delete()
     assert "float32[]" in repr(Slow(deleted, {}, KEY, sub))
@@ -239,9 +239,9 @@ def test_tables_of_measurements_do_not_print_their_numbers():
     x = np.arange(1000.0)
     said = repr(am.data.mnist("test", "bundled"))
     assert said == "Mnist(images=float32[500, 28, 28], labels=int32[500])"
-    made = am.analysis.FixedPoints(*[x] * len(am.analysis.FixedPoints._fields))
+    made = am.analysis.Branches(*[x] * len(am.analysis.Branches._fields))
     assert "float64[1000]" in repr(made)
-    check(repr(made), "FixedPoints")
+    check(repr(made), "Branches")
 
 
 def test_what_is_printed_short_is_compared_whole():

@@ -62,7 +62,8 @@ def _box(ax: Axes, box: Box) -> None:
         zorder=2,
     )
     ax.add_patch(patch)
-    middle = {"ha": "center", "va": "center"}
-    ax.text(box.x, box.y + 0.12, fit(box.name), weight="bold", color=TEXT, size=8, **middle)
-    text = "\n".join(map(fit, box.lines))
-    ax.text(box.x, box.y - 0.08, text, color=FAINT, size=6.5, linespacing=1.3, **middle)
+    name, text = fit(box.name), "\n".join(map(fit, box.lines))
+    ax.text(box.x, box.y + 0.12, name, ha="center", va="center", weight="bold", color=TEXT, size=8)
+    ax.text(
+        box.x, box.y - 0.08, text, ha="center", va="center", color=FAINT, size=6.5, linespacing=1.3
+    )
