@@ -135,7 +135,7 @@ def html(page: Page) -> str:
     table = "".join(f"<tr>{cells}</tr>" for cells in lines)
     title, picture = markup.escape(page.title), attempt(page.picture) or ""
     return (
-        f'<div style="overflow-x: auto"><p><strong>{title}</strong></p>{picture}'
+        f'<div class="amlib" style="overflow-x: auto"><p><strong>{title}</strong></p>{picture}'
         f"<table>{table}</table></div>"
     )
 
@@ -143,7 +143,7 @@ def html(page: Page) -> str:
 def _cell(tag: str, said: str, columns: int) -> str:
     span = f' colspan="{columns}"' if columns > 1 else ""
     lines = "; white-space: pre" if "\n" in said else ""
-    return f'<{tag}{span} style="text-align: left{lines}">{markup.escape(said)}</{tag}>'
+    return f'<{tag}{span} style="text-align: left; padding-right: 1.5em{lines}">{markup.escape(said)}</{tag}>'
 
 
 def attempt(make: Callable[[], _Made]) -> _Made | None:
@@ -244,9 +244,9 @@ def _given(cls: Any) -> Iterator[tuple[str, Any, Any]]:
     for field in dataclasses.fields(cls):
         if not field.repr:
             continue
-        default = field.default
-        if default is _NOTHING and field.default_factory is not _NOTHING:
-            default = attempt(field.default_factory)
+        default, factory = field.default, field.default_factory
+        if default is _NOTHING and callable(factory):
+            default = attempt(factory)
         if default is _NOTHING and field.name in signature:
             default = signature[field.name].default
             default = _NOTHING if default is inspect.Parameter.empty else default
