@@ -142,8 +142,9 @@ def html(page: Page) -> str:
 
 def _cell(tag: str, said: str, columns: int) -> str:
     span = f' colspan="{columns}"' if columns > 1 else ""
-    lines = "; white-space: pre" if "\n" in said else ""
-    return f'<{tag}{span} style="text-align: left; padding-right: 1.5em{lines}">{markup.escape(said)}</{tag}>'
+    style = "text-align: left; padding-right: 1.5em"
+    style += "; white-space: pre" if "\n" in said else ""
+    return f'<{tag}{span} style="{style}">{markup.escape(said)}</{tag}>'
 
 
 def attempt(make: Callable[[], _Made]) -> _Made | None:
