@@ -359,7 +359,9 @@ def _text(value: object) -> str:
         return f"partial({_text(value.func)}, {_text(value.args)}, {_text(value.keywords)})"
     if callable(value) and hasattr(value, "__qualname__"):
         return str(value.__qualname__)
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+    # What is printed for people is cut short, and rounded.
+    said = eqx.tree_pformat(value) if isinstance(value, eqx.Module) else repr(value)
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", said)
 
 
 def _is_key(leaf: object) -> bool:

@@ -20,6 +20,7 @@ What the families had as words of their own before (`order=`, `beta=`, `max_swee
 
 import abc
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, final
 
@@ -29,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, PyTree, Shaped
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _show as show
 from amlib._compiled import compiled, compiled_lanes
 from amlib._numbers import Numbers, known_numbers
 from amlib._types import Key, Scalar, ScalarLike, hook
@@ -202,6 +203,19 @@ class AbstractMemory(eqx.Module):
         run = _recall_flips if isinstance(space, AbstractFinite) else _recall
         return run(self, x0, held, space, chosen, asked.key, limit, asked.tol, sizes, bounded)
 
+    # -- how it prints ---------------------------------------------------------------------------
+
+    __repr__ = show.block
+    _repr_html_ = show.notebook
+
+    @hook
+    def _page(self) -> show.Page:
+        """Sizes, fields and the default method. (How a flip is evaluated, `explain` says.)"""
+        more = {"space": lambda: self.space, "method": self.default_method}
+        said = {name: show.attempt(make) for name, make in more.items()}
+        rows = {name: show.line(value) for name, value in said.items() if value is not None}
+        return show.page(self, show.attempt(lambda: _sizes(self)) or (), rows)
+
     # -- what a family says differently ----------------------------------------------------------
 
     _words: ClassVar[tuple[str, ...]] = ()
@@ -291,6 +305,18 @@ class AbstractMemory(eqx.Module):
         del problem, saved
         cast = jax.tree.map(lambda a, b: a.astype(b.dtype), end.x, x0)
         return eqx.tree_at(lambda r: r.x, end, cast)
+
+
+def _sizes(memory: AbstractMemory) -> list[str]:
+    """How many patterns, where they are rows `Xi` of the shape of a state, and how many units."""
+    struct, Xi = memory.state_struct, getattr(memory, "Xi", None)
+    if struct is None:
+        return []
+    shape = f" ({show.dimensions(struct.shape)})" if len(struct.shape) > 1 else ""
+    units = f"D = {math.prod(struct.shape):,}{shape}"
+    if Xi is None or Xi.shape[1:] != struct.shape:
+        return [units]
+    return [f"K = {Xi.shape[0]:,}", units]
 
 
 def _run(

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int32, Shaped
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _show as show
 from amlib._types import hook
 
 
@@ -38,6 +38,8 @@ class AbstractSpace(eqx.Module):
 
     kind: ClassVar[str]
     """What the units are, in the words of an error."""
+
+    __repr__ = show.text
 
     @abc.abstractmethod
     def asarray(self, x: Shaped[ArrayLike, "*shape"], where: str) -> Shaped[Array, "*shape"]:

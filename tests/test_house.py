@@ -30,7 +30,7 @@ ROOT = Path(amlib.__file__).parents[1]
 README, CHANGELOG = ROOT / "README.md", ROOT / "CHANGELOG.md"
 
 GROUND = """data sharding spaces _checks _compiled _files _heads _hosts _interrupt _intervals
-    _lazy _numbers _shards _types"""
+    _lazy _numbers _shards _show _types"""
 FLOORS = (
     set(GROUND.split()),
     {"descent"},
@@ -48,9 +48,9 @@ TYPED = """data/ plots/ _shards.py _types.py continuous/on_disk.py continuous/pa
     descent/affine.py descent/batches.py descent/frames.py descent/integers.py
     descent/jaxprs.py descent/rows.py descent/stabilizers.py
     descent/streaming.py hierarchical/attention.py hierarchical/describe.py
-    hierarchical/energies.py hierarchical/hidden.py hierarchical/lagrangians.py
-    hierarchical/layers.py hierarchical/models.py hierarchical/spatial.py
-    hierarchical/synapses.py nn/""".split()
+    hierarchical/drawing.py hierarchical/energies.py hierarchical/hidden.py
+    hierarchical/lagrangians.py hierarchical/layers.py hierarchical/models.py
+    hierarchical/spatial.py hierarchical/synapses.py nn/""".split()
 """Where no signature says `Any`."""
 
 Tree = dict[str, str]

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Shaped
 from tqdm.auto import tqdm
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _show as show
 from amlib._types import Key
 from amlib.analysis import _hypercube as hypercube, _runs as runs, _string as string
 from amlib.memory import AbstractMemory
@@ -38,6 +38,8 @@ class Barrier(NamedTuple):
     gradient: float
     exact: bool
 
+    __repr__ = show.text
+
 
 class Passes(NamedTuple):
     """The passes between several states.
@@ -49,6 +51,8 @@ class Passes(NamedTuple):
     energy: np.ndarray
     height: np.ndarray
     exact: bool
+
+    __repr__ = show.text
 
 
 def barrier(

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Shaped
 from tqdm.auto import tqdm
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _show as show
 from amlib._compiled import compiled
 from amlib._intervals import bootstrap, wilson
 from amlib._types import IntLike, Key
@@ -42,6 +42,8 @@ class Basin(NamedTuple):
     size_high: float
     x: np.ndarray
     rests: bool
+
+    __repr__ = show.text
 
 
 def basin(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Shaped
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _show as show
 from amlib.analysis import _runs as runs
 from amlib.analysis._chart import Chart, Family
 from amlib.memory import AbstractMemory
@@ -31,6 +31,8 @@ class Branches(NamedTuple):
     index: np.ndarray  # pyright: ignore[reportIncompatibleMethodOverride]
     origin: np.ndarray
 
+    __repr__ = show.text
+
 
 class Bifurcations(NamedTuple):
     """A tidy table: one row per eigenvalue that crosses zero, as arrays of one length.
@@ -48,6 +50,8 @@ class Bifurcations(NamedTuple):
     number: np.ndarray
     kind: np.ndarray
     branches: Branches
+
+    __repr__ = show.text
 
 
 def bifurcations(

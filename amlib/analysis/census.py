@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Shaped
 from tqdm.auto import tqdm
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _show as show
 from amlib._types import Key
 from amlib.analysis import _runs as runs
 from amlib.analysis.spectrum import index_of
@@ -42,6 +42,8 @@ class FixedPoints(NamedTuple):
     index: np.ndarray  # pyright: ignore[reportIncompatibleMethodOverride]
     starts: int
     unsettled: int
+
+    __repr__ = show.text
 
 
 def fixed_points(

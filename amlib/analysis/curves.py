@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Shaped
 from tqdm.auto import tqdm
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _show as show
 from amlib._compiled import compiled
 from amlib._intervals import student, wilson
 from amlib._numbers import known_numbers
@@ -44,6 +44,8 @@ class RetrievalCurve(NamedTuple):
     cosine_low: np.ndarray
     cosine_high: np.ndarray
     seeds: np.ndarray
+
+    __repr__ = show.text
 
 
 def retrieval_curve(

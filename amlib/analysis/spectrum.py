@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Integer, Shaped
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _show as show
 from amlib._compiled import compiled
 from amlib._types import EnergyFn, Scalar
 from amlib.analysis import _runs as runs
@@ -27,6 +27,8 @@ class HessianSpectrum(NamedTuple):
     eigenvectors: Float[Array, "D *shape"]
     index: Integer[Array, ""]  # pyright: ignore[reportIncompatibleMethodOverride]
     gradient: Scalar
+
+    __repr__ = show.text
 
 
 def hessian_spectrum(memory: AbstractMemory, x: Shaped[ArrayLike, "*shape"]) -> HessianSpectrum:

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _show as show
 from amlib._types import Scalar, hook
 
 
@@ -24,6 +24,8 @@ class AbstractInteraction(eqx.Module):
     Only the sign of the summed pull moves a unit, so a function may be scaled by any positive
     number. Where floats cannot hold it, define `scaled` as well.
     """
+
+    __repr__ = show.text
 
     @abc.abstractmethod
     def __call__(self, m: Float[Array, "..."], N: int) -> Float[Array, "..."]:

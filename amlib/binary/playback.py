@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Integer, UInt8
 
+from amlib import _show as show
 from amlib._checks import is_concrete
 from amlib._types import Shape
 from amlib.descent.trajectory import examples
@@ -132,6 +133,9 @@ class Playback(eqx.Module):
 
     def __repr__(self) -> str:
         """One line, for any number of plays: how far they went right, and what is in them."""
+        return show.attempt(self._said) or show.block(self)
+
+    def _said(self) -> str:
         batch = self.pattern.shape[:-1]
         of = f"of {' x '.join(map(str, batch))} sequences, " if batch else ""
         x = f"x: {self.x.dtype}{list(self.x.shape[len(batch) :])}"

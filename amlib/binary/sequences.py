@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int8, Integer, Shaped
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _show as show
 from amlib._compiled import compiled, compiled_lanes
 from amlib._types import Key, Scalar
 from amlib.binary.interactions import AbstractInteraction, PolynomialInteraction
@@ -86,6 +86,8 @@ class SequenceMemory(eqx.Module):
     dual: Float[Array, "K N"] | None
     tau: int = eqx.field(static=True)
     cyclic: bool = eqx.field(static=True)
+
+    __repr__ = show.text
 
     def __init__(
         self,

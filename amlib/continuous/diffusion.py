@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _show as show
 from amlib._compiled import compiled
 from amlib._types import Key, Scalar, ScalarLike, hook
 from amlib.continuous.base import AbstractContinuousAM
@@ -38,6 +38,8 @@ class AbstractDiffusion(eqx.Module):
     """
 
     sigma: eqx.AbstractVar[Scalar]
+
+    __repr__ = show.text
 
     @property
     @abc.abstractmethod

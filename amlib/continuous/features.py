@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt32
 
+from amlib import _show as show
 from amlib._types import Scalar, hook
 
 
@@ -43,6 +44,8 @@ class AbstractFeatures(eqx.Module):
 
     positive: ClassVar[bool]
     """Whether every number is positive, so that every sum has a logarithm."""
+
+    __repr__ = show.text
 
     @abc.abstractmethod
     def __call__(

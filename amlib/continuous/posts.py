@@ -13,7 +13,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _show as show
 from amlib._types import Scalar, hook
 from amlib.descent.problems import half_square
 from amlib.spaces import AbstractReals, Reals
@@ -37,6 +37,8 @@ class AbstractPost(eqx.Module):
 
     solid: ClassVar[bool] = True
     """Whether the domain has an interior, in which a state can move in all directions."""
+
+    __repr__ = show.text
 
     @abc.abstractmethod
     def __call__(self, z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _show as show
 from amlib._types import IntLike, Scalar, ScalarLike, hook
 from amlib.continuous.simplex import (
     conjugate,
@@ -44,6 +44,8 @@ class AbstractRegularizer(eqx.Module):
 
     It is convex in the scores, or energies may rise; and of finite scores it is finite.
     """
+
+    __repr__ = show.text
 
     @abc.abstractmethod
     def conjugate(self, z: Float[Array, " K"]) -> Scalar:

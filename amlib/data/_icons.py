@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from amlib import _show as show
+
 SIZE = 48
 
 
@@ -28,6 +30,8 @@ class Icons(NamedTuple):
 
     images: Float[Array, "K S S"]
     names: tuple[str, ...]
+
+    __repr__ = show.text
 
 
 def icons(names: Iterable[str] | None = None, *, n: int | None = None) -> Icons:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int32
 
-from amlib import _checks
+from amlib import _checks, _show as show
 from amlib._types import IntLike
 from amlib.data import _store
 
@@ -58,6 +58,8 @@ class Mnist(NamedTuple):
 
     images: Float[Array, "N S S"]
     labels: Int32[Array, " N"]
+
+    __repr__ = show.text
 
 
 def mnist(

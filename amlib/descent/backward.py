@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _show as show
 from amlib._types import Key, Scalar
 from amlib.descent.loop import states_kept
 from amlib.descent.trajectory import RESULTS, Recall, StateTrajectory
@@ -46,6 +46,8 @@ class AbstractBackward(eqx.Module):
 
     draws: ClassVar[bool] = False
     """Whether it draws at random, and needs a key."""
+
+    __repr__ = show.text
 
     @abc.abstractmethod
     def plan(

@@ -16,6 +16,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Integer, Shaped
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
+from amlib import _show as show
 from amlib._checks import is_concrete
 from amlib._types import Nested, Shape
 from amlib.spaces import AbstractFinite, Spins
@@ -59,6 +60,8 @@ class Frames(NDArrayOperatorsMixin, eqx.Module):
     accepted: Bool[Array, "*batch T"]
     space: AbstractFinite = eqx.field(static=True, default=Spins())
     values: Integer[Array, "*batch T"] | None = None
+
+    __repr__ = show.text
 
     @property
     def _batch_ndim(self) -> int:

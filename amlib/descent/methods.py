@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, PyTree, Shaped
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _show as show
 from amlib._types import EnergyFn, Key, ScalarLike, hook
 from amlib.descent.flip_problem import AbstractFlipProblem, FlipProblem
 from amlib.descent.loop import Carry, iterate
@@ -63,6 +63,8 @@ class AbstractMethod(eqx.Module):
 
     trees: ClassVar[bool] = False
     """Whether states of several arrays stay apart; they are one vector otherwise."""
+
+    __repr__ = show.text
 
     @abc.abstractmethod
     def run(

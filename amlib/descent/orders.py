@@ -13,7 +13,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, Float, Integer
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _show as show
 from amlib._types import Key, hook
 from amlib.descent.evaluators import AbstractFlips
 
@@ -31,6 +31,8 @@ class AbstractOrder(eqx.Module):
     complete: ClassVar[bool] = False
     """Whether one sweep tries every move there is, so that one that makes none is a proof of rest.
     Of single bits it does not matter: all their flips are compared at once."""
+
+    __repr__ = show.text
 
     @abc.abstractmethod
     def moves(self, key: Key, bits: Integer[Array, " F"]) -> Integer[Array, "T *m"]:

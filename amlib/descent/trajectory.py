@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Integer, PyTree, Shaped
 
+from amlib import _show as show
 from amlib._checks import is_concrete
 from amlib.descent.frames import Frames
 from amlib.spaces import AbstractFinite, Spins
@@ -51,6 +52,8 @@ class Trajectory(eqx.Module):
     space: AbstractFinite = eqx.field(static=True, default=Spins())
     values: Integer[Array, "*batch T"] | None = None
 
+    __repr__ = show.text
+
     @property
     def frames(self) -> Frames:
         """The state after each visit, as a lazy array."""
@@ -86,6 +89,8 @@ class StateTrajectory(eqx.Module):
     energy: Float[Array, "*batch T"]
     time: Float[Array, "*batch T"]
     parts: dict[str, PyTree[Float[Array, "*batch T"]]] | None = None
+
+    __repr__ = show.text
 
     @property
     def frames(self) -> PyTree[Shaped[Array, "..."]] | None:
@@ -136,6 +141,9 @@ class Recall(eqx.Module):
 
     def __repr__(self) -> str:
         """One line, for any number of recalls: how they ended, and what is in them."""
+        return show.attempt(self._said) or show.block(self)
+
+    def _said(self) -> str:
         batch = jnp.shape(self.energy)
         states = [f"{a.dtype}{list(a.shape[len(batch) :])}" for a in jax.tree.leaves(self.x)]
         record = "" if self.trajectory is None else f", {type(self.trajectory).__name__}"

@@ -19,7 +19,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PyTree
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _show as show
 from amlib._compiled import compiled
 from amlib._numbers import Numbers
 from amlib._types import Key, Scalar, ScalarLike, States, StatesLike
@@ -27,8 +27,7 @@ from amlib.descent.gradients import Euler
 from amlib.descent.methods import AbstractMethod
 from amlib.descent.problems import AbstractProblem
 from amlib.descent.trajectory import Recall
-from amlib.hierarchical import dynamics, energies, graph
-from amlib.hierarchical.describe import describe
+from amlib.hierarchical import describe, drawing, dynamics, energies, graph
 from amlib.hierarchical.graph import Connection
 from amlib.hierarchical.layers import NeuronLayer
 from amlib.hierarchical.vectorized import VectorizedHAM
@@ -136,7 +135,14 @@ class HAM(AbstractMemory):
 
     def describe(self) -> None:
         """Print the hypergraph: layers, synapses and connections, with shapes and parameters."""
-        print(describe(self))
+        print(show.plain(describe.page(self, drawing.svg)))
+
+    def _page(self) -> show.Page:
+        """The hypergraph with its picture, and the method of a recall."""
+        page = describe.page(self, drawing.svg)
+        method = [(show.line(self.default_method()),)]
+        title = ", ".join([page.title, *show.size(self)])
+        return page._replace(title=title, tables={**page.tables, "method": method})
 
     # -- states ----------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Shaped
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _show as show
 from amlib._types import IntLike, Key, PathLike, RealLike, ScalarLike, Shape, ShapeLike
 from amlib.descent.methods import AbstractMethod
 from amlib.hierarchical import patches
@@ -95,6 +95,8 @@ class ImageEnergyTransformer(eqx.Module):
     Bclass: Float[Array, " classes"] | None
     image_shape: Shape = eqx.field(static=True)
     patch: Shape = eqx.field(static=True)
+
+    __repr__ = show.text
 
     def __init__(
         self,

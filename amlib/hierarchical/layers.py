@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _show as show
 from amlib._types import (
     AxisLike,
     IntLike,
@@ -61,6 +61,8 @@ class Lagrangian(eqx.Module):
         static=True, converter=lambda o: _fixed(dict(o)), default=()
     )
 
+    __repr__ = show.text
+
     def __check_init__(self):
         if not callable(self.function):
             raise TypeError(f"Lagrangian: must be callable; {type(self.function).__name__} came.")
@@ -73,16 +75,10 @@ class Lagrangian(eqx.Module):
     def name(self) -> str:
         """A short text: `tanh(beta=1)`."""
         name = getattr(self.function, "__name__", type(self.function).__name__)
-        values = {k: _short(v) for k, v in self.parameters.items()}
-        values |= {k: repr(v) for k, v in self.options}
+        values = {k: show.line(v) for k, v in self.parameters.items()}
+        values |= {k: show.line(v) for k, v in self.options}
         listed = ", ".join(f"{k}={v}" for k, v in values.items())
         return name.removeprefix("lagr_") + (f"({listed})" if listed else "")
-
-
-def _short(value: Array | jax.ShapeDtypeStruct) -> str:
-    if value.ndim or not checks.is_concrete(value) or isinstance(value, jax.ShapeDtypeStruct):
-        return f"{value.dtype}{list(value.shape)}"
-    return f"{float(value):.4g}"
 
 
 def lagrangian_field(value: LagrangianFn) -> LagrangianFn:
@@ -257,7 +253,7 @@ class NeuronLayer(eqx.Module):
         return lagrangian_name(self.lagrangian)
 
     def __repr__(self) -> str:
-        return f"NeuronLayer({self.name}, shape={self.shape}, tau={_short(self.tau)})"
+        return f"NeuronLayer({self.name}, shape={self.shape}, tau={show.line(self.tau)})"
 
 
 def IdentityLayer(shape: ShapeLike, tau: ScalarLike = 1.0) -> NeuronLayer:

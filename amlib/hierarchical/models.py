@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, ArrayLike, Float, PyTree, Shaped
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _show as show
 from amlib._types import Key
 from amlib.hierarchical import graph
 from amlib.hierarchical.attention import AttentionSynapse
@@ -63,6 +63,8 @@ class HAMNetwork(eqx.Module):
     steps: int = eqx.field(static=True, default=10)
     dt: float = eqx.field(static=True, default=0.1)
     clamp: bool = eqx.field(static=True, default=True)
+
+    __repr__ = show.text
 
     def __check_init__(self):
         for name in (self.source, self.target):

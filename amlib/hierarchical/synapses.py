@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _show as show
 from amlib._types import Key, RealLike, Scalar, Shape, ShapeLike
 from amlib.hierarchical.lagrangians import widen
 
@@ -28,6 +28,8 @@ class AbstractSynapse(eqx.Module):
     """
 
     lazy: ClassVar[tuple[str, ...]] = ("W",)
+
+    __repr__ = show.text
 
     @property
     def is_init(self) -> bool:

@@ -6,10 +6,10 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PyTree
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _show as show
 from amlib._types import Key, ScalarLike, States, StatesLike
 from amlib.descent.trajectory import Recall
-from amlib.hierarchical import graph
+from amlib.hierarchical import describe, drawing, graph
 from amlib.hierarchical.graph import Connection
 
 if TYPE_CHECKING:
@@ -23,6 +23,12 @@ class VectorizedHAM(eqx.Module):
     """
 
     _ham: "HAM"
+
+    __repr__ = show.block
+    _repr_html_ = show.notebook
+
+    def _page(self) -> show.Page:
+        return describe.page(self, drawing.svg)
 
     @property
     def neurons(self) -> Any:

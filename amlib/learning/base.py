@@ -13,6 +13,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, PyTree
 
+from amlib import _show as show
 from amlib._types import Key, Scalar, hook
 
 
@@ -36,6 +37,8 @@ class AbstractLoss(eqx.Module):
     A loss that needs no settings and no `check` may be a plain function. Arrays among the fields of
     a loss are not trained; they may change without compiling anew.
     """
+
+    __repr__ = show.text
 
     @abc.abstractmethod
     def __call__(self, model: PyTree, batch: PyTree[Array], key: Key) -> Scalar:

@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int, Shaped
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _show as show
 from amlib._types import Key, Scalar
 from amlib.learning._pictures import class_numbers, drawn, grey, sizes
 from amlib.learning._sums import ArrayFn, Summand, energy_function, iterate, label_sums
@@ -85,6 +85,8 @@ class DenseAMClassifier(eqx.Module):
     rectified: bool = eqx.field(static=True)
     shape: tuple[int, ...] = eqx.field(static=True)
     classes: int = eqx.field(static=True)
+
+    __repr__ = show.text
 
     def __init__(
         self,

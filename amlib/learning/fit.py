@@ -44,7 +44,7 @@ import optax
 from jaxtyping import Array, ArrayLike, PyTree
 from tqdm import tqdm
 
-from amlib import _checks as checks, _hosts as hosts
+from amlib import _checks as checks, _hosts as hosts, _show as show
 from amlib._types import Key
 from amlib.learning import _epochs as epochs_, _examples as examples_
 from amlib.learning._checkpoint import Checkpoint, State
@@ -95,6 +95,8 @@ class FitResult(NamedTuple):
     epoch: int
     best_epoch: int
     optimizer: optax.OptState = None  # pyright: ignore[reportAssignmentType]
+
+    __repr__ = show.text
 
 
 def averaged(result: FitResult) -> PyTree:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, ArrayLike, PyTree, Shaped
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _show as show
 from amlib._types import Key, Scalar
 from amlib.descent.gradients import GradientDescent
 from amlib.descent.steady import Flow
@@ -59,6 +59,8 @@ class DiscreteTimeHopfield(eqx.Module):
     tol: float = eqx.field(static=True, default=1e-3)
     update: str = eqx.field(static=True, default="synchronous")
     hard: bool = eqx.field(static=True, default=True)
+
+    __repr__ = show.text
 
     def __check_init__(self):
         _check(self, "DiscreteTimeHopfield")
@@ -117,6 +119,8 @@ class ContinuousTimeHopfield(eqx.Module):
     max_steps: int = eqx.field(static=True, default=1000)
     tol: float = eqx.field(static=True, default=1e-3)
     solver: diffrax.AbstractSolver | None = eqx.field(metadata={"trained": False}, default=None)
+
+    __repr__ = show.text
 
     def __check_init__(self):
         _check(self, "ContinuousTimeHopfield")

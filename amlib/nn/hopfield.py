@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, ArrayLike, Bool, Float, Shaped
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _show as show
 from amlib._types import IntLike, Key, RealLike
 from amlib.continuous import AbstractContinuousAM, ModernHopfield
 from amlib.nn.cores import Core, ask, memory_of, words_of
@@ -116,6 +116,8 @@ class Hopfield(eqx.Module):
     core: Core = eqx.field(static=True)
 
     _where: ClassVar[str] = "Hopfield"
+
+    __repr__ = show.text
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, ArrayLike, Bool, Float, Shaped
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _show as show
 from amlib._types import IntLike, Key
 from amlib.nn.hopfield import Hopfield, Options
 from amlib.nn.retrieval import no_values
@@ -44,6 +44,8 @@ class HopfieldLayer(eqx.Module):
     hopfield: Hopfield
     lookup_weights: Float[Array, "quantity input"]
     target_weights: Float[Array, "quantity projection"] | None
+
+    __repr__ = show.text
 
     def __init__(
         self,

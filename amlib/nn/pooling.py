@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.random as jr
 from jaxtyping import Array, ArrayLike, Bool, Float, Shaped
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _show as show
 from amlib._types import IntLike, Key
 from amlib.nn.hopfield import Hopfield, Options
 
@@ -39,6 +39,8 @@ class HopfieldPooling(eqx.Module):
 
     hopfield: Hopfield
     pooling_weights: Float[Array, "quantity input"]
+
+    __repr__ = show.text
 
     def __init__(
         self, input_size: IntLike, *, quantity: IntLike = 1, key: Key, **options: Unpack[Options]

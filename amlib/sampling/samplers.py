@@ -15,7 +15,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _show as show
 from amlib._numbers import Numbers, knowing, known_numbers
 from amlib._types import Key
 from amlib.descent.flip_problem import AbstractFlipProblem, Sweep
@@ -64,6 +64,8 @@ class AbstractChainSampler(eqx.Module):
 
     multiple: ClassVar[int] = 1
     """Steps come in whole multiples of this; a property where it depends on the sampler."""
+
+    __repr__ = show.text
 
     @property
     @abc.abstractmethod

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _show as show
 from amlib.descent.trajectory import RESULTS
 
 
@@ -139,6 +139,9 @@ class Samples(eqx.Module):
 
     def __repr__(self) -> str:
         """One line: how many draws, of what, and whether all chains went well."""
+        return show.attempt(self._said) or show.block(self)
+
+    def _said(self) -> str:
         lost = int(np.sum(np.asarray(self.result == RESULTS.nonfinite)))
         at = "" if self.betas is None else f" at {len(self.betas)} temperatures"
         kept = "" if self.states is None else ", states"

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Shaped
 from scipy import special
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _show as show
 from amlib._types import ScalarLike
 from amlib.analysis.measures import separation
 from amlib.descent.streaming import flat_rows
@@ -47,6 +47,8 @@ class CapacityConstants(NamedTuple):
     b: float
     c: float
     patterns: float
+
+    __repr__ = show.text
 
 
 def capacity_constants(

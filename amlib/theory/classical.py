@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import optimize, special
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _show as show
 from amlib.theory._solve import positive, root
 
 
@@ -29,6 +29,8 @@ class Retrieval(NamedTuple):
     overlap: float
     order: float
     noise: float
+
+    __repr__ = show.text
 
 
 _NONE = Retrieval(0.0, 0.0, 0.0)
