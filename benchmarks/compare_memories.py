@@ -129,7 +129,7 @@ HANDFUL = [
 
 def main(K_mnist: int, queries: int, only: list[str]) -> None:
     """Measure all memories, or `only` some and keep the rest; write the table and its figure."""
-    rows, began = kept(only), time.perf_counter()
+    rows, began, machine = kept(only), time.perf_counter(), describe()
     order = {}
     sets = {"icons": icons(K_ICONS), f"MNIST, K={K_mnist}": mnist(K_mnist)}
     for data, patterns in sets.items():
@@ -152,11 +152,12 @@ def main(K_mnist: int, queries: int, only: list[str]) -> None:
                     rows.append([data, len(Xi), name, noise, level, *map(float, found), n])
             print(data, name, round(time.perf_counter() - began), "s", file=sys.stderr, flush=True)
     rows.sort(key=lambda row: order[row[0], row[2]])
-    write(rows, time.perf_counter() - began)
+    write(rows, machine, time.perf_counter() - began)
 
 
 def against_counts(queries: int = 200) -> None:
     """Success on MNIST against the number of stored patterns, parameters set anew for each."""
+    machine = describe()
     Xi, began, rows = jnp.asarray(mnist(COUNTS[-1])), time.perf_counter(), []
     mean = jnp.mean(Xi, axis=0)
     success = lambda x, xi: cosine(x - mean, xi - mean) > 0.9
@@ -174,7 +175,7 @@ def against_counts(queries: int = 200) -> None:
     head = "model noise level K success low high converged steps queries".split()
     with open(OUT / "compare_counts.csv", "w", newline="") as f:
         csv.writer(f).writerows([head, *rows])
-    lines = ["# Success of recall on MNIST against the number of stored patterns", "", describe()]
+    lines = ["# Success of recall on MNIST against the number of stored patterns", "", machine]
     lines += [
         f"Share of {queries} queries that end with a centred cosine above 0.9 to their pattern,",
         "in percent, with its 95 % interval (Wilson). Queries go over the first pictures in turn,",
@@ -208,12 +209,17 @@ def draw_counts(rows: list) -> None:
         heat(ax, np.array([[found[name, K] for K in COUNTS] for name in names]), names)
         ax.set_xticks(range(len(COUNTS)), [f"{K:,}" for K in COUNTS], fontsize=9)
         ax.set_xlabel("stored patterns, K", fontsize=9)
-        ax.set_title(f"{noise}: {WORDS[noise]} {level:g}", loc="left", fontsize=10)
-    half = max(max(r[4] - r[5], r[6] - r[4]) for r in rows)
+        few, many = (100 * widest([r for r in rows if r[1] == noise and r[3] == K], 4)
+                     for K in (COUNTS[0], COUNTS[-1]))  # fmt: skip
+        within = (
+            f"intervals within {few:.0f} points at K = {COUNTS[0]}, {many:.0f} at {COUNTS[-1]:,}"
+        )
+        title = f"{noise}: {WORDS[noise]} {level:g}\n{within}"
+        ax.set_title(title, loc="left", fontsize=9)
     figure.suptitle(
         "MNIST, D = 784: recalls with a centred cosine above 0.9, in percent of "
         f"{int(max(r[-1] for r in rows))} queries\n(masked: at most K); one seed, 95 % intervals "
-        f"(Wilson) within {100 * half:.0f} points",
+        "(Wilson)",
         fontsize=10,
     )
     figure.savefig(OUT / "compare_counts.png", dpi=130)
@@ -240,18 +246,18 @@ def kept(only: list[str]) -> list:
             if r[2] not in only]  # fmt: skip
 
 
-def write(rows: list, seconds: float) -> None:
+def write(rows: list, machine: str, seconds: float) -> None:
     """The long table as CSV, the wide one as Markdown, and the figure."""
     head = "data K model noise level success low high converged steps queries".split()
     with open(OUT / "compare_memories.csv", "w", newline="") as f:
         csv.writer(f).writerows([head, *rows])
     lines = ["# Success of recall: all memories, two data sets, three kinds of noise", ""]
-    lines += [*describe().splitlines(), f"- seconds of the last run: {seconds:.0f}", ""]
+    lines += [*machine.splitlines(), f"- seconds of the last run: {seconds:.0f}", ""]
     lines += [
         "Share of queries that end with a centred cosine above 0.9 to their pattern, in percent,",
-        f"with its 95 % interval (Wilson): {max(r[-1] for r in rows)} queries, each of another",
-        "pattern, one seed. Binary memories start from the signs of the query. Parameters: see",
-        "the script.",
+        f"with its 95 % interval (Wilson): {max(r[-1] for r in rows)} queries, each of another "
+        "pattern, one seed.",
+        "Binary memories start from the signs of the query. Parameters: see the script.",
         "",
         "![Success of recall](compare_memories.png)",
         "",
@@ -277,19 +283,27 @@ def interval(share: float, low: float, high: float) -> str:
     return f"{100 * share:.0f} ({100 * low:.0f}-{100 * high:.0f})"
 
 
-def heat(ax: Any, table: np.ndarray, names: list[str]) -> Any:
+def widest(rows: list, at: int) -> float:
+    """The longest side of an interval; the share is in this column, its limits are in the next."""
+    return max(max(r[at] - r[at + 1], r[at + 2] - r[at]) for r in rows)
+
+
+def heat(ax: Any, table: np.ndarray, names: list[str]) -> None:
     """Shares as colours that also differ in brightness, each with its number in percent."""
-    image = ax.imshow(table, cmap="viridis", vmin=0, vmax=1, aspect="auto")
+    ax.imshow(table, cmap="viridis", vmin=0, vmax=1, aspect="auto")
     for (i, j), value in np.ndenumerate(table):
         ink = "black" if value > 0.6 else "white"
         ax.text(j, i, f"{100 * value:.0f}", ha="center", va="center", color=ink, fontsize=8)
     ax.set_yticks(range(len(names)), names, fontsize=9)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    return image
 
 
-WORDS = {"flips": "probability of a flip", "masked": "hidden share", "gaussian": "deviation"}
+WORDS = {
+    "flips": "probability of a flip",
+    "masked": "hidden share",
+    "gaussian": "standard deviation",
+}
 
 
 def draw(rows: list) -> None:
@@ -303,19 +317,18 @@ def draw(rows: list) -> None:
         K, pixels = int(next(r[1] for r in rows if r[0] == d)), 2304 if d == "icons" else 784
         for ax, (noise, (_, levels)) in zip(line, NOISES.items(), strict=True):
             table = np.array([[share[d, name, noise, level] for level in levels] for name in names])
-            image = heat(ax, table, names)
+            heat(ax, table, names)
             ax.set_xticks(range(len(levels)), [f"{level:g}" for level in levels], fontsize=9)
             ax.set_xlabel(f"{noise}: {WORDS[noise]}", fontsize=9)
         title = f"{d.split(',')[0]}: K = {K}, D = {pixels:,}"
         line[0].set_title(title, loc="left", fontsize=10, fontweight="bold")
     queries = int(max(r[-1] for r in rows))
-    half = max(max(r[5] - r[6], r[7] - r[5]) for r in rows)
     figure.suptitle(
         f"Recalls with a centred cosine above 0.9, in percent of {queries} queries; one seed, "
-        f"95 % intervals (Wilson) within {100 * half:.0f} points",
+        f"95 % intervals (Wilson) within {100 * widest(rows, 5):.0f} points",
         fontsize=10,
     )
-    figure.colorbar(image, ax=axes, shrink=0.5, aspect=30, label="share recalled")
+    figure.colorbar(axes[0, 0].images[0], ax=axes, shrink=0.5, aspect=30, label="share recalled")
     figure.savefig(OUT / "compare_memories.png", dpi=130)
 
 
