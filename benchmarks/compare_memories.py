@@ -127,7 +127,7 @@ HANDFUL = [
 ]  # fmt: skip
 
 
-def main(K_mnist: int, queries: int, only: list[str]) -> None:
+def compare(K_mnist: int, queries: int, only: list[str]) -> None:
     """Measure all memories, or `only` some and keep the rest; write the table and its figure."""
     rows, began, machine = kept(only), time.perf_counter(), describe()
     order = {}
@@ -332,7 +332,8 @@ def draw(rows: list) -> None:
     figure.savefig(OUT / "compare_memories.png", dpi=130)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """What the words after the script's name ask for."""
     OUT.mkdir(exist_ok=True)
     if sys.argv[1:] == ["--draw"]:
         draw(stored("compare_memories"))
@@ -341,4 +342,8 @@ if __name__ == "__main__":
         against_counts(*map(int, sys.argv[2:3]))
     else:
         K, number = map(int, sys.argv[1:3]) if len(sys.argv) > 2 else (500, 200)
-        main(K, number, sys.argv[3:])
+        compare(K, number, sys.argv[3:])
+
+
+if __name__ == "__main__":
+    main()
