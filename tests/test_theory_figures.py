@@ -99,6 +99,6 @@ def test_a_caption_has_room_below_the_figure(tmp_path, monkeypatch):
         captions.save(captions.captioned(figure, text), tmp_path / "figure.png")
         with Image.open(tmp_path / "figure.png") as image:
             pixels = np.asarray(image.convert("L"))
-        assert (pixels < 128).any(axis=1).nonzero()[0].max() < len(pixels) - 5
+        assert np.flatnonzero(pixels.min(axis=1) < 128).max() < len(pixels) - 5
         heights.append(len(pixels))
     assert heights[1] > heights[0] + 50
