@@ -57,6 +57,7 @@ figures: $(VENV)/.test
 	$(PY) benchmarks/capacity_rules.py --draw
 	$(PY) benchmarks/compare_memories.py --draw
 	$(PY) benchmarks/report_energy_transformer.py
+	$(PY) benchmarks/train_classifier.py --draw
 	$(PY) benchmarks/train_hierarchies.py --table >/dev/null
 	$(PY) assets/make_figures.py
 

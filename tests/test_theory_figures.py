@@ -84,9 +84,7 @@ def test_make_figures_draws_every_committed_figure():
                                r"|train)_\w+)", recipe)
     )  # fmt: skip
     for picture in BENCHMARKS.glob("results/*.png"):
-        if picture.stem not in ("classifier_memories",):  # of runs that are not stored here
-            stem = re.sub("_(mnist|icons)$", "_{name}", picture.stem)
-            assert stem in text, picture
+        assert re.sub("_(mnist|icons)$", "_{name}", picture.stem) in text, picture
 
 
 def test_a_caption_has_room_below_the_figure(tmp_path, monkeypatch):
