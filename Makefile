@@ -10,7 +10,7 @@ PYTEST = $(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # nbdev imports the renderer that [tool.nbdev] names; progress bars are no part of a notebook's output.
 NBDEV := PYTHONPATH=nbs/_sphinx TQDM_DISABLE=1 JAX_NUM_CPU_DEVICES=8
 
-.PHONY: demo test fuzz slow check format bench nbs nbs-save api docs docs-serve dist clean
+.PHONY: demo test fuzz slow check format bench figures nbs nbs-save api docs docs-serve dist clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.demo
@@ -46,6 +46,21 @@ bench: $(VENV)/.peers
 	$(PY) benchmarks/bench_first.py
 	$(PY) benchmarks/bench_samplers.py
 
+# Every figure of benchmarks/results, from the numbers stored there: nothing is measured.
+REDRAWN = theory_biased theory_exponential theory_minima theory_overlap theory_phases \
+  theory_polynomial bench_sequences diffusion_circle diffusion_memory distributed_memory
+figures: $(VENV)/.test
+	for name in $(REDRAWN); do $(PY) benchmarks/$$name.py --redraw || exit 1; done
+	$(PY) benchmarks/bench_potts.py --draw
+	$(PY) benchmarks/bench_reconstructors.py report
+	$(PY) benchmarks/bench_scaling.py --draw benchmarks/results/scaling.json
+	$(PY) benchmarks/capacity_rules.py --draw
+	$(PY) benchmarks/compare_memories.py --draw
+	$(PY) benchmarks/report_energy_transformer.py
+	$(PY) benchmarks/train_classifier.py --draw
+	$(PY) benchmarks/train_hierarchies.py --table >/dev/null
+	$(PY) assets/make_figures.py
+
 # The notebooks as tests; `make nbs-save` also stores their outputs, which the site shows.
 nbs: $(VENV)/.docs
 	$(NBDEV) $(VENV)/bin/nbdev-test --n-workers 2 --verbose
@@ -54,6 +69,7 @@ nbs-save: $(VENV)/.docs
 	$(NBDEV) $(VENV)/bin/nbdev-test --n-workers 2 --save
 	$(NBDEV) $(VENV)/bin/nbdev-clean
 	$(VENV)/bin/ruff format nbs
+	$(PY) nbs/_sphinx/palettes.py # a third of the bytes
 	$(PY) nbs/_sphinx/api.py # its outputs leave out what moves with every change
 
 api: $(VENV)/.docs

@@ -1,13 +1,15 @@
 """Draw the house figures of the README and the site again: `python assets/make_figures.py`.
 
 - `demo.png`: the film of `make demo`, 18 recalls out of 4,134 stored pictures.
-- `capacity.png`: exact recalls of icons against their number, for three energies.
+- `capacity.png`: exact recalls of icons against their number, for three energies; measured only
+  with `--measure`, and else drawn from `capacity.json`.
 - `temperature.png`: one memory of six patterns at three temperatures.
 - `energy_transformer.png`: digits whose hidden patches are filled in along 12 steps, by the stored
   weights of the tutorial, and the energy of each.
 """
 
 import argparse
+import json
 import shutil
 import subprocess
 import sys
@@ -24,6 +26,7 @@ import amlib as am
 
 HERE = Path(__file__).parent
 WEIGHTS = HERE.parent / "nbs" / "tutorials" / "weights"
+QUERIES = 64
 
 
 def demo(path: Path) -> None:
@@ -33,7 +36,7 @@ def demo(path: Path) -> None:
         shutil.copy(Path(folder) / "film.png", path)
 
 
-def capacity(path: Path) -> None:
+def measure() -> dict[str, dict[str, list[float]]]:
     """Exact recalls with a quarter of the bits flipped, from 2 to 2,048 stored icons."""
     images, _ = am.data.icons()
     Xi = images[jr.permutation(jr.key(0), len(images))[:2048]].reshape(2048, -1)
@@ -42,7 +45,7 @@ def capacity(path: Path) -> None:
         "polynomial, n = 5": lambda Xi: am.PolynomialDenseAM(Xi, n=5, rectified=True),
         "exponential": am.ExponentialDenseAM,
     }
-    ax = None
+    curves = {}
     for name, factory in factories.items():
         curve = am.analysis.retrieval_curve(
             factory,
@@ -51,12 +54,23 @@ def capacity(path: Path) -> None:
             [0.25],
             jr.key(1),
             counts=[2, 8, 32, 128, 512, 2048],
-            queries=64,
+            queries=QUERIES,
             recall=lambda model, x, key: model.recall(x, key=key, record=0, max_sweeps=20),
             success=lambda x, xi: (x == xi).all(),
         )
-        ax = am.plots.capacity(curve, ax=ax, label=name)
-    ax.set_title("Icons of 2,304 bits, a quarter of them flipped", loc="left", fontsize=10)
+        curves[name] = {field: column.tolist() for field, column in curve._asdict().items()}
+    return curves
+
+
+def capacity(path: Path) -> None:
+    """The curves that were measured."""
+    ax = None
+    for name, columns in json.loads(path.with_suffix(".json").read_text()).items():
+        arrays = {field: np.asarray(column) for field, column in columns.items()}
+        ax = am.plots.capacity(am.analysis.RetrievalCurve(**arrays), ax=ax, label=name)
+    assert ax is not None
+    title = f"Icons, D = 2,304, a quarter of the bits flipped; {QUERIES} queries, 95 % intervals"
+    ax.set_title(title, loc="left", fontsize=10)
     ax.figure.savefig(path)
 
 
@@ -136,7 +150,11 @@ def main() -> None:
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"of {', '.join(FIGURES)}; default: all"
     )
-    for name in parser.parse_args().names or FIGURES:
+    parser.add_argument("--measure", action="store_true", help="the curves of capacity.png anew")
+    args = parser.parse_args()
+    if args.measure:
+        (HERE / "capacity.json").write_text(json.dumps(measure(), indent=1) + "\n")
+    for name in args.names or FIGURES:
         FIGURES[name](HERE / f"{name}.png")
         print(HERE / f"{name}.png")
 

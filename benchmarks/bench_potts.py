@@ -2,21 +2,25 @@
 
 ```
 python benchmarks/bench_potts.py
+python benchmarks/bench_potts.py --draw   # the figure, from the stored pictures
 ```
 
 Capacity: random patterns of D units, `PottsHopfield`, recall by sequential sweeps from the pattern
 itself; it counts as recalled if the overlap of the end with it exceeds 0.9. Loads are shares of
 Kanter's 0.138 q (q - 1) / 2. The first so many of the patterns are stored, by weights, so that each
-q is one program. Writes `results/potts.md` and `.png`.
+q is one program. Writes `results/potts.md`, `.png`, and the pictures in it as `.json`.
 Times are those of the machine as it is: what else runs there counts.
 """
 
 import functools
+import json
+import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from captions import captioned, save
 from machine import describe, seconds
 
 import amlib as am
@@ -101,7 +105,7 @@ def grey_icons(count):
     return icons.reshape(count, 24, 2, 24, 2).sum((2, 4)).astype(np.int32)
 
 
-def picture(path):
+def pictures():
     """Stored, damaged and recalled icons, by the classical and the exponential memory."""
     Xi = grey_icons(60)
     rng = np.random.default_rng(1)
@@ -115,8 +119,13 @@ def picture(path):
     ):
         ends = jax.jit(jax.vmap(lambda x, m=model: m.recall(x, method=am.Sweeps(record=0)).x))
         rows.append((name, np.asarray(ends(damaged))))
+    return dict(rows)
+
+
+def draw(rows):
+    """The pictures, a row of each kind."""
     canvas = new_figure(700, 470)
-    for r, (name, images) in enumerate(rows):
+    for r, (name, images) in enumerate(rows.items()):
         for k, image in enumerate(images):
             ax = place(canvas, 122 + 95 * k, 12 + 112 * r, 92, 100)
             ax.imshow(image, cmap="gray_r", vmin=0, vmax=GREYS - 1, interpolation="nearest")
@@ -124,14 +133,30 @@ def picture(path):
         canvas.text(
             0.16, 1 - (62 + 112 * r) / 470, name, ha="right", va="center", fontsize=9, color=TEXT
         )
-    canvas.savefig(path)
-    same = lambda images: ", ".join(
-        f"{(a == b).mean():.3f}" for a, b in zip(images, Xi[chosen], strict=True)
+    captioned(
+        canvas,
+        f"K = 60 icons of D = 24 x 24 units in {GREYS} greys, 60 % of them drawn anew (one seed).",
     )
-    return {name: same(images) for name, images in rows[1:]}
+    save(canvas, OUT / "potts.png")
+
+
+def store(rows):
+    """The pictures as digits, a string for each."""
+    text = {n: ["".join(map(str, image.ravel())) for image in images] for n, images in rows.items()}
+    (OUT / "potts.json").write_text(json.dumps(text, indent=1) + "\n")
+
+
+def stored():
+    """The pictures of the last run."""
+    text = json.loads((OUT / "potts.json").read_text())
+    image = lambda digits: np.array(list(digits), int).reshape(24, 24)
+    return {name: [image(digits) for digits in images] for name, images in text.items()}
 
 
 def main():
+    if sys.argv[1:] == ["--draw"]:
+        draw(stored())
+        return
     lines = ["# Potts memories", "", describe()]
     lines += [
         f"## Capacity against q: D = {D}, {SEEDS} seeds, {QUERIES} patterns each", "",
@@ -159,9 +184,12 @@ def main():
         print(lines[-1], flush=True)
     lines += ["", f"The least of {REPEATS} times; both visit the same states.", ""]
     lines += ["## 60 icons of 24 x 24 units in 5 greys, 60 % of the units drawn anew", ""]
-    lines += [
-        f"- {name}, share of units as stored: {s}" for name, s in picture(OUT / "potts.png").items()
-    ]
+    rows = pictures()
+    for name, images in list(rows.items())[1:]:
+        shares = [(a == b).mean() for a, b in zip(images, rows["stored"], strict=True)]
+        lines.append(f"- {name}, share of units as stored: {', '.join(f'{s:.3f}' for s in shares)}")
+    store(rows)
+    draw(rows)
     (OUT / "potts.md").write_text("\n".join(lines) + "\n")
 
 

@@ -74,7 +74,7 @@ def flipped(X: Any, p: float, seed: int, bits: bool = False) -> jax.Array:
 
 
 @eqx.filter_jit
-def relax_all(model: am.DiscreteTimeHopfield, X: Any) -> am.Relaxation:
+def relax_all(model: am.DiscreteTimeHopfield, X: Any) -> am.Recall:
     return jax.vmap(lambda x: model(x, jr.key(5)))(X)
 
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from captions import captioned
 from theory_figures import crossing, main, powers, table
 
 import amlib as am
@@ -165,7 +166,12 @@ def draw(data):
         ax.minorticks_off()
         ax.set_title(f"half of the {what}s are right", loc="left", fontsize=10)
         ax.legend(frameon=False, fontsize=8)
-    return figure
+    return captioned(
+        figure,
+        f"Random patterns of N bits. Left: {SAMPLED} transitions of each of {TRIALS} sets (seeds); "
+        f"right: {TRIALS} sequences (seeds). Points lie between two tried P, a factor of {STEP} "
+        "apart; lines: closed forms for large N; dashed: at this N.",
+    )
 
 
 def growth(rows):

@@ -1,35 +1,40 @@
 """All continuous memories side by side, on icons and MNIST, under three kinds of noise.
 
 ```
-AMLIB_DATA=../shared/data python benchmarks/compare_memories.py                  # all
-AMLIB_DATA=../shared/data python benchmarks/compare_memories.py 500 40 Gaussian  # one again
-AMLIB_DATA=../shared/data python benchmarks/compare_memories.py counts           # against K
+AMLIB_DATA=../shared/data python benchmarks/compare_memories.py                   # all
+AMLIB_DATA=../shared/data python benchmarks/compare_memories.py 500 200 Gaussian  # one again
+AMLIB_DATA=../shared/data python benchmarks/compare_memories.py counts            # against K
+python benchmarks/compare_memories.py --draw                                      # the figures
 ```
 
 Writes `results/compare_memories.md`, `.csv` and `.png`; against the number of stored patterns
-`results/compare_counts.md`, `.csv` and `.png`. A recall succeeds if the cosine of its end
-and the pattern, background removed (both centred at the patterns' mean), exceeds 0.9.
+`results/compare_counts.md`, `.csv` and `.png`. `--draw` measures nothing: it draws both figures
+from the stored tables. A recall succeeds if the cosine of its end and the pattern, background
+removed (both centred at the patterns' mean), exceeds 0.9. Intervals are Wilson's, of 95 %.
 """
 
 import csv
 import gzip
+import itertools
 import os
 import sys
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from machine import describe
+from matplotlib.figure import Figure
 
 import amlib as am
 from amlib.analysis import cosine, retrieval_curve, separation
 
 OUT = Path(__file__).parent / "results"
-SIDE = 28
+K_ICONS = 200  # as many as queries: a mask is no chance, and a pattern asked twice counts once
 
 
 def mnist(K: int) -> np.ndarray:
@@ -66,10 +71,8 @@ NOISES = {
 def models(Xi) -> dict:
     """Every memory with one parameter set by the patterns, by the same rule on both data sets."""
     rows = np.asarray(Xi, np.float64)
-    squares = ((rows[:, None] - rows[None]) ** 2).sum(-1) if len(rows) <= 200 else None
-    if squares is None:
-        norms = (rows**2).sum(1)
-        squares = norms[:, None] + norms[None] - 2 * rows @ rows.T
+    norms = (rows**2).sum(1)
+    squares = norms[:, None] + norms[None] - 2 * rows @ rows.T
     near = float(np.median(np.sort(squares, axis=1)[:, 1]))  # squared distance to the nearest
     gap = float(np.median(np.abs(np.asarray(separation(Xi)))))
     beta = 10.0 / gap
@@ -112,9 +115,9 @@ def start(model, x, key):
 POLYNOMIAL = [
     "Polynomial n=3 recalls none of these: with a power this low, patterns that overlap merge. At",
     "a pattern its own pull is m^2 = 1 and that of all others the sum of their squared overlaps:",
-    "3.1 on 60 icons (mean overlap 0.20), 224 on 500 MNIST pictures (0.67; own 0.86). All 20 icons",
-    "tried end in one common state. Three icons it recalls, and random patterns (20 of 200 units,",
-    "0.2 flipped: tested in `tests/continuous`).",
+    "11.8 on 200 icons (mean overlap 0.21), 224 on 500 MNIST pictures (0.67; own 0.93). Of 60",
+    "icons all 20 tried ended in one common state. Three icons it recalls, and random patterns",
+    "(20 of 200 units, 0.2 flipped: tested in `tests/continuous`).",
 ]
 COUNTS = [10, 30, 100, 300, 1000, 3000]
 COUNTED = {"flips": 0.2, "masked": 0.5}
@@ -124,11 +127,11 @@ HANDFUL = [
 ]  # fmt: skip
 
 
-def main(K_mnist: int, queries: int, only: list[str]) -> None:
+def compare(K_mnist: int, queries: int, only: list[str]) -> None:
     """Measure all memories, or `only` some and keep the rest; write the table and its figure."""
-    rows, began = kept(only), time.perf_counter()
+    rows, began, machine = kept(only), time.perf_counter(), describe()
     order = {}
-    sets = {"icons": icons(60), f"MNIST, K={K_mnist}": mnist(K_mnist)}
+    sets = {"icons": icons(K_ICONS), f"MNIST, K={K_mnist}": mnist(K_mnist)}
     for data, patterns in sets.items():
         Xi = jnp.asarray(patterns)
         mean = jnp.mean(Xi, axis=0)
@@ -138,158 +141,209 @@ def main(K_mnist: int, queries: int, only: list[str]) -> None:
             if only and name not in only:
                 continue
             n = min(queries, len(Xi))
-            n = min(n, 20) if "binary" in name or "manhattan" in name else n
             for noise, (corrupt, levels) in NOISES.items():
                 curve = retrieval_curve(
                     make, Xi, corrupt, levels, jr.key(0),
                     queries=n, recall=start, success=success, progress=False,
                 )  # fmt: skip
-                for i, level in enumerate(levels):
-                    steps, done = float(curve.steps[i]), float(curve.converged[i])
-                    rows.append((data, len(Xi), name, noise, level, float(curve.success[i]),
-                                 done, steps, n))  # fmt: skip
+                columns = (curve.success, curve.success_low, curve.success_high,
+                           curve.converged, curve.steps)  # fmt: skip
+                for level, *found in zip(levels, *columns, strict=True):
+                    rows.append([data, len(Xi), name, noise, level, *map(float, found), n])
             print(data, name, round(time.perf_counter() - began), "s", file=sys.stderr, flush=True)
     rows.sort(key=lambda row: order[row[0], row[2]])
-    write(rows, time.perf_counter() - began)
+    write(rows, machine, time.perf_counter() - began)
 
 
-def against_counts(queries: int = 20) -> None:
+def against_counts(queries: int = 200) -> None:
     """Success on MNIST against the number of stored patterns, parameters set anew for each."""
+    machine = describe()
     Xi, began, rows = jnp.asarray(mnist(COUNTS[-1])), time.perf_counter(), []
     mean = jnp.mean(Xi, axis=0)
     success = lambda x, xi: cosine(x - mean, xi - mean) > 0.9
     for name in HANDFUL:
-        for noise, level in COUNTED.items():
+        for (noise, level), K in itertools.product(COUNTED.items(), COUNTS):
             curve = retrieval_curve(
                 lambda Xi, name=name: models(Xi)[name](Xi), Xi, NOISES[noise][0], [level],
-                jr.key(0), counts=COUNTS, queries=queries, recall=start, success=success,
-                progress=False,
+                jr.key(0), counts=[K], queries=min(queries, K) if noise == "masked" else queries,
+                recall=start, success=success, progress=False,
             )  # fmt: skip
-            columns = curve.K, curve.success, curve.converged, curve.steps
-            rows += [(name, noise, level, *map(float, row)) for row in zip(*columns, strict=True)]
+            columns = (curve.K, curve.success, curve.success_low, curve.success_high,
+                       curve.converged, curve.steps, curve.queries)  # fmt: skip
+            rows.append([name, noise, level, *(float(column[0]) for column in columns)])
         print(name, round(time.perf_counter() - began), "s", file=sys.stderr, flush=True)
+    head = "model noise level K success low high converged steps queries".split()
     with open(OUT / "compare_counts.csv", "w", newline="") as f:
-        csv.writer(f).writerows(["model noise level K success converged steps".split(), *rows])
-    lines = ["# Success of recall on MNIST against the number of stored patterns", "", describe()]
+        csv.writer(f).writerows([head, *rows])
+    lines = ["# Success of recall on MNIST against the number of stored patterns", "", machine]
     lines += [
-        f"Share of {queries} queries that end with a centred cosine above 0.9 to their pattern;",
-        "queries go over the first pictures in turn. Parameters are set anew for every K, by the",
-        "rule of `compare_memories.py`. Binary memories start from the signs of the query and hold",
-        "grey pictures, which they can only approach.",
-        "Why polynomial n=3 recalls none: see `compare_memories.md`.",
+        f"Share of {queries} queries that end with a centred cosine above 0.9 to their pattern,",
+        "in percent, with its 95 % interval (Wilson). Queries go over the first pictures in turn,",
+        "and ask again with other flips where these are fewer; of half hidden pictures there are",
+        "only as many queries as pictures.",
+        "Parameters are set anew for every K, by the rule of `compare_memories.py`. Binary",
+        "memories start from the signs of the query and hold grey pictures, which they can only",
+        "approach. Why polynomial n=3 recalls none: see `compare_memories.md`.",
+        "",
+        "![Success against the number of stored patterns](compare_counts.png)",
         "",
     ]
-    tables = {}
     for noise, level in COUNTED.items():
-        title = f"{noise} {level:g}"
-        tables[title] = table = np.array(
-            [[r[4] for r in rows if r[:2] == (name, noise)] for name in HANDFUL]
-        )
-        lines += [f"## {title}", "", "| model | " + " | ".join(f"K={k}" for k in COUNTS) + " |",
+        lines += [f"## {noise} {level:g}", "",
+                  "| model | " + " | ".join(f"K={k}" for k in COUNTS) + " |",
                   "|---" * (1 + len(COUNTS)) + "|"]  # fmt: skip
-        for name, line in zip(HANDFUL, table, strict=True):
-            lines.append(f"| {name} | " + " | ".join(f"{v:.2f}" for v in line) + " |")
+        for name in HANDFUL:
+            cells = [interval(*r[4:7]) for r in rows if r[:2] == [name, noise]]
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
         lines.append("")
     (OUT / "compare_counts.md").write_text("\n".join(lines))
-    draw_counts(tables)
+    draw_counts(rows)
 
 
-def draw_counts(tables: dict) -> None:
-    """One heat map per noise: lines would hide one another."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, len(tables), figsize=(9, 3.6), sharey=True)
-    for ax, (title, table) in zip(axes, tables.items(), strict=True):
-        ax.imshow(table, cmap="viridis", vmin=0, vmax=1, aspect="auto")
-        for (i, j), value in np.ndenumerate(table):
-            ink = "black" if value > 0.6 else "white"
-            ax.text(j, i, f"{value:.2f}", ha="center", va="center", color=ink, fontsize=8)
-        ax.set_xticks(range(len(COUNTS)), [f"{k:,}" for k in COUNTS], fontsize=9)
-        ax.set_yticks(range(len(HANDFUL)), HANDFUL, fontsize=9)
-        ax.set_xlabel("stored patterns")
-        ax.set_title(f"MNIST, {title}: success", fontsize=10)
-    figure.tight_layout()
+def draw_counts(rows: list) -> None:
+    """One heat map for each noise."""
+    figure = Figure(figsize=(9, 3.9), layout="constrained")
+    names = list(dict.fromkeys(r[0] for r in rows))
+    for ax, (noise, level) in zip(figure.subplots(1, 2, sharey=True), COUNTED.items(), strict=True):
+        found = {(r[0], int(r[3])): r[4] for r in rows if r[1] == noise}
+        heat(ax, np.array([[found[name, K] for K in COUNTS] for name in names]), names)
+        ax.set_xticks(range(len(COUNTS)), [f"{K:,}" for K in COUNTS], fontsize=9)
+        ax.set_xlabel("stored patterns, K", fontsize=9)
+        few, many = (100 * widest([r for r in rows if r[1] == noise and r[3] == K], 4)
+                     for K in (COUNTS[0], COUNTS[-1]))  # fmt: skip
+        within = (
+            f"intervals within {few:.0f} points at K = {COUNTS[0]}, {many:.0f} at {COUNTS[-1]:,}"
+        )
+        title = f"{noise}: {WORDS[noise]} {level:g}\n{within}"
+        ax.set_title(title, loc="left", fontsize=9)
+    figure.suptitle(
+        "MNIST, D = 784: recalls with a centred cosine above 0.9, in percent of "
+        f"{int(max(r[-1] for r in rows))} queries\n(masked: at most K); one seed, 95 % intervals "
+        "(Wilson)",
+        fontsize=10,
+    )
     figure.savefig(OUT / "compare_counts.png", dpi=130)
+
+
+def stored(name: str) -> list[list]:
+    """The rows of a stored table: words as they are, numbers as numbers."""
+
+    def value(text: str) -> str | float:
+        try:
+            return float(text)
+        except ValueError:
+            return text
+
+    with open(OUT / f"{name}.csv") as f:
+        return [list(map(value, row)) for row in list(csv.reader(f))[1:]]
 
 
 def kept(only: list[str]) -> list:
     """The rows of an earlier run for all memories but `only` these."""
     if not only:
         return []
-    with open(OUT / "compare_memories.csv") as f:
-        old = [row for row in csv.reader(f) if row[2] not in only][1:]
-    return [(a, int(k), m, n, *map(float, rest), int(q)) for a, k, m, n, *rest, q in old]
+    return [[*r[:1], int(r[1]), *r[2:-1], int(r[-1])] for r in stored("compare_memories")
+            if r[2] not in only]  # fmt: skip
 
 
-def write(rows: list, seconds: float) -> None:
+def write(rows: list, machine: str, seconds: float) -> None:
     """The long table as CSV, the wide one as Markdown, and the figure."""
-    head = "data K model noise level success converged steps queries".split()
+    head = "data K model noise level success low high converged steps queries".split()
     with open(OUT / "compare_memories.csv", "w", newline="") as f:
         csv.writer(f).writerows([head, *rows])
     lines = ["# Success of recall: all memories, two data sets, three kinds of noise", ""]
-    lines += [*describe().splitlines(), f"- seconds of the last run: {seconds:.0f}", ""]
+    lines += [*machine.splitlines(), f"- seconds of the last run: {seconds:.0f}", ""]
     lines += [
-        "Share of queries that end with a centred cosine above 0.9 to their pattern. Binary",
-        "memories start from the signs of the query. Parameters: see the script.",
+        "Share of queries that end with a centred cosine above 0.9 to their pattern, in percent,",
+        f"with its 95 % interval (Wilson): {max(r[-1] for r in rows)} queries, each of another "
+        "pattern, one seed.",
+        "Binary memories start from the signs of the query. Parameters: see the script.",
+        "",
+        "![Success of recall](compare_memories.png)",
         "",
         *POLYNOMIAL,
         "",
     ]
     columns = [(noise, level) for noise, (_, levels) in NOISES.items() for level in levels]
     for data in dict.fromkeys(r[0] for r in rows):
-        lines += [f"## {data}", "", "| model | queries | " +
+        lines += [f"## {data}", "", "| model | " +
                   " | ".join(f"{a} {b:g}" for a, b in columns) + " |",
-                  "|---" * (2 + len(columns)) + "|"]  # fmt: skip
+                  "|---" * (1 + len(columns)) + "|"]  # fmt: skip
         for name in dict.fromkeys(r[2] for r in rows):
             found = {(r[3], r[4]): r for r in rows if r[0] == data and r[2] == name}
-            cells = [f"{found[c][5]:.2f}" for c in columns]
-            lines.append(f"| {name} | {found[columns[0]][8]} | " + " | ".join(cells) + " |")
+            cells = [interval(*found[c][5:8]) for c in columns]
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
         lines.append("")
     (OUT / "compare_memories.md").write_text("\n".join(lines))
     draw(rows)
 
 
+def interval(share: float, low: float, high: float) -> str:
+    """A share and its interval, in percent."""
+    return f"{100 * share:.0f} ({100 * low:.0f}-{100 * high:.0f})"
+
+
+def widest(rows: list, at: int) -> float:
+    """The longest side of an interval; the share is in this column, its limits are in the next."""
+    return max(max(r[at] - r[at + 1], r[at + 2] - r[at]) for r in rows)
+
+
+def heat(ax: Any, table: np.ndarray, names: list[str]) -> None:
+    """Shares as colours that also differ in brightness, each with its number in percent."""
+    ax.imshow(table, cmap="viridis", vmin=0, vmax=1, aspect="auto")
+    for (i, j), value in np.ndenumerate(table):
+        ink = "black" if value > 0.6 else "white"
+        ax.text(j, i, f"{100 * value:.0f}", ha="center", va="center", color=ink, fontsize=8)
+    ax.set_yticks(range(len(names)), names, fontsize=9)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+
+
+WORDS = {
+    "flips": "probability of a flip",
+    "masked": "hidden share",
+    "gaussian": "standard deviation",
+}
+
+
 def draw(rows: list) -> None:
-    """One panel per data set and noise, one line per memory."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
-    data = list(dict.fromkeys(r[0] for r in rows))
-    names = list(dict.fromkeys(r[2] for r in rows))
-    figure, axes = plt.subplots(len(data), 3, figsize=(11, 3.1 * len(data)), sharey=True)
-    colors = plt.get_cmap("tab20").colors
-    for i, d in enumerate(data):
-        for j, noise in enumerate(NOISES):
-            for k, name in enumerate(names):
-                line = [(r[4], r[5]) for r in rows if r[:1] == (d,) and r[2:4] == (name, noise)]
-                style = "osv^D*"[k % 6] + ("-" if k < 10 else "--")
-                axes[i, j].plot(
-                    *zip(*line, strict=True), style, color=colors[k], ms=4, lw=1.4, label=name
-                )
-            axes[i, j].set_title(f"{d}: {noise}", fontsize=10)
-            axes[i, j].grid(alpha=0.25)
-            axes[i, j].set_ylim(-0.04, 1.04)
-    labels = {"flips": "probability of a flip", "masked": "hidden share, from below",
-              "gaussian": "standard deviation"}  # fmt: skip
-    for j, noise in enumerate(NOISES):
-        axes[-1, j].set_xlabel(labels[noise])
-    for row in axes:
-        row[0].set_ylabel("success")
-    handles, texts = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, texts, loc="center right", fontsize=8, frameon=False)
-    figure.tight_layout(rect=(0, 0, 0.84, 1))
+    """A heat map for each data set and noise: lines would hide one another."""
+    data, names = (list(dict.fromkeys(r[i] for r in rows)) for i in (0, 2))
+    widths = [len(levels) for _, levels in NOISES.values()]
+    figure = Figure(figsize=(9.6, 7.2), layout="constrained")
+    axes = figure.subplots(len(data), 3, sharey=True, width_ratios=widths)
+    share = {(*r[:1], *r[2:5]): r[5] for r in rows}
+    for line, d in zip(axes, data, strict=True):
+        K, pixels = int(next(r[1] for r in rows if r[0] == d)), 2304 if d == "icons" else 784
+        for ax, (noise, (_, levels)) in zip(line, NOISES.items(), strict=True):
+            table = np.array([[share[d, name, noise, level] for level in levels] for name in names])
+            heat(ax, table, names)
+            ax.set_xticks(range(len(levels)), [f"{level:g}" for level in levels], fontsize=9)
+            ax.set_xlabel(f"{noise}: {WORDS[noise]}", fontsize=9)
+        title = f"{d.split(',')[0]}: K = {K}, D = {pixels:,}"
+        line[0].set_title(title, loc="left", fontsize=10, fontweight="bold")
+    queries = int(max(r[-1] for r in rows))
+    figure.suptitle(
+        f"Recalls with a centred cosine above 0.9, in percent of {queries} queries; one seed, "
+        f"95 % intervals (Wilson) within {100 * widest(rows, 5):.0f} points",
+        fontsize=10,
+    )
+    figure.colorbar(axes[0, 0].images[0], ax=axes, shrink=0.5, aspect=30, label="share recalled")
     figure.savefig(OUT / "compare_memories.png", dpi=130)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """What the words after the script's name ask for."""
     OUT.mkdir(exist_ok=True)
-    if sys.argv[1:] == ["counts"]:
-        against_counts()
-        sys.exit()
-    K, number = map(int, sys.argv[1:3]) if len(sys.argv) > 2 else (500, 40)
-    main(K, number, sys.argv[3:])
+    if sys.argv[1:] == ["--draw"]:
+        draw(stored("compare_memories"))
+        draw_counts(stored("compare_counts"))
+    elif sys.argv[1:2] == ["counts"]:
+        against_counts(*map(int, sys.argv[2:3]))
+    else:
+        K, number = map(int, sys.argv[1:3]) if len(sys.argv) > 2 else (500, 200)
+        compare(K, number, sys.argv[3:])
+
+
+if __name__ == "__main__":
+    main()

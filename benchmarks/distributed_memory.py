@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from captions import captioned
 from machine import describe, peak_memory
 from theory_figures import (
     COLORS,
@@ -281,7 +282,12 @@ def draw(data):
         elif ax is axes[2]:
             ax.set_ylim(low, high * 20)
         ax.legend(frameon=False, fontsize=7)
-    return figure
+    return captioned(
+        figure,
+        "Digits that come with amlib, D = 784 (1, 2, 4B with K = 10, and the last); random bits "
+        f"(4A with K = {K4}, and 5); 4A: {DRAWS} random matrices (seeds), bars are standard "
+        "errors over them; elsewhere one seed.",
+    )
 
 
 def pixel_law(K):

@@ -6,6 +6,7 @@ python benchmarks/theory_biased.py
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from captions import captioned
 from theory_figures import exponent, main, plus_minus, powers, table
 from theory_polynomial import BITS, DRAWS, ERROR, TESTED, capacity, polynomial
 
@@ -105,7 +106,12 @@ def draw(data):
         if ax.get_legend_handles_labels()[0]:
             ax.legend(frameon=False, fontsize=8, loc="upper left")
     axes[3].set_ylabel("patterns K at 0.5 % of unstable bits")
-    return figure
+    return captioned(
+        figure,
+        f"Random patterns of N bits with mean 0 or {BIAS}; {DRAWS} draws (seeds). Points: the K at "
+        f"which {100 * ERROR:g} % of stored bits flip; bars: standard errors over draws; lines: "
+        "theory.",
+    )
 
 
 def page(data):

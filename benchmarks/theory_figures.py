@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from captions import save
 from jaxtyping import Array
 from machine import describe, peak_memory
 from matplotlib.figure import Figure
@@ -66,7 +67,7 @@ def main(
         data["machine"] = machine
         data = json.loads(json.dumps(data, default=float))
         numbers.write_text(json.dumps(data) + "\n")
-    draw(data).savefig(out / f"{name}.png")
+    save(draw(data), out / f"{name}.png")
     title, text = page(data).split("\n", 1)
     machine = "\n".join(data["machine"])
     (out / f"{name}.md").write_text(

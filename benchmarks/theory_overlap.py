@@ -5,6 +5,7 @@ python benchmarks/theory_overlap.py
 
 import jax.random as jr
 import numpy as np
+from captions import captioned
 from theory_figures import (
     COLORS,
     crossing,
@@ -119,7 +120,12 @@ def draw(data):
     for ax in (left, right):
         style(ax)
     left.legend(frameon=False, fontsize=8)
-    return figure
+    return captioned(
+        figure,
+        f"K random patterns of N bits; recalls from {QUERIES} stored patterns of each draw; draws "
+        f"(seeds): {', '.join(f'{n} of N = {int(N):,}' for N, n in data['draws'].items())}; bars: "
+        "standard errors over draws.",
+    )
 
 
 def page(data):

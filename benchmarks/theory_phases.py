@@ -5,6 +5,7 @@ python benchmarks/theory_phases.py
 
 import jax.random as jr
 import numpy as np
+from captions import captioned
 from theory_figures import crossing, main, mean_and_error, plus_minus, recalled, spins, table
 
 import amlib as am
@@ -102,7 +103,11 @@ def draw(data):
     bar = figure.colorbar(points, cax=place(figure, 910, 140, 22, 410))
     bar.set_label("overlap with the pattern", fontsize=9)
     bar.ax.tick_params(labelsize=8, colors=FAINT)
-    return figure
+    return captioned(
+        figure,
+        f"K random patterns of N = {N:,} bits; {CHAINS} chains in each of {DRAWS} draws (seeds); "
+        "bars: standard errors over draws.",
+    )
 
 
 def page(data):

@@ -7,6 +7,7 @@ import math
 
 import jax.random as jr
 import numpy as np
+from captions import captioned
 from scipy.special import factorial2
 from theory_figures import (
     exponent,
@@ -123,7 +124,11 @@ def draw(data):
     powers(right.yaxis)
     right.set_xticks([20, 50, 100, 200, 500])
     right.minorticks_off()
-    return figure
+    return captioned(
+        figure,
+        f"K random patterns of N bits; {DRAWS} draws (seeds), at least {BITS:,} stored bits a "
+        "point; bars: standard errors over draws; lines: theory.",
+    )
 
 
 def page(data):

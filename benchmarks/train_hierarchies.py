@@ -29,6 +29,7 @@ import jax.random as jr
 import matplotlib
 import numpy as np
 import optax
+from captions import captioned, save
 from machine import describe
 from optax.contrib import MuonDimensionNumbers
 
@@ -237,7 +238,15 @@ def figure(runs: dict[str, Any], path: Path) -> None:
     ax.set_ylim(88, 100)
     ax.grid(alpha=0.3)
     ax.legend(frameon=False)
-    fig.savefig(path, dpi=150)
+    seeds = {name: len(entry["seeds"]) for name, entry in runs.items() if name in CLASSIFIERS}
+    captioned(
+        fig,
+        "MNIST, D = 784: 55,000 pictures to train on, 5,000 to choose the epoch by, 10,000 to test "
+        "(a 95 % interval, Wilson, of 98 % is 97.7 to 98.3). Seeds, a line each: "
+        + ", ".join(f"{name} {n}" for name, n in seeds.items())
+        + ".",
+    )
+    save(fig, path, dpi=150)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 The browser's tests need what `make docs` makes, Debian's `chromium` (or Chrome), and Playwright.
 """
 
+import io
 import json
 import os
 import re
@@ -12,7 +13,10 @@ import tomllib
 
 import api
 import check
+import numpy as np
+import palettes
 import pytest
+from PIL import Image
 
 from tests.browser import ROOT, SITE, Visit
 
@@ -48,6 +52,7 @@ PRINTED = {"output_type": "stream", "text": "1"}
         ),
         ([TOP, ("f()", [PRINTED | {"text": "UserWarning: no"}])], "has saved a warning"),
         ([TOP, ("x = 1\nx", [])], "cell 1 has no saved output"),
+        ([TOP, ("f()", [PRINTED | {"text": "1" * 10**6}])], "is larger than 1 MB"),
     ],
 )
 def test_the_rule_of_notebooks_can_fail(cells, complaint):
@@ -163,6 +168,40 @@ def test_pages_of_the_reference_can_be_read_where_nothing_runs_them():
 def test_notebooks_have_their_form_and_their_outputs():
     bad = [f"{k}: {c}" for k, page in notebooks().items() for c in check.notebook(page, k)]
     assert not bad
+
+
+def png(pixels, **how):
+    """An image's file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(file, "png", **how)
+    return file.getvalue()
+
+
+def test_saved_pictures_get_a_palette_that_nobody_sees():
+    at = np.hypot(*np.mgrid[-150:150, -150:150])
+    colours = 0.8 * at, 255 - 0.8 * at, abs(0.8 * at - 99) + at % 7, np.full_like(at, 255)
+    smooth = np.stack(colours, axis=-1).astype(np.uint8)
+    assert len(np.unique(smooth.reshape(-1, 4), axis=0)) > 256
+    whole = png(smooth, dpi=(200, 200))
+    few = palettes.with_palette(whole)
+    assert len(few) < 0.8 * len(whole)
+    with Image.open(io.BytesIO(few)) as image:
+        assert image.mode == "P"
+        assert round(image.info["dpi"][0]) == 200
+        off = np.abs(np.asarray(image.convert("RGB"), int) - smooth[..., :3])
+    assert off.max(-1).mean() < palettes.ERROR
+
+
+@pytest.mark.parametrize("kind", ["many colours", "transparent", "film", "palette"])
+def test_other_pictures_stay_as_they_are(kind):
+    noise = np.random.default_rng(0).integers(0, 256, (90, 90, 4))
+    noise[..., 3] = 0 if kind == "transparent" else 255
+    frames = [Image.fromarray(np.full((9, 9, 3), v, np.uint8)) for v in (0, 200)]
+    file = {
+        "film": lambda: png(np.zeros((9, 9, 3)), save_all=True, append_images=frames[1:]),
+        "palette": lambda: palettes.with_palette(png(np.zeros((90, 90, 3)))),
+    }.get(kind, lambda: png(noise))()
+    assert palettes.with_palette(file) is file
 
 
 def test_notebooks_open_in_colab():

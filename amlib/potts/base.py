@@ -36,7 +36,7 @@ class AbstractPottsAM(AbstractMemory):
         q: int = eqx.field(static=True, default=3)
 
         def energy(self, x):
-            return -jnp.sum(x == jnp.roll(x, 1))
+            return -jnp.sum(1.0 * (x == jnp.roll(x, 1)))
     ```
 
     States are arrays of whole numbers from 0 to q - 1, in any shape that the energy takes, and

@@ -9,6 +9,9 @@ from typing import Any
 
 import api
 
+LARGEST = 1_000_000
+"""Characters of a notebook; GitHub shows no larger ones."""
+
 
 def sources(nbs: Path) -> list[str]:
     """Complaints about notebooks: form, saved outputs, undocumented names."""
@@ -27,6 +30,8 @@ def notebook(nb: dict[str, Any], name: str) -> Iterator[str]:
     cells = nb["cells"]
     if not cells or not re.match(r"# .+\n\n> .+", "".join(cells[0]["source"])):
         yield "must begin with a cell '# Title', a blank line and '> one sentence'"
+    if len(json.dumps(nb)) > LARGEST:
+        yield "is larger than 1 MB; `make nbs-save` makes its pictures smaller"
     titles = [c for c in cells if c["cell_type"] == "markdown" and _has_title("".join(c["source"]))]
     if len(titles) != 1:
         yield f"must have one heading of level 1; {len(titles)} cells have one"
