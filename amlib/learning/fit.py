@@ -42,7 +42,6 @@ import jax.random as jr
 import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, PyTree
-from tqdm import tqdm
 
 from amlib import _checks as checks, _hosts as hosts
 from amlib._types import Key
@@ -262,8 +261,8 @@ def _loop(
     """Run epochs until one of the outcomes."""
     outcome, bad_row, asks = OUTCOMES.completed, None, _ASKS
     done = min(state.epoch, epochs)
-    quiet = not progress or (hosts.spread(state.params) and not hosts.is_first())
-    with tqdm(total=epochs, initial=done, desc="fit", disable=quiet) as bar:
+    shown = progress and (hosts.is_first() or not hosts.spread(state.params))
+    with bars.bar(epochs, shown, leave=True, initial=done, desc="fit") as bar:
         while state.epoch < epochs:
             if patience is not None and state.epoch - state.best_epoch >= patience:
                 outcome = OUTCOMES.early_stopped
