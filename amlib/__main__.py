@@ -17,8 +17,7 @@ import jax.random as jr
 import numpy as np
 
 import amlib as am
-from amlib import _interrupt, plots
-from amlib import _progress as bars
+from amlib import _interrupt, _progress as bars, plots
 from amlib._types import Key
 from amlib.binary.patterns import overlaps, stored_patterns
 from amlib.data._views import views

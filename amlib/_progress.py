@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import equinox.internal as eqxi
 import jax
@@ -33,12 +33,15 @@ OFTEN = 4
 SILENT = 10.0
 """After so many seconds without a report, another bar may close one whose program has failed."""
 
+Bar: TypeAlias = tqdm
+"""A bar, for annotations."""
+
 _Carry = TypeVar("_Carry")
 _Given = TypeVar("_Given")
 _Made = TypeVar("_Made")
 
 
-def bar(total: int, shown: bool | None = True, *, leave: bool = False, **words: object) -> tqdm:
+def bar(total: int, shown: bool | None = True, *, leave: bool = False, **words: object) -> Bar:
     """A progress bar, as every part of the library shows it.
 
     **Arguments:**
@@ -70,13 +73,14 @@ class Meter(NamedTuple):
 
     - `number`: of the bar; 0 is that of none.
     - `total`: how many steps there are at the most.
-    - `unit`: what a step is called.
+    - `unit`, `desc`: what a step and what the whole is called.
     - `per`: how many turns of the loop make a step.
     """
 
     number: Array | np.ndarray
     total: Array | np.ndarray
     unit: str
+    desc: str
     per: int = 1
 
 
@@ -93,7 +97,7 @@ def report(meter: Meter | None, turns: Array, since: Array | None = None) -> Non
     if meter is None:
         return
     turns = eqxi.unvmap_max(turns)
-    move = lambda *numbers: _bars.move(*numbers, meter.unit, meter.per)
+    move = lambda *numbers: _bars.move(*numbers, meter.unit, meter.desc, meter.per)
     tell = lambda: jax.debug.callback(move, meter.number, turns, meter.total)
     if since is None:
         return tell()
@@ -154,6 +158,7 @@ def behind(
     unit: str,
     x0: PyTree[ArrayLike],
     last: Callable[[_Made], Array],
+    desc: str = "recall",
 ) -> _Made:
     """What `run(meter)` returns; the bar goes when it ends or raises.
 
@@ -163,7 +168,7 @@ def behind(
     **Arguments:**
 
     - `run`: the function, that gives its loops the meter.
-    - `total`, `unit`: see `Meter`.
+    - `total`, `unit`, `desc`: see `Meter`.
     - `x0`: what the program is run on: within `jax.shard_map`, one of the devices reports.
     - `last`: numbers of the result that are not known before its loop has ended.
     """
@@ -171,7 +176,7 @@ def behind(
     if is_concrete(jnp.zeros(())):  # not within `jit`; also within a `vmap` or `grad` outside of it
         number = _bars.number()
         try:
-            made = run(Meter(number, limit, unit))
+            made = run(Meter(number, limit, unit, desc))
             jax.block_until_ready(_ended(last(made)))
         finally:
             _bars.close(number)
@@ -179,7 +184,7 @@ def behind(
     number = jax.pure_callback(_bars.number, jax.ShapeDtypeStruct((), np.int32))
     if over := shards.axes(x0):
         number = jnp.where(lax.axis_index(over) == 0, number, 0)
-    made = run(Meter(number, limit, unit))
+    made = run(Meter(number, limit, unit, desc))
     _closed(number, _ended(last(made)))
     return made
 
@@ -205,7 +210,7 @@ class _Bars:
     def __init__(self):
         self._lock = threading.Lock()
         self._count = 0
-        self._open: dict[int, tuple[tqdm, float]] = {}
+        self._open: dict[int, tuple[Bar, float]] = {}
 
     def number(self) -> np.ndarray:
         """A number that no other bar has."""
@@ -213,7 +218,9 @@ class _Bars:
             self._count += 1
             return np.asarray(self._count, np.int32)
 
-    def move(self, number: Array, turns: Array, total: Array, unit: str, per: int) -> None:
+    def move(
+        self, number: Array, turns: Array, total: Array, unit: str, desc: str, per: int
+    ) -> None:
         """Move a bar on; never back, for devices that each run their own lanes share it."""
         key, now = int(number), time.monotonic()
         if key == 0:
@@ -222,7 +229,7 @@ class _Bars:
             done = int(turns) / per if per > 1 else int(turns)
             if key not in self._open:
                 self._close_silent(now)
-                shown = bar(int(total), desc="recall", unit=f" {unit}", initial=done)
+                shown = bar(int(total), desc=desc, unit=f" {unit}", initial=done)
             else:
                 shown = self._open[key][0]
             self._open[key] = shown, now

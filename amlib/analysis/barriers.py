@@ -7,8 +7,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, ArrayLike, Shaped
 
-from amlib import _checks as checks
-from amlib import _progress as bars
+from amlib import _checks as checks, _progress as bars
 from amlib._types import Key
 from amlib.analysis import _hypercube as hypercube, _runs as runs, _string as string
 from amlib.memory import AbstractMemory

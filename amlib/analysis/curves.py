@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Shaped
 
-from amlib import _checks as checks
-from amlib import _progress as bars
+from amlib import _checks as checks, _progress as bars
 from amlib._compiled import compiled
 from amlib._intervals import student, wilson
 from amlib._numbers import known_numbers

@@ -10,8 +10,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree, Shaped
 
-from amlib import _checks as checks
-from amlib import _progress as bars
+from amlib import _checks as checks, _progress as bars
 from amlib._types import Key, ScalarLike
 from amlib.continuous.base import ContinuousAM, check_unit_step
 from amlib.continuous.parts import (

@@ -24,8 +24,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, PyTree, Shaped
 
-from amlib import _checks as checks
-from amlib import _progress as bars
+from amlib import _checks as checks, _progress as bars
 from amlib._types import EnergyFn, Key, ScalarLike, hook
 from amlib.descent.flip_problem import AbstractFlipProblem, FlipProblem
 from amlib.descent.loop import Carry, iterate

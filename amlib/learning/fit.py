@@ -43,7 +43,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, PyTree
 
-from amlib import _checks as checks, _hosts as hosts
+from amlib import _checks as checks, _hosts as hosts, _progress as bars
 from amlib._types import Key
 from amlib.learning import _epochs as epochs_, _examples as examples_
 from amlib.learning._checkpoint import Checkpoint, State
