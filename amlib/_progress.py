@@ -30,6 +30,9 @@ from amlib._checks import is_concrete
 OFTEN = 4
 """Of turns that are reported, so many binary digits may follow the first."""
 
+PIECES = 64
+"""Into so many loops at the most is one cut whose length is a part of the program."""
+
 SILENT = 10.0
 """After so many seconds without a report, another bar may close one whose program has failed."""
 
@@ -37,7 +40,6 @@ Bar: TypeAlias = tqdm
 """A bar, for annotations."""
 
 _Carry = TypeVar("_Carry")
-_Given = TypeVar("_Given")
 _Made = TypeVar("_Made")
 
 
@@ -73,13 +75,12 @@ class Meter(NamedTuple):
 
     - `number`: of the bar; 0 is that of none.
     - `total`: how many steps there are at the most.
-    - `unit`, `desc`: what a step and what the whole is called.
+    - `desc`: what the whole is called.
     - `per`: how many turns of the loop make a step.
     """
 
     number: Array | np.ndarray
     total: Array | np.ndarray
-    unit: str
     desc: str
     per: int = 1
 
@@ -97,7 +98,7 @@ def report(meter: Meter | None, turns: Array, since: Array | None = None) -> Non
     if meter is None:
         return
     turns = eqxi.unvmap_max(turns)
-    move = lambda *numbers: _bars.move(*numbers, meter.unit, meter.desc, meter.per)
+    move = lambda *numbers: _bars.move(*numbers, meter.desc, meter.per)
     tell = lambda: jax.debug.callback(move, meter.number, turns, meter.total)
     if since is None:
         return tell()
@@ -136,26 +137,41 @@ def _next(turns: Array) -> Array:
     return turns - turns % apart + apart
 
 
-def along(
-    meter: Meter | None, step: Callable[[_Carry, _Given], _Made], given: _Given, steps: int
-) -> tuple[Callable[[_Carry, PyTree], _Made], PyTree]:
-    """The step of a `lax.scan` such that it tells the bar, and what it is given, with the count."""
+def scan(
+    meter: Meter | None,
+    body: Callable[[_Carry, PyTree], tuple[_Carry, PyTree]],
+    start: _Carry,
+    given: PyTree,
+    length: int,
+    turns: int = 1,
+) -> tuple[_Carry, PyTree]:
+    """`lax.scan(body, start, given, length)`, that tells the bar how many turns are done.
+
+    It is cut into up to `PIECES` loops of one length: a turn is the same program as without, so
+    that it rounds the same. A turn of the scan counts as so many `turns`.
+    """
     if meter is None:
-        return step, given
-    report(meter, jnp.zeros((), jnp.int32))
+        return lax.scan(body, start, given, length=length)
+    width = max(2, -(-length // PIECES))
+    pieces = length // width
+    cut = pieces * width
+    first = jax.tree.map(lambda a: a[:cut].reshape(pieces, width, *a.shape[1:]), given)
+    rest = jax.tree.map(lambda a: a[cut:], given)
 
-    def told(carry: _Carry, counted: tuple[Array, _Given]) -> _Made:
-        made = step(carry, counted[1])
-        report(meter, counted[0], counted[0] - 1)
-        return made
+    def piece(carry: _Carry, numbered: tuple[Array, PyTree]) -> tuple[_Carry, PyTree]:
+        # What is done before the piece, for nothing keeps XLA from telling that beforehand.
+        report(meter, numbered[0] * (width * turns))
+        return lax.scan(body, carry, numbered[1], length=width)
 
-    return told, (jnp.arange(1, steps + 1, dtype=jnp.int32), given)
+    carry, made = lax.scan(piece, start, (jnp.arange(pieces, dtype=jnp.int32), first))
+    carry, last = lax.scan(body, carry, rest, length=length - cut)
+    join = lambda a, b: jnp.concatenate([a.reshape(cut, *a.shape[2:]), b])
+    return carry, jax.tree.map(join, made, last)
 
 
 def behind(
     run: Callable[[Meter], _Made],
     total: int,
-    unit: str,
     x0: PyTree[ArrayLike],
     last: Callable[[_Made], Array],
     desc: str = "recall",
@@ -168,7 +184,7 @@ def behind(
     **Arguments:**
 
     - `run`: the function, that gives its loops the meter.
-    - `total`, `unit`, `desc`: see `Meter`.
+    - `total`, `desc`: see `Meter`.
     - `x0`: what the program is run on: within `jax.shard_map`, one of the devices reports.
     - `last`: numbers of the result that are not known before its loop has ended.
     """
@@ -176,7 +192,7 @@ def behind(
     if is_concrete(jnp.zeros(())):  # not within `jit`; also within a `vmap` or `grad` outside of it
         number = _bars.number()
         try:
-            made = run(Meter(number, limit, unit, desc))
+            made = run(Meter(number, limit, desc))
             jax.block_until_ready(_ended(last(made)))
         finally:
             _bars.close(number)
@@ -184,7 +200,7 @@ def behind(
     number = jax.pure_callback(_bars.number, jax.ShapeDtypeStruct((), np.int32))
     if over := shards.axes(x0):
         number = jnp.where(lax.axis_index(over) == 0, number, 0)
-    made = run(Meter(number, limit, unit, desc))
+    made = run(Meter(number, limit, desc))
     _closed(number, _ended(last(made)))
     return made
 
@@ -197,7 +213,7 @@ def _ended(last: Array) -> Array:
 
 @jax.jit  # as in a `shard_map` that is run as it is traced JAX has no callbacks everywhere
 def _closed(number: Array, ended: Array) -> None:
-    jax.debug.callback(_bars.close, number, ended)
+    jax.debug.callback(lambda *numbers: _bars.close(*numbers), number, ended)
 
 
 class _Bars:
@@ -218,9 +234,7 @@ class _Bars:
             self._count += 1
             return np.asarray(self._count, np.int32)
 
-    def move(
-        self, number: Array, turns: Array, total: Array, unit: str, desc: str, per: int
-    ) -> None:
+    def move(self, number: Array, turns: Array, total: Array, desc: str, per: int) -> None:
         """Move a bar on; never back, for devices that each run their own lanes share it."""
         key, now = int(number), time.monotonic()
         if key == 0:
@@ -229,7 +243,7 @@ class _Bars:
             done = int(turns) / per if per > 1 else int(turns)
             if key not in self._open:
                 self._close_silent(now)
-                shown = bar(int(total), desc=desc, unit=f" {unit}", initial=done)
+                shown = bar(int(total), desc=desc, unit=" step", initial=done)
             else:
                 shown = self._open[key][0]
             self._open[key] = shown, now

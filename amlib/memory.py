@@ -211,8 +211,7 @@ class AbstractMemory(eqx.Module):
         given = self, x0, held, space, chosen, asked.key, limit, asked.tol, sizes, bounded
         if not bars.wanted(asked.progress, family._where):
             return run(*given, None)
-        unit = "sweep" if isinstance(space, AbstractFinite) else "step"
-        return bars.behind(lambda m: run(*given, m), steps, unit, x0, lambda end: end.energy)
+        return bars.behind(lambda m: run(*given, m), steps, x0, lambda end: end.energy)
 
     # -- what a family says differently ----------------------------------------------------------
 

@@ -172,7 +172,7 @@ class SequenceMemory(eqx.Module):
         if not bars.wanted(progress, "play"):
             return _play(*given, None)
         run = lambda meter: _play(*given, meter)
-        return bars.behind(run, steps, "step", x0, lambda made: made.overlap[-1], desc="play")
+        return bars.behind(run, steps, x0, lambda made: made.overlap[-1], desc="play")
 
     def step(self, x: Shaped[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
         """The state after one step of all units together; that of MixedNet with a full trace.
@@ -291,8 +291,7 @@ def _play(
             x = pulls.in_turn(x, trace, order.moves(key, bits))
         return (x, window[1:]), record(x)
 
-    step, given = bars.along(meter, step, jr.split(key, steps), steps)
-    (x, _), after = lax.scan(step, (start, past), given)
+    (x, _), after = bars.scan(meter, step, (start, past), jr.split(key, steps), steps)
     packed, pattern, overlap = jax.tree.map(
         lambda first, rest: jnp.concatenate([first[None], rest]), record(start), after
     )

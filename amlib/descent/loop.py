@@ -101,12 +101,10 @@ def march(
     """Take exactly `steps` steps, and measure the start and every `every`-th state.
 
     A short march is unrolled: it has no copies of a carry, and the compiler drops what nothing
-    reads.
+    reads. A longer one tells a bar of its steps, where there is a `meter`.
 
     **Returns:** the last state, and the measures, stacked.
     """
-    if meter is not None:
-        return _counted_march(step, x, steps, every, measure, meter)
 
     def several(x: X, count: int) -> X:
         if count <= UNROLLED:
@@ -120,36 +118,14 @@ def march(
         return x, measure(x)
 
     if steps <= UNROLLED:
+        bars.report(meter, jnp.zeros((), jnp.int32))
         kept = [x] + [x := several(x, every) for _ in range(steps // every)]
         measures = lax.map(measure, jax.tree.map(lambda *a: jnp.stack(a), *kept))
     else:
         first = measure(x)
-        x, rest = lax.scan(segment, x, None, length=steps // every)
+        x, rest = bars.scan(meter, segment, x, None, steps // every, every)
         measures = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rest)
     return several(x, steps % every), measures
-
-
-def _counted_march(
-    step: Callable[[X], X],
-    x: X,
-    steps: int,
-    every: int,
-    measure: Callable[[X], Y],
-    meter: bars.Meter,
-) -> tuple[X, Y]:
-    """The same; a march that is not unrolled tells the bar of its steps."""
-    none = jnp.zeros((), jnp.int32)
-    bars.report(meter, none)
-    if steps <= UNROLLED:
-        return march(step, x, steps, every, measure)
-
-    def counted(at: tuple[X, Array]) -> tuple[X, Array]:
-        made = step(at[0]), at[1] + 1
-        bars.report(meter, made[1], at[1])
-        return made
-
-    (x, _), measures = march(counted, (x, none), steps, every, lambda at: measure(at[0]))
-    return x, measures
 
 
 def iterate_together(

@@ -275,7 +275,6 @@ def descend(
     return bars.behind(
         lambda meter: solve(problem, x0, method, key, max_steps, tol, save_every, meter=meter),
         method.check(max_steps),
-        "sweep" if isinstance(problem, AbstractFlipProblem) else "step",
         x0,
         lambda end: end.energy,
     )

@@ -154,7 +154,7 @@ class _Steps(diffrax.AbstractProgressMeter):
         report(self.meter, none)
         return none
 
-    def step(self, state: Array | None, progress: Array) -> Array | None:
+    def step(self, state: Array | None, progress: object) -> Array | None:
         del progress
         if state is not None:
             state, before = state + 1, state
