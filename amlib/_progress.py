@@ -98,7 +98,7 @@ def report(meter: Meter | None, turns: Array, since: Array | None = None) -> Non
     if meter is None:
         return
     turns = eqxi.unvmap_max(turns)
-    move = lambda *numbers: _bars.move(*numbers, meter.desc, meter.per)
+    move = lambda n, turns, total: _bars.move(n, turns, total, meter.desc, meter.per)
     tell = lambda: jax.debug.callback(move, meter.number, turns, meter.total)
     if since is None:
         return tell()
@@ -213,7 +213,7 @@ def _ended(last: Array) -> Array:
 
 @jax.jit  # as in a `shard_map` that is run as it is traced JAX has no callbacks everywhere
 def _closed(number: Array, ended: Array) -> None:
-    jax.debug.callback(lambda *numbers: _bars.close(*numbers), number, ended)
+    jax.debug.callback(lambda n, _: _bars.close(n), number, ended)
 
 
 class _Bars:
@@ -257,12 +257,11 @@ class _Bars:
                 del self._open[key]
                 shown.close()
 
-    def close(self, number: Array | np.ndarray, *_: Array) -> None:
+    def close(self, number: Array | np.ndarray) -> None:
         """Close a bar, if it is open."""
         with self._lock:
-            shown, _ = self._open.pop(int(number), (None, 0.0))
-            if shown is not None:
-                shown.close()
+            if int(number) in self._open:
+                self._open.pop(int(number))[0].close()
 
 
 _bars = _Bars()
