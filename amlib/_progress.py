@@ -3,9 +3,9 @@
 All are of tqdm, text on stderr that is erased when they close, so that nothing of them stays in a
 saved notebook. `TQDM_DISABLE=1` silences them.
 
-A loop within a program tells its bar by a callback how far it is: at most 16 times
-while the number of turns doubles, so that the wait for the next report is about a sixteenth of the
-time so far, and a million turns make some 250. Where no bar was asked for there is no `Meter`, and
+A loop within a program tells its bar by a callback how far it is: after each of the first 32 turns,
+and then 16 times while their number doubles, so that the wait is at most a sixteenth of the time
+so far, and a million turns make 270 calls. Where no bar was asked for there is no `Meter`, and
 nothing in the program.
 """
 
