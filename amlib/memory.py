@@ -162,9 +162,10 @@ class AbstractMemory(eqx.Module):
           later ones are kept ever more sparsely. `None` keeps no states; what flips then records
           its first sweeps visit by visit (`Trajectory`).
         - `progress`: whether to show a bar on stderr: the sweeps or steps so far, of `max_steps`;
-          of a batch those of its slowest state. States and records are the same, and the call
-          waits for the end. It is told of up to 16 steps while their number doubles; of a
-          derivative through steps, and of a method with a loop of its own, it shows less.
+          of a batch those of its slowest state. The results are the same (of `Flow`, whose loop is
+          Diffrax's, to within its tolerance), and the call waits for them. The bar is told after
+          each of the first 32 steps, then 16 times while their number doubles; of a derivative
+          through steps, and of a method with a loop of its own, it shows less.
         - `words`, `more`: the keywords that the families had before. Binary memories: `order` and
           `beta` (a method by its name), `max_sweeps` (`max_steps`), `record` (of the method).
           Continuous memories: `project` (another space for this recall). `HAM`: `steps`
