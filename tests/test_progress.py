@@ -282,8 +282,7 @@ def test_what_a_program_leaves_when_it_fails_is_closed_by_another(drawn, monkeyp
     """And the bar of one that was merely slow comes back, where it was."""
     own, now = bars._Bars(), [0.0]
     monkeypatch.setattr(bars.time, "monotonic", lambda: now[0])
-    count = jnp.asarray
-    move = lambda n, turns: own.move(count(n), count(turns), count(100), "recall", 1)
+    move = lambda n, turns: own.move(jnp.asarray([n, turns, 100]), "recall", 1)
     move(1, 10)
     now[0] = bars.SILENT - 1
     move(2, 0)
