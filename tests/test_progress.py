@@ -246,6 +246,7 @@ def test_devices_share_a_bar(kind, name, drawn):
     xs = jax.device_put(STARTS, NamedSharding(mesh, P("d")))
     run = jax.vmap(lambda x, p=True: memory.recall(x, max_steps=20, progress=p).x)
     inside = jax.jit(jax.shard_map(run, mesh=mesh, in_specs=P("d"), out_specs=P("d")))
+    whole = jax.vmap(lambda x: memory.recall(x, max_steps=20).x)(STARTS)
     with jax.set_mesh(mesh):
         for fn in (run,) if name == "spins" else (run, jax.jit(run), inside):
             drawn.clear()
@@ -253,9 +254,7 @@ def test_devices_share_a_bar(kind, name, drawn):
             jax.effects_barrier()
             assert len(drawn) == 1
             assert drawn[0].closed
-    drawn.clear()
-    whole = jax.vmap(lambda x: memory.recall(x, max_steps=20).x)(STARTS)
-    assert_allclose(out, whole, atol=1e-3)
+            assert_allclose(out, whole, atol=1e-3)
 
 
 def test_the_engine_has_it_too(drawn):
