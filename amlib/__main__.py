@@ -15,10 +15,9 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from tqdm import tqdm
 
 import amlib as am
-from amlib import _interrupt, plots
+from amlib import _interrupt, _progress as bars, plots
 from amlib._types import Key
 from amlib.binary.patterns import overlaps, stored_patterns
 from amlib.data._views import views
@@ -209,7 +208,7 @@ def _run(kind: str, Xi: jax.Array, queries: int, noise: float, keys: tuple[Key, 
     # Patterns in int8 are read once for all queries.
     chunk = min(CHUNK if Xi.dtype == jnp.float32 else queries, queries)
     start, parts = time.perf_counter(), []
-    with tqdm(total=queries, desc=kind, unit="picture", leave=False, disable=None) as bar:
+    with bars.bar(queries, None, desc=kind, unit="picture") as bar:
         for first in range(0, queries, chunk):
             # The last chunk is filled up with queries anew, so that one shape is compiled.
             at = np.arange(first, first + chunk) % queries

@@ -1,7 +1,9 @@
 """One verb: every memory recalls by the same call, and returns the same result.
 
 ```python
-end = memory.recall(x0, method=..., key=..., clamp=..., max_steps=..., tol=..., save_every=...)
+end = memory.recall(
+    x0, method=..., key=..., clamp=..., max_steps=..., tol=..., save_every=..., progress=...
+)
 end.x, end.energy, end.steps, end.result, end.trajectory
 ```
 
@@ -30,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, PyTree, Shaped
 
-from amlib import _checks as checks, _show as show
+from amlib import _checks as checks, _progress as bars, _show as show
 from amlib._compiled import compiled, compiled_lanes
 from amlib._numbers import Numbers, known_numbers
 from amlib._types import Key, Scalar, ScalarLike, hook
@@ -42,7 +44,7 @@ from amlib.descent.trajectory import Recall
 from amlib.descent.visits import Free, free_bits
 from amlib.spaces import AbstractFinite, AbstractSpace, as_reals
 
-VERB = ("method", "key", "clamp", "max_steps", "tol", "save_every")
+VERB = ("method", "key", "clamp", "max_steps", "tol", "save_every", "progress")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Asked:
     max_steps: int | None
     tol: ScalarLike | None
     save_every: int | None
+    progress: bool = False
     space: AbstractSpace | None = None
 
 
@@ -126,6 +129,7 @@ class AbstractMemory(eqx.Module):
         max_steps: int | None = None,
         tol: ScalarLike | None = None,
         save_every: int | None = None,
+        progress: bool = False,
         **more: Any,
     ) -> Recall:
         r"""Lower the energy from `x0` until the state rests.
@@ -158,6 +162,11 @@ class AbstractMemory(eqx.Module):
           Room is made for `max_steps`, and for 1 MiB of states at most: where they are more, the
           later ones are kept ever more sparsely. `None` keeps no states; what flips then records
           its first sweeps visit by visit (`Trajectory`).
+        - `progress`: whether to show a bar on stderr: the sweeps or steps so far, of `max_steps`;
+          of a batch those of its slowest state. The results are the same (of `Flow`, whose loop is
+          Diffrax's, to within its tolerance), and the call waits for them. The bar is told after
+          each of the first 32 steps, then 16 times while their number doubles; of a derivative
+          through steps, and of a method with a loop of its own, it shows less.
         - `words`, `more`: the keywords that the families had before. Binary memories: `order` and
           `beta` (a method by its name), `max_sweeps` (`max_steps`), `record` (of the method).
           Continuous memories: `project` (another space for this recall). `HAM`: `steps`
@@ -171,7 +180,7 @@ class AbstractMemory(eqx.Module):
         key; `TypeError` for a method of another kind or for another kind of state, a key that is
         none, a mask that is not boolean, and unknown keywords, with what they are called here.
         """
-        asked = Asked(method, key, clamp, max_steps, tol, save_every)
+        asked = Asked(method, key, clamp, max_steps, tol, save_every, progress)
         # Through the class: of every method that is taken from a module, Equinox makes another
         # module, and a handful of those would double the time of a short recall.
         family = type(self)
@@ -201,7 +210,10 @@ class AbstractMemory(eqx.Module):
         limit = np.asarray(steps, np.int32)
         sizes = type(chosen)._room(chosen, steps, save_every), save_every
         run = _recall_flips if isinstance(space, AbstractFinite) else _recall
-        return run(self, x0, held, space, chosen, asked.key, limit, asked.tol, sizes, bounded)
+        given = self, x0, held, space, chosen, asked.key, limit, asked.tol, sizes, bounded
+        if not bars.wanted(asked.progress, family._where):
+            return run(*given, None)
+        return bars.behind(lambda m: run(*given, m), steps, x0, lambda end: end.energy)
 
     # -- how it prints ---------------------------------------------------------------------------
 
@@ -330,6 +342,7 @@ def _run(
     tol: ScalarLike | None,
     sizes: tuple[int, int | None],
     bounded: tuple[Numbers, ...],
+    meter: bars.Meter | None,
 ) -> Recall:
     """Compiled once per shape and kind of memory and method, whatever its numbers are."""
     wide, x = memory, x0
@@ -337,7 +350,7 @@ def _run(
         wide, x, space = checks.widen((memory, x0, space))
     problem, start = wide._problem(x, held, space, bounded)
     room, save_every = sizes
-    end = solve(problem, start, method, key, room, tol, save_every, jnp.asarray(limit))
+    end = solve(problem, start, method, key, room, tol, save_every, jnp.asarray(limit), meter)
     return wide._end(end, problem, x0, save_every is not None)
 
 

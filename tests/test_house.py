@@ -30,7 +30,7 @@ ROOT = Path(amlib.__file__).parents[1]
 README, CHANGELOG = ROOT / "README.md", ROOT / "CHANGELOG.md"
 
 GROUND = """data sharding spaces _checks _compiled _files _heads _hosts _interrupt _intervals
-    _lazy _numbers _shards _show _types"""
+    _lazy _numbers _progress _shards _show _types"""
 FLOORS = (
     set(GROUND.split()),
     {"descent"},
@@ -44,7 +44,7 @@ FLOORS = (
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MAX_LINES, MAX_BODY = 400, 60
 
-TYPED = """data/ plots/ _shards.py _types.py continuous/on_disk.py continuous/parts.py
+TYPED = """data/ plots/ _progress.py _shards.py _types.py continuous/on_disk.py continuous/parts.py
     descent/affine.py descent/batches.py descent/frames.py descent/integers.py
     descent/jaxprs.py descent/rows.py descent/stabilizers.py
     descent/streaming.py hierarchical/attention.py hierarchical/describe.py

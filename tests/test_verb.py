@@ -193,13 +193,13 @@ def test_the_verb(family, name):
     """One call, the same fields, batches, states on the way; what is held stays, the rest rests."""
     make, state, mask, pull = FAMILIES[family]
     memory, method = make(jnp.float32), FITS[family][name]
-    run = lambda x, k: memory.recall(
-        x, method=method, key=k, clamp=mask, max_steps=300, save_every=2
+    run = lambda x, k, progress=False: memory.recall(
+        x, method=method, key=k, clamp=mask, max_steps=300, save_every=2, progress=progress
     )
     starts, keys = [state(seed, jnp.float32) for seed in range(3)], jr.split(jr.key(0), 3)
     batch = jax.jit(jax.vmap(run))(stacked(starts), keys)
     assert batch.steps.shape == batch.energy.shape == (3,)
-    one, x0 = run(starts[1], keys[1]), starts[1]
+    one, x0 = run(starts[1], keys[1], progress=True), starts[1]  # a bar changes nothing
     # the same fields, whatever came
     assert isinstance(one, am.Recall)
     assert isinstance(one.trajectory, am.StateTrajectory)

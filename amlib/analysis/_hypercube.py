@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
-from tqdm.auto import tqdm
 
+from amlib import _progress as bars
 from amlib._compiled import compiled
 from amlib._numbers import Numbers, known_numbers
 from amlib.analysis import _runs as runs
@@ -204,7 +204,7 @@ def found_pass(
     search = Search(memory, a.shape, seed)
     space: Any = memory.space
     ends = [(x == space.high).reshape(-1) for x in (a, b)]
-    with tqdm(total=tries, disable=not progress, leave=False) as bar:
+    with bars.bar(tries, progress) as bar:
         up = search.run(ends[0], ends[1], tries, bar)
     return as_states(memory, up).reshape(-1, *a.shape)
 

@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jaxtyping import Array, ArrayLike, PyTree, Shaped
-from tqdm.auto import tqdm
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _progress as bars
 from amlib._compiled import compiled
 from amlib._numbers import Numbers, knowing, known_numbers
 from amlib._types import Key
@@ -210,7 +209,7 @@ def recall_all(
     starts: Array,
     key: Key,
     recall: Callable[..., Any] | None = None,
-    bar: "tqdm[Any] | None" = None,
+    bar: bars.Bar | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The ends of recalls from all starts, and which of them rest; a batch at a time."""
     n, size = len(starts), min(BATCH, len(starts))

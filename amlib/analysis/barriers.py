@@ -6,9 +6,8 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jaxtyping import Array, ArrayLike, Shaped
-from tqdm.auto import tqdm
 
-from amlib import _checks as checks, _show as show
+from amlib import _checks as checks, _progress as bars, _show as show
 from amlib._types import Key
 from amlib.analysis import _hypercube as hypercube, _runs as runs, _string as string
 from amlib.memory import AbstractMemory
@@ -218,7 +217,7 @@ def _of_reals(
     start = string.first_strings(first, last, rows, images, tries, key)
     steps = jnp.asarray(limit, jnp.int32)
     found = []
-    with tqdm(total=tries, disable=not progress, leave=False) as bar:
+    with bars.bar(tries, progress) as bar:
         for one in start:
             found.append(np.asarray(string.relaxed_strings(memory, one[None], shape, steps))[0])
             bar.update()
@@ -284,7 +283,7 @@ def passes(
     pairs = [(i, j) for i in range(M) for j in range(i + 1, M)]
     if enumerated:
         height = _exact_heights(memory, np.asarray(xs))
-    with tqdm(total=0 if enumerated else len(pairs), disable=not progress, leave=False) as bar:
+    with bars.bar(0 if enumerated else len(pairs), progress) as bar:
         for i, j in () if enumerated else pairs:
             own = None if key is None else jr.fold_in(key, i * M + j)
             options = {"exact": exact, "tries": tries, "progress": False}

@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jaxtyping import Array, ArrayLike, Shaped
-from tqdm.auto import tqdm
 
-from amlib import _checks as checks, _show as show
+from amlib import _checks as checks, _progress as bars, _show as show
 from amlib._compiled import compiled
 from amlib._intervals import bootstrap, wilson
 from amlib._types import IntLike, Key
@@ -107,7 +106,7 @@ def basin(
     same = success or (_equal if bits else _close)
     spoil = corruption or _Damage(memory.space)
     hits, rest = np.zeros((2, len(values), seeds), bool)
-    with tqdm(total=hits.size, disable=not progress, leave=False) as bar:
+    with bars.bar(hits.size, progress) as bar:
         for i, level in enumerate(values):
             number = jnp.asarray(level.item())
             starts = _damaged(spoil, xi, number, jr.split(damage, seeds))

@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 import jax.random as jr
 import numpy as np
 from jaxtyping import Array, ArrayLike, Shaped
-from tqdm.auto import tqdm
 
-from amlib import _checks as checks, _show as show
+from amlib import _checks as checks, _progress as bars, _show as show
 from amlib._types import Key
 from amlib.analysis import _runs as runs
 from amlib.analysis.spectrum import index_of
@@ -105,7 +104,7 @@ def fixed_points(
         checks.at_least(tol, 0, f"{where}: tol")
     first, second = jr.split(key)
     x0, rows = _starts(memory, starts, patterns, first)
-    with tqdm(total=len(x0), disable=not progress, leave=False) as bar:
+    with bars.bar(len(x0), progress) as bar:
         ends, rest = runs.recall_all(where, memory, x0, second, recall, bar)
     energy = runs.energies(memory, ends)
     good = rest & np.isfinite(energy)

@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Shaped
-from tqdm.auto import tqdm
 
-from amlib import _checks as checks, _show as show
+from amlib import _checks as checks, _progress as bars, _show as show
 from amlib._compiled import compiled
 from amlib._intervals import student, wilson
 from amlib._numbers import known_numbers
@@ -119,7 +118,7 @@ def retrieval_curve(
 
     # Programs are compiled by all cores, while the next one is traced and those that are done run.
     total = len(keys) * len(counts) * len(values)
-    with tqdm(total=total, disable=not progress, leave=False) as bar:
+    with bars.bar(total, progress) as bar:
         try:
             for s, own in enumerate(keys):
                 for k, count in enumerate(counts):

@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int8, Integer, Shaped
 
-from amlib import _checks as checks, _show as show
+from amlib import _checks as checks, _progress as bars, _show as show
 from amlib._compiled import compiled, compiled_lanes
 from amlib._types import Key, Scalar
 from amlib.binary.interactions import AbstractInteraction, PolynomialInteraction
@@ -138,6 +138,7 @@ class SequenceMemory(eqx.Module):
         order: AbstractOrder | str | None = None,
         key: Key | None = None,
         history: Shaped[ArrayLike, "..."] | None = None,
+        progress: bool = False,
     ) -> Playback:
         r"""Play the sequence from a state.
 
@@ -155,6 +156,7 @@ class SequenceMemory(eqx.Module):
         - `key`: for orders that are random; `jax.random.PRNGKey(0)` if not given.
         - `history`: of MixedNet, the states before `x0`, oldest first and at most `tau - 1`: those
           of a play that goes on, `played.states(np.arange(-tau, -1))`. Missing ones count as 0.
+        - `progress`: whether to show a bar with the steps so far, see `AbstractMemory.recall`.
 
         **Returns:** a `Playback`: states, which pattern was heard when, and how well.
 
@@ -168,7 +170,11 @@ class SequenceMemory(eqx.Module):
         if key is not None:
             checks.key(key, "play: key")
         key = jr.PRNGKey(0) if key is None else key
-        return _play(self, x0, steps, order, key, self._history(history))
+        given = self, x0, steps, order, key, self._history(history)
+        if not bars.wanted(progress, "play"):
+            return _play(*given, None)
+        run = lambda meter: _play(*given, meter)
+        return bars.behind(run, steps, x0, lambda made: made.overlap[-1], desc="play")
 
     def step(self, x: Shaped[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
         """The state after one step of all units together; that of MixedNet with a full trace.
@@ -266,6 +272,7 @@ def _play(
     order: AbstractOrder | None,
     key: Array,
     history: Array,
+    meter: bars.Meter | None,
 ) -> Playback:
     pulls, (start, past) = _pulls(memory), checks.widen((x0.reshape(-1), history))
     past = past.reshape(memory.tau - 1, start.size)
@@ -286,7 +293,7 @@ def _play(
             x = pulls.in_turn(x, trace, order.moves(key, bits))
         return (x, window[1:]), record(x)
 
-    (x, _), after = lax.scan(step, (start, past), jr.split(key, steps))
+    (x, _), after = bars.scan(meter, step, (start, past), jr.split(key, steps), steps)
     packed, pattern, overlap = jax.tree.map(
         lambda first, rest: jnp.concatenate([first[None], rest]), record(start), after
     )

@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree, Shaped
-from tqdm import tqdm
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _progress as bars
 from amlib._types import Key, ScalarLike
 from amlib.continuous.base import ContinuousAM, check_unit_step
 from amlib.continuous.parts import (
@@ -252,10 +251,7 @@ class OnDisk:
     def _pass(self, x: Array, wanted: Wanted, label: str, progress: bool) -> tuple[Array, PyTree]:
         """The energies, and what else is wanted of each state."""
         sums = zero_sums(self._memory, x, wanted)
-        bar = tqdm(
-            total=self._K, desc=label, unit="pattern", unit_scale=True,
-            leave=False, disable=not progress,
-        )  # fmt: skip
+        bar = bars.bar(self._K, progress, desc=label, unit="pattern", unit_scale=True)
         with contextlib.closing(blocks(self._stored, self._block)) as parts, bar:
             for start, part in parts:
                 sums, finite = fold(self._memory, self._beta, sums, jax.device_put(part), x, wanted)

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Integer, PyTree
 
 from amlib._numbers import Numbers
+from amlib._progress import Meter
 from amlib._types import EnergyFn, Key, Scalar, hook
 from amlib.descent.derivatives import with_derivative
 from amlib.descent.evaluators import AbstractFlips
@@ -105,7 +106,7 @@ class AbstractFlipProblem(abc.ABC):
     - `energy`: from a state of the space to a scalar.
     - `space`: the values of a unit.
     - `free`: the units that may move, as `free_bits` makes them; `None` for all of them.
-    - `limit`: the step limit, set where the loop begins.
+    - `limit`, `meter`: the step limit, and what tells a progress bar, set where the loop begins.
     - `path`, `bounded`: see `FlipPlan`.
     - `memory`: whose energy it is, for methods that ask more of it.
     - `flips`: how flips are evaluated, set where the loop begins.
@@ -118,6 +119,7 @@ class AbstractFlipProblem(abc.ABC):
     bounded: Sequence[tuple[Array, Numbers]]
     memory: object
     limit: Array | None
+    meter: Meter | None
     flips: AbstractFlips | None
 
     @abc.abstractmethod
@@ -223,7 +225,8 @@ class FlipProblem(AbstractFlipProblem):
 
     **Arguments:**
 
-    - `energy`, `free`, `limit`, `path`, `bounded`, `memory`, `flips`: see `AbstractFlipProblem`.
+    - `energy`, `free`, `limit`, `meter`, `path`, `bounded`, `memory`, `flips`: see
+      `AbstractFlipProblem`.
     - `space`: the two values of a unit.
     """
 
@@ -234,6 +237,7 @@ class FlipProblem(AbstractFlipProblem):
     bounded: Sequence[tuple[Array, Numbers]] = ()
     memory: object = None
     limit: Array | None = None
+    meter: Meter | None = None
     flips: AbstractFlips | None = None
 
     def of_spins(self, s: Array) -> Array:

@@ -140,6 +140,8 @@ class AbstractFlipMethod(AbstractMethod):
         key = jr.PRNGKey(0) if key is None else key
         per = self.per_sweep(problem)
         limit = (max_steps if problem.limit is None else problem.limit) * per
+        if problem.meter is not None:
+            problem = problem.replace(meter=problem.meter._replace(per=per))
         if save_every is None:
             rows = max_steps if self.record is None else min(self.record, max_steps)
             stops = np.arange(1, rows * per + 1)
@@ -224,7 +226,9 @@ class AbstractFlipMethod(AbstractMethod):
         row = jax.eval_shape(step, start, zero)[1]
         runs = lambda c: c.result == RESULTS.step_limit
         whole = visits and self.record is None
-        end, taken, kept = iterate_together(step, start, runs, max_steps, stops, row, whole)
+        end, taken, kept = iterate_together(
+            step, start, runs, max_steps, stops, row, whole, problem.meter
+        )
         sound = end.sound & (end.result != RESULTS.nonfinite)
         return (end._replace(known=None), taken, kept), sound  # all forms return the same
 

@@ -332,7 +332,9 @@ class Euler(AbstractMethod):
         def measure(x: PyTree[Array]) -> PyTree[Array]:
             return problem.measure(x), None if save_every is None else x
 
-        x, ((parts, sizes), states) = march(step, problem.put(x0), max_steps, every, measure)
+        x, ((parts, sizes), states) = march(
+            step, problem.put(x0), max_steps, every, measure, problem.meter
+        )
         energy = problem.total(parts)
         times = dt * every * jnp.arange(1 + max_steps // every, dtype=dt.dtype)
         grad = jax.tree.leaves(problem.grad(x))

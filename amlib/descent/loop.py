@@ -18,6 +18,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Integer, PyTree
 
+from amlib import _progress as bars
 from amlib.descent.lanes import any_lane
 from amlib.descent.problems import Point
 from amlib.descent.trajectory import RESULTS, StateTrajectory
@@ -47,6 +48,7 @@ def iterate(
     max_steps: int,
     save_every: int | None,
     limit: Array | None = None,
+    meter: bars.Meter | None = None,
 ) -> tuple[Carry, StateTrajectory | None]:
     """Repeat `step` until its result is final; keep every `save_every`-th state if asked.
 
@@ -59,19 +61,21 @@ def iterate(
     - `max_steps`: the limit; the most that `limit` may be where that is given.
     - `limit`: the limit, not a part of the program; only where nothing is kept.
     - `save_every`: steps between two states kept, or `None` to keep nothing. See `kept_steps`.
+    - `meter`: the bar that is told the steps taken.
 
     **Returns:** the last carry, and the record.
     """
+    bars.report(meter, start.at.steps)
     # What the step closes over becomes an argument of it, so that it gets its derivative.
     step = eqx.filter_closure_convert(step, start)
     if save_every is None:
         stop = jnp.asarray(max_steps if limit is None else limit, jnp.int32)
-        return _advance(step, start, stop, max_steps), None
+        return _advance(step, start, stop, max_steps, meter), None
     stops = kept_steps(max_steps, save_every, start.at.x.nbytes)
     longest = int(np.max(np.diff(stops, prepend=0)))
 
     def segment(carry: Carry, stop: Array) -> tuple[Carry, tuple[Array, Array, Array]]:
-        carry = _advance(step, carry, stop, longest)
+        carry = _advance(step, carry, stop, longest, meter)
         return carry, (carry.at.x, carry.at.energy, carry.at.steps)
 
     # One loop per state that is kept: a buffer carried through a loop is copied in every step
@@ -87,12 +91,17 @@ UNROLLED = 8
 
 
 def march(
-    step: Callable[[X], X], x: X, steps: int, every: int, measure: Callable[[X], Y]
+    step: Callable[[X], X],
+    x: X,
+    steps: int,
+    every: int,
+    measure: Callable[[X], Y],
+    meter: bars.Meter | None = None,
 ) -> tuple[X, Y]:
     """Take exactly `steps` steps, and measure the start and every `every`-th state.
 
     A short march is unrolled: it has no copies of a carry, and the compiler drops what nothing
-    reads.
+    reads. A longer one tells a bar of its steps, where there is a `meter`.
 
     **Returns:** the last state, and the measures, stacked.
     """
@@ -109,11 +118,12 @@ def march(
         return x, measure(x)
 
     if steps <= UNROLLED:
+        bars.report(meter, jnp.zeros((), jnp.int32))
         kept = [x] + [x := several(x, every) for _ in range(steps // every)]
         measures = lax.map(measure, jax.tree.map(lambda *a: jnp.stack(a), *kept))
     else:
         first = measure(x)
-        x, rest = lax.scan(segment, x, None, length=steps // every)
+        x, rest = bars.scan(meter, segment, x, None, steps // every, every)
         measures = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rest)
     return several(x, steps % every), measures
 
@@ -126,6 +136,7 @@ def iterate_together(
     stops: np.ndarray,
     row: Y,
     whole: bool = False,
+    meter: bars.Meter | None = None,
 ) -> tuple[X, Array, Y]:
     """Repeat `step(carry, k)` until no lane of a surrounding `vmap` runs, or `max_steps` times.
 
@@ -140,6 +151,7 @@ def iterate_together(
     - `stops`: increasing numbers of steps, the rows of which are kept.
     - `row`: shapes and dtypes of a row.
     - `whole`: whether the rows of all steps are kept.
+    - `meter`: the bar that is told the steps taken.
 
     **Returns:** the last carry, how many steps were taken, and the rows, zero where not reached.
     """
@@ -169,7 +181,9 @@ def iterate_together(
     rows = S + (S > 0 and not whole)
     blank = jax.tree.map(lambda a: jnp.zeros((rows, *a.shape), a.dtype), row)
     more = lambda loop: any_lane(runs(loop[0])) & (loop[1] < max_steps)
-    end, taken, kept = lax.while_loop(more, body, (start, jnp.zeros((), jnp.int32), blank))
+    first = (start, jnp.zeros((), jnp.int32), blank)
+    bars.report(meter, first[1])
+    end, taken, kept = bars.repeat(meter, more, body, first, lambda loop: loop[1])
     return end, taken, jax.tree.map(lambda a: a[:S], kept)
 
 
@@ -210,35 +224,54 @@ def _runs(carry: Carry, stop: Array) -> Bool[Array, ""]:
 
 @eqx.filter_custom_jvp
 def _advance(
-    step: Callable[[Carry], Carry], carry: Carry, stop: Integer[Array, ""], longest: int
+    step: Callable[[Carry], Carry],
+    carry: Carry,
+    stop: Integer[Array, ""],
+    longest: int,
+    meter: bars.Meter | None,
 ) -> Carry:
     """Repeat `step` until its result is final or `stop` steps are taken: `longest` at most."""
     del longest
-    return lax.while_loop(lambda c: _runs(c, stop), lambda c: step(c), carry)
+    more = lambda c: _runs(c, stop)
+    return bars.repeat(meter, more, lambda c: step(c), carry, lambda c: c.at.steps)
 
 
 @_advance.def_jvp
 def _(primals: PyTree, tangents: PyTree) -> PyTree:
-    step, carry, stop, longest = primals
-    run = lambda step, carry: _in_segments(step, carry, stop, longest)
+    step, carry, stop, longest, meter = primals
+    run = lambda step, carry: _in_segments(step, carry, stop, longest, meter)
     return eqx.filter_jvp(run, (step, carry), tuple(tangents[:2]))
 
 
-def _in_segments(step: Callable[[Carry], Carry], carry: Carry, stop: Array, longest: int) -> Carry:
+def _in_segments(
+    step: Callable[[Carry], Carry],
+    carry: Carry,
+    stop: Array,
+    longest: int,
+    meter: bars.Meter | None,
+) -> Carry:
     """The same as loops in loops of known length, which can be transposed.
 
     Each skips what is not needed. Skipped turns still cost a pass over what `step` depends on, so
-    there are few of them: the depth grows with `longest`, and not the width.
+    there are few of them: the depth grows with `longest`, and not the width. A bar is told between
+    the turns of the outermost, which alone are not run again on the way back.
     """
 
-    def unless_done(many: Callable[[Carry], Carry]) -> Callable[[Carry, None], tuple[Carry, None]]:
+    def unless_done(
+        many: Callable[[Carry], Carry], meter: bars.Meter | None
+    ) -> Callable[[Carry, None], tuple[Carry, None]]:
         # Asked of all lanes of a `vmap` together: a condition of each would compute both sides.
         @jax.checkpoint
         def body(carry: Carry) -> Carry:
             some = eqxi.unvmap_any(_runs(carry, stop))
             return lax.cond(some, many, lambda c: c, carry)
 
-        return lambda carry, _: (body(carry), None)
+        def turn(carry: Carry, _: None) -> tuple[Carry, None]:
+            moved = body(carry)
+            bars.report(meter, moved.at.steps, carry.at.steps)
+            return moved, None
+
+        return turn
 
     def one(carry: Carry) -> Carry:
         runs = _runs(carry, stop)
@@ -247,8 +280,9 @@ def _in_segments(step: Callable[[Carry], Carry], carry: Carry, stop: Array, long
     depth = max(1, round(math.log(longest, 8)))
     width = math.ceil(longest ** (1 / depth) - 1e-9)
     run = one
-    for _ in range(depth):
-        run = functools.partial(_repeat, unless_done(run), width)
+    for level in range(depth):
+        outermost = level == depth - 1
+        run = functools.partial(_repeat, unless_done(run, meter if outermost else None), width)
     return run(carry)
 
 

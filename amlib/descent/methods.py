@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, PyTree, Shaped
 
-from amlib import _checks as checks, _show as show
+from amlib import _checks as checks, _progress as bars, _show as show
 from amlib._types import EnergyFn, Key, ScalarLike, hook
 from amlib.descent.flip_problem import AbstractFlipProblem, FlipProblem
 from amlib.descent.loop import Carry, iterate
@@ -205,7 +205,7 @@ class AbstractRealMethod(AbstractMethod):
             return Carry(at, state, self.terminate(problem, at, state))
 
         start = Carry(at, state, self.terminate(problem, at, state))
-        end, kept = iterate(step, start, max_steps, save_every, problem.limit)
+        end, kept = iterate(step, start, max_steps, save_every, problem.limit, problem.meter)
         at, result = self.postprocess(problem, end.at, end.state, end.result)
         return Recall(at.x, at.energy, at.steps, result, kept)
 
@@ -230,6 +230,7 @@ def descend(
     tol: ScalarLike | None = None,
     save_every: int | None = None,
     field: Field | None = None,
+    progress: bool = False,
 ) -> Recall:
     r"""Lower a scalar function from `x0`: the engine under `recall`.
 
@@ -254,6 +255,7 @@ def descend(
       the gradient (it must vanish in the same states, and going against it must lower the
       energy); it takes the gradient's place everywhere. `GradientDescent` with backtracking then
       asks only that the energy does not rise.
+    - `progress`: whether to show a bar, see `AbstractMemory.recall`.
 
     **Returns:** a `Recall`. Where `save_every` was given its `trajectory` is a
     `StateTrajectory` that begins with the start.
@@ -269,7 +271,15 @@ def descend(
     else:
         scalar_output(energy, x0)
         problem = Problem(energy, as_reals(space), field)
-    return solve(problem, x0, method, key, max_steps, tol, save_every)
+    if not bars.wanted(progress, "descend"):
+        return solve(problem, x0, method, key, max_steps, tol, save_every)
+    check_method(method, problem.space, key)
+    return bars.behind(
+        lambda meter: solve(problem, x0, method, key, max_steps, tol, save_every, meter=meter),
+        method.check(max_steps),
+        x0,
+        lambda end: end.energy,
+    )
 
 
 def flip_problem(energy: EnergyFn, space: AbstractFinite, **more: Any) -> AbstractFlipProblem:
@@ -332,10 +342,12 @@ def solve(
     tol: ScalarLike | None = None,
     save_every: int | None = None,
     limit: Array | None = None,
+    meter: bars.Meter | None = None,
 ) -> Recall:
     """Run a method on a problem, see `descend`: what `recall` calls, of every family.
 
-    Where a `limit` is given, `max_steps` is the method's `_room`.
+    Where a `limit` is given, `max_steps` is the method's `_room`. Where a `meter` is, it tells a
+    bar of the steps.
     """
     check_method(method, problem.space, key)
     if limit is None:
@@ -343,9 +355,9 @@ def solve(
         limit = jnp.asarray(max_steps, jnp.int32)
     assert max_steps is not None
     if isinstance(problem, AbstractFlipProblem):
-        problem = problem.replace(limit=limit)
+        problem = problem.replace(limit=limit, meter=meter)
     else:
-        problem = dataclasses.replace(problem, limit=limit)
+        problem = dataclasses.replace(problem, limit=limit, meter=meter)
     if save_every is not None:
         save_every = min(checks.integer(save_every, 1, "recall: save_every"), max_steps)
     if not isinstance(problem, AbstractProblem):

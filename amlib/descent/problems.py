@@ -23,6 +23,7 @@ import jax.flatten_util
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
+from amlib._progress import Meter
 from amlib._types import Scalar, hook
 from amlib.descent.trajectory import RESULTS, StateTrajectory
 from amlib.spaces import AbstractReals, Reals
@@ -55,7 +56,7 @@ class AbstractProblem(eqx.Module):
       gradient unless another is given.
     - `held`: a mask of the units that do not move, and their values.
     - `tol`: what counts as rest.
-    - `limit`: the step limit, set where the loop begins.
+    - `limit`, `meter`: the step limit, and what tells a progress bar, set where the loop begins.
     - `falls`: whether the energy must fall along the direction.
     """
 
@@ -65,6 +66,7 @@ class AbstractProblem(eqx.Module):
     held: tuple[PyTree[Array], PyTree[Array]] | None = None
     tol: Array | float = 0.0
     limit: Array | None = None
+    meter: Meter | None = None
     falls: bool = True
 
     @property
@@ -161,7 +163,13 @@ class AbstractProblem(eqx.Module):
         if held is not None:
             held = together(held[0]), together(held[1])
         problem = Problem(
-            lambda v: energy(apart(v)), self.space, flat_field, held, self.tol, self.limit
+            lambda v: energy(apart(v)),
+            self.space,
+            flat_field,
+            held,
+            self.tol,
+            self.limit,
+            self.meter,
         )
         return problem, flat, apart
 

@@ -15,6 +15,7 @@ from jax import lax
 from jaxtyping import Array, Float, Integer, PyTree
 
 from amlib._numbers import Numbers
+from amlib._progress import Meter
 from amlib._types import EnergyFn, Key, Scalar
 from amlib.descent.derivatives import with_derivative
 from amlib.descent.evaluators import AbstractFlips, BitRows, Carry, Seen
@@ -38,7 +39,8 @@ class SiteProblem(AbstractFlipProblem):
 
     **Arguments:**
 
-    - `energy`, `free`, `limit`, `path`, `bounded`, `memory`, `flips`: see `AbstractFlipProblem`.
+    - `energy`, `free`, `limit`, `meter`, `path`, `bounded`, `memory`, `flips`: see
+      `AbstractFlipProblem`.
     - `space`: how many values a unit has.
     """
 
@@ -49,6 +51,7 @@ class SiteProblem(AbstractFlipProblem):
     bounded: Sequence[tuple[Array, Numbers]] = ()
     memory: object = None
     limit: Array | None = None
+    meter: Meter | None = None
     flips: AbstractFlips | None = None
 
     def as_written(self, s: Array) -> Array:

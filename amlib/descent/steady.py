@@ -14,6 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from amlib import _checks as checks
+from amlib._progress import Meter, report
 from amlib._types import Key
 from amlib.descent.implicit import implicit
 from amlib.descent.loop import states_kept
@@ -108,6 +109,7 @@ class Flow(AbstractMethod):
                 # Diffrax's ImplicitAdjoint keeps no states on the way (it asks for t1 alone), and
                 # has no forward mode; `implicit` has both, and serves fixed points too.
                 adjoint=diffrax.ForwardMode(),
+                progress_meter=_Steps(problem.meter),
                 throw=False,
             )
             (end, times), (x, states) = solution.ts, solution.ys  # pyright: ignore
@@ -137,6 +139,30 @@ class Flow(AbstractMethod):
         states = lax.map(problem.put, jnp.concatenate([x0[None], states]))
         times = jnp.concatenate([jnp.zeros_like(times[:1]), times]) * self.tau.astype(times.dtype)
         return StateTrajectory(states, lax.map(problem.energy, states), times)
+
+
+class _Steps(diffrax.AbstractProgressMeter):
+    """What counts the steps of Diffrax. (How much of the time is behind is not known: it ends at
+    rest.)"""
+
+    meter: Meter | None
+
+    def init(self) -> Array | None:
+        if self.meter is None:
+            return None
+        none = jnp.zeros((), jnp.int32)
+        report(self.meter, none)
+        return none
+
+    def step(self, state: Array | None, progress: object) -> Array | None:
+        del progress
+        if state is not None:
+            state, before = state + 1, state
+            report(self.meter, state, before)
+        return state
+
+    def close(self, state: Array | None) -> None:
+        del state
 
 
 class FixedPoint(AbstractRealMethod):

@@ -42,9 +42,8 @@ import jax.random as jr
 import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, PyTree
-from tqdm import tqdm
 
-from amlib import _checks as checks, _hosts as hosts, _show as show
+from amlib import _checks as checks, _hosts as hosts, _progress as bars, _show as show
 from amlib._types import Key
 from amlib.learning import _epochs as epochs_, _examples as examples_
 from amlib.learning._checkpoint import Checkpoint, State
@@ -264,8 +263,8 @@ def _loop(
     """Run epochs until one of the outcomes."""
     outcome, bad_row, asks = OUTCOMES.completed, None, _ASKS
     done = min(state.epoch, epochs)
-    quiet = not progress or (hosts.spread(state.params) and not hosts.is_first())
-    with tqdm(total=epochs, initial=done, desc="fit", disable=quiet) as bar:
+    shown = progress and (hosts.is_first() or not hosts.spread(state.params))
+    with bars.bar(epochs, shown, leave=True, initial=done, desc="fit") as bar:
         while state.epoch < epochs:
             if patience is not None and state.epoch - state.best_epoch >= patience:
                 outcome = OUTCOMES.early_stopped

@@ -122,7 +122,9 @@ class Relax(AbstractMethod):
             held = ~free.mask(x0.size).reshape(x0.shape), x0
         together = self.update == "synchronous"
         method = _Together() if together else _InTurn(model, free.bits, free.open)
-        hard = dataclasses.replace(hard_problem(model, held), limit=problem.limit)
+        hard = dataclasses.replace(
+            hard_problem(model, held), limit=problem.limit, meter=problem.meter
+        )
         return method.run(hard, x0, key, max_steps, save_every)
 
 

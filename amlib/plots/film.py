@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import Blend
-from tqdm import tqdm
 
+from amlib import _progress as bars
 from amlib.binary.playback import Playback
 from amlib.descent.frames import Frames
 from amlib.descent.trajectory import Recall, StateTrajectory, Trajectory
@@ -94,8 +94,8 @@ def animate(
             f"animate: a {path.suffix} film may have {LARGEST // film.size:,} frames of this size; "
             f"{len(seen):,} came. Raise every, or write .mp4."
         )
-    quiet = None if progress is None else not progress
-    frames = tqdm(film.frames, path.name, len(seen), leave=False, unit="frame", disable=quiet)
+    label = {"desc": path.name, "unit": "frame", "iterable": film.frames}
+    frames = bars.bar(len(seen), progress, **label)
     _write(path, frames, film.palette, len(seen), fps)
     return path
 
@@ -240,7 +240,7 @@ def require_video() -> ModuleType:
     return imageio_ffmpeg
 
 
-def _write(path: Path, frames: tqdm, palette: np.ndarray, count: int, fps: int) -> None:
+def _write(path: Path, frames: bars.Bar, palette: np.ndarray, count: int, fps: int) -> None:
     """Write frames of palette indices; the last one stays for a second and a half."""
     if path.suffix.lower() == ".mp4":
         _write_video(path, (palette[f] for f in frames), fps)

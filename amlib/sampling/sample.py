@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jaxtyping import Array, PyTree
-from tqdm.auto import tqdm
 
-from amlib import _checks as checks
+from amlib import _checks as checks, _progress as bars
 from amlib._compiled import compiled
 from amlib._types import Key
 from amlib.analysis import cosine
@@ -97,7 +96,7 @@ def sample(
     end = run.x if sampler.temperatures is None else jax.tree.map(lambda a: a[:, 0], run.x)
     watched = _Watched(_functions(observables, memory, jax.tree.map(lambda a: a[0], end)))
     checks.at_most(taken + warmup + steps * thin, checks.COUNTABLE, "sample: steps * thin + warmup")
-    with tqdm(total=warmup + steps * thin, disable=not progress, leave=False) as bar:
+    with bars.bar(warmup + steps * thin, progress) as bar:
         size = _pieces(run.x, steps)
         run = _warmed(target, sampler, run, warmup, bar)
         rows: list[_Row] = []
@@ -182,7 +181,7 @@ def _pieces(x: PyTree[Array], steps: int) -> int:
 
 
 def _warmed(
-    target: Target, sampler: AbstractChainSampler, run: _Run, warmup: int, bar: tqdm
+    target: Target, sampler: AbstractChainSampler, run: _Run, warmup: int, bar: bars.Bar
 ) -> _Run:
     left, unit = warmup, sampler.multiple
     piece = warmup if sampler.at_once else unit * -(-warmup // (REPORTS * unit))
