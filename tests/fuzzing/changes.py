@@ -42,6 +42,7 @@ def record(case: Case, energy: Any, x0: jax.Array, path: Path) -> dict[str, Any]
     steps = walk if case.method == "none" else down
     run = solve(problem, x0, steps, key, SWEEPS)
     out: dict[str, Any] = {"x": run.x, "run": run.trajectory, "energy": run.trajectory.energy}
+    out["visits"] = run.steps * problem.bits.size  # the rest of the record is not filled
     out["changes"] = changes_of(problem, x0)
     if case.method != "none":
 
@@ -84,7 +85,7 @@ def compare(case: Case, found: Any, judge: Any, x0: np.ndarray) -> None:
         judge.failures.append("the final state is not the last frame")
     _stays(case, "a visit", after, x0, judge)
     if case.method != "none":
-        _descends(case, found["run"], before, after, judge)
+        _descends(case, found["run"], before, after, int(found["visits"]), judge)
         _ends(case, found["end"], np.asarray(more_starts(case, x0)), judge)
 
 
@@ -108,10 +109,12 @@ def _trajectory(case: Case, x0: np.ndarray, t: Any) -> tuple[np.ndarray, np.ndar
     return np.stack(before), np.stack(after)
 
 
-def _descends(case: Case, t: Any, before: np.ndarray, after: np.ndarray, judge: Any) -> None:
+def _descends(
+    case: Case, t: Any, before: np.ndarray, after: np.ndarray, visits: int, judge: Any
+) -> None:
     """Each visit takes the lowest value of its unit, and moves only if that is lower."""
     chosen, others = [], []
-    for unit, x, y in zip(np.asarray(t.visited), before, after, strict=True):
+    for unit, x, y in zip(np.asarray(t.visited)[:visits], before, after, strict=False):
         others.append(around(case, x)[unit])
         chosen.append(np.broadcast_to(y, others[-1].shape))
     shape = (-1, *case.shape)
