@@ -113,6 +113,8 @@ def _descends(
     case: Case, t: Any, before: np.ndarray, after: np.ndarray, visits: int, judge: Any
 ) -> None:
     """Each visit takes the lowest value of its unit, and moves only if that is lower."""
+    if not visits:  # the start rests, or has no energy
+        return
     chosen, others = [], []
     for unit, x, y in zip(np.asarray(t.visited)[:visits], before, after, strict=False):
         others.append(around(case, x)[unit])
