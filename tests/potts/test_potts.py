@@ -184,11 +184,11 @@ STATES = {
     "NaN": (START * np.nan, {}, ValueError, r"fractions, NaN or infinity"),
     "infinity": (START + np.inf, {}, ValueError, r"fractions, NaN or infinity"),
     "complex": (START * 1j, {}, TypeError, r"must hold whole numbers; dtype complex"),
-    "an informed sampler": (
+    "a gradient": (
         START,
-        {"method": am.DMALA(1.0)},
+        {"method": am.DMALA(1.0, changes="gradient")},
         TypeError,
-        r"of 4 values; DMALA",
+        r"DMALA: changes='gradient' must be of bits; units of 4 values came.*Use changes='exact'",
     ),
     "reals": (START, {"method": am.Euler(0.1)}, TypeError, r"units of 4 values; Euler came"),
     "pairs": (
@@ -206,7 +206,7 @@ STATES = {
 @pytest.mark.parametrize("what", STATES)
 def test_wrong_recalls_are_refused(what):
     x, words, kind, says = STATES[what]
-    words = {"key": jr.key(0)} | words if what in ("an informed sampler",) else words
+    words = {"key": jr.key(0)} | words if what == "a gradient" else words
     with pytest.raises(kind, match=says):
         am.PottsHopfield(PATTERNS, Q).recall(x, **words)
 
