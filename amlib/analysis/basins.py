@@ -83,7 +83,8 @@ def basin(
     - `seeds`: how many recalls there are for each level.
     - `recall`: `recall(memory, x, key)`; `None` calls `memory.recall(x, key=key)`.
     - `success`: `success(x, target)`, whether the end `x` is that of the pattern itself, `target`;
-      `None` means equal bits and values, and reals that differ by 1 % of the target's largest unit at most.
+      `None` means equal bits and values, and reals that differ by 1 % of the target's largest unit
+      at most.
     - `progress`: whether to show a progress bar.
 
     **Returns:** a `Basin`. A recall that does not converge is no success. A seed that recalls at
@@ -169,7 +170,9 @@ class _Damage(NamedTuple):
             which, other = jr.split(key)
             changes = jnp.floor(level * x.size + 0.5).astype(jnp.int32)
             spoilt = corrupt.flip_exactly(which, jnp.zeros_like(x), changes, space=Values(2))
-            return (x + spoilt * jr.randint(other, x.shape, 1, self.space.q, x.dtype)) % self.space.q
+            return (
+                x + spoilt * jr.randint(other, x.shape, 1, self.space.q, x.dtype)
+            ) % self.space.q
         away = jr.normal(key, x.shape, x.dtype)
         size = jnp.sqrt(jnp.sum(x * x))
         size = jnp.where(size > 0, size, x.size**0.5) * level.astype(x.dtype)

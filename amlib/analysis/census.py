@@ -231,7 +231,13 @@ def _spin_kind(
 
 
 def _value_kind(
-    x: np.ndarray, rows: np.ndarray, overlaps: np.ndarray, apart: np.ndarray, least: float, *, q: int
+    x: np.ndarray,
+    rows: np.ndarray,
+    overlaps: np.ndarray,
+    apart: np.ndarray,
+    least: float,
+    *,
+    q: int,
 ) -> tuple[int, str, np.ndarray]:
     """Nearest pattern, kind and members of a state of several values."""
     del apart

@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose
 import amlib as am
 from amlib.continuous import entmax
 from amlib.continuous.kernel import SEPARATIONS, SIMILARITIES
-from amlib.continuous.simplex import conjugate, entmax
+from amlib.continuous.simplex import conjugate
 from tests.continuous.zoo import K, UserHopfield, patterns, query
 
 

@@ -339,25 +339,3 @@ def test_known_weights_need_no_second_program():
 
     look(state("torus"))
     assert found == [True]
-
-
-@pytest.mark.parametrize("dtype", ["int8", "int32"])
-def test_terms_of_integers_that_are_joined_keep_their_dtype(dtype, x64):
-    """NumPy sums small integers into large ones, which no scan may carry."""
-    first, second = np.array([0, 1, 1, 2, 0, 0]), np.array([1, 0, 2, 1, 1, 3])
-    groups = np.array([0, 0, 1, 1, 0, 1])
-
-    def energy(x):
-        whole = (50 * x).astype(dtype)
-        terms = jnp.minimum(whole[first], whole[second])
-        sums = jax.ops.segment_sum(terms, groups, 2)
-        return jnp.sum(jnp.sin(sums.astype(x.dtype)))
-
-    x = jnp.asarray([1.0, -1, 1, -1])
-    plan = FlipPlan(energy, x, "incremental")
-    assert plan.path == "incremental", plan.reason
-    flipped = x[None] * (1 - 2 * jnp.eye(4))
-    found = engine.flip_energies(energy, x, path="incremental")
-    np.testing.assert_allclose(found, jax.vmap(energy)(flipped), rtol=1e-12)
-    _, t = engine.visit(energy, x, jnp.arange(4), path="incremental")
-    np.testing.assert_allclose(t.energy, jax.vmap(energy)(np.asarray(t.frames)), rtol=1e-12)

@@ -151,7 +151,9 @@ def _ends(case: Case, end: Any, starts: np.ndarray, judge: Any) -> None:
     judge.energies(f"energy of {case.method}", x, e, starts)
     free = [i for i in range(len(case.starts[0])) if i not in case.held]
     if converged.any() and free:
-        near = np.concatenate([around(case, s)[free].reshape(-1, *case.shape) for s in x[converged]])
+        near = np.concatenate(
+            [around(case, s)[free].reshape(-1, *case.shape) for s in x[converged]]
+        )
         here = np.repeat(x[converged], len(near) // converged.sum(), 0)
         _lower(f"{case.method} converged at", here, near, judge)
     for k in np.flatnonzero(nonfinite):

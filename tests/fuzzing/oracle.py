@@ -133,7 +133,9 @@ def _run(case: Case, make: Any, constants: list[Any], path: Path | None = None) 
 
     def scalar(chosen, x0):
         out = run(chosen, x0)
-        return sum(jnp.sum(out[name]) for name in ("energy", "flips", "changes") if name in out), out
+        return sum(
+            jnp.sum(out[name]) for name in ("energy", "flips", "changes") if name in out
+        ), out
 
     chosen = [constants[i] for i in arrays]
     if case.call == "eager":

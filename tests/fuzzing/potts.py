@@ -9,10 +9,11 @@ import re
 from typing import Any
 
 import numpy as np
+from hypothesis import strategies as st
 
 from tests.fuzzing.energies import Case, Value, Writer, evaluate, limits, promotion, scaled
 from tests.fuzzing.heads import HEADS
-from tests.fuzzing.sites import MOVES, fits, site, size
+from tests.fuzzing.sites import MOVES, site, size
 from tests.fuzzing.sums import BENT, LINEAR
 
 METHODS = ("sweep", "greedy", "synchronous")
@@ -58,7 +59,8 @@ def _one_hot(w, v):
     hot = w.rng.choice(
         [f"jax.nn.one_hot({x}, {q}, dtype=jnp.{w.float})",
          f"({x}[:, None] == jnp.arange({q})).astype(jnp.{w.float})",
-         f"jnp.eye({q}, dtype=jnp.{w.float})[{x}]", f"jnp.where({x}[:, None] == jnp.arange({q}), 1.0, -1.0)"]
+         f"jnp.eye({q}, dtype=jnp.{w.float})[{x}]",
+         f"jnp.where({x}[:, None] == jnp.arange({q}), 1.0, -1.0)"]
     )  # fmt: skip
     return w.rng.choice(
         [hot, f"{hot}*{h}", f"{J} @ {hot}.reshape(-1)", f'jnp.einsum("iq,iq->i", {hot}, {h})',
@@ -81,7 +83,8 @@ def _look_up(w, v):
          f"jnp.asarray({t}).at[{x}].get(mode='fill', fill_value=0)",
          f"jnp.where(jnp.asarray({t}) > 1.0, jnp.inf, jnp.asarray({t}))[{x}]",
          f"jnp.asarray({t})[{x} - 1]", f"jnp.asarray({t})[jnp.minimum({x} + 1, {q - 1})]",
-         f"jnp.asarray({t})[({x} + jnp.roll({x}, 1)) % {q}]", f"jnp.asarray({t})[jnp.sum({x}) % {q}]",
+         f"jnp.asarray({t})[({x} + jnp.roll({x}, 1)) % {q}]",
+         f"jnp.asarray({t})[jnp.sum({x}) % {q}]",
          f"jnp.searchsorted(jnp.sort(jnp.asarray({t})), {x}.astype(jnp.{w.float}))"]
     )  # fmt: skip
 
@@ -115,7 +118,8 @@ def _single(w, v):
          f"({x} == {w.rng.randrange(q)})", f"({x} > 0) * {h}", f"jnp.log({x} + 0.0)",
          f"1.0/({x} + 1)", f"({x} - {q - 1}/2)*{h}", f"jnp.sqrt({x}.astype(jnp.{w.float}))",
          f"jnp.where({x} == 0, jnp.inf, {h}*{x})", f"jnp.tanh({x} - {h})",
-         f"jnp.select([{x} == 0, {x} == 1], [{h}, -{h}], 0.3)", f"{x} % 2", f"jnp.int8(90)*{x}.astype(jnp.int8)",
+         f"jnp.select([{x} == 0, {x} == 1], [{h}, -{h}], 0.3)", f"{x} % 2",
+         f"jnp.int8(90)*{x}.astype(jnp.int8)",
          f"jnp.exp2({x})", f"jnp.exp(1j*2*jnp.pi*{x}/{q}).real", f"-{x}"]
     )  # fmt: skip
 
@@ -182,9 +186,7 @@ def _memory(w: Writer) -> str:
          "({q}*jnp.sum({x} == {Xi}, axis=1, dtype=jnp.int32).astype(jnp.{f}) - {D})/{D}",
          "-jnp.sum({x} != {Xi}, axis=1).astype(jnp.{f})"]
     )  # fmt: skip
-    h = w.attempt(
-        "overlaps", lambda w, v: text.format(q=q, x=_flat(v), Xi=Xi, D=D, f=w.float), x
-    )
+    h = w.attempt("overlaps", lambda w, v: text.format(q=q, x=_flat(v), Xi=Xi, D=D, f=w.float), x)
     assert h is not None
     kinds = [k for k in HEADS if k.startswith("lse") or "total" in k or k in ("relu", "cube")]
     return w.head(h, rng.choice(kinds), ("2.0", "6.0", "15.0", "20.0", "50.0"))
@@ -198,8 +200,8 @@ def _forbidden(w: Writer) -> str | None:
         f"jnp.where({{x}}[{k}] == {q - 1}, jnp.inf, 0.0)",
         f"jnp.sum(jnp.where({{x}} == {w.rng.randrange(q)}, 1e9 + jnp.arange({D}), 0.0))",
         f"jnp.where(jnp.sum({{x}}) < {D // 2}, jnp.inf, 0.0)",
-        f"jnp.sum(jnp.where({{x}} == jnp.roll({{x}}, 1), jnp.inf, 0.0))",
-        f"jnp.where(({{x}}[0] == 0) & (jnp.sum({{x}} == 1) < 2), jnp.inf, 0.0)",
+        "jnp.sum(jnp.where({x} == jnp.roll({x}, 1), jnp.inf, 0.0))",
+        "jnp.where(({x}[0] == 0) & (jnp.sum({x} == 1) < 2), jnp.inf, 0.0)",
         f"jnp.sum(jnp.log(jnp.where({{x}} == {q - 1}, 0.0, 1.0)))",
     ]
     write = lambda w, v: f"{w.rng.choice(texts).format(x=_flat(v))}.astype(jnp.{w.float})"
@@ -234,7 +236,6 @@ def draw(rng: random.Random) -> Case:
     near = w.near or (0,) * D
     any_value = lambda s: rng.randrange(q) if rng.random() < wrong else s
     held = tuple(i for i in range(D) if rng.random() < 0.3) if rng.random() < 0.25 else ()
-    fits(len(w.lines))
     return Case(
         shape,
         dtype,
@@ -250,3 +251,7 @@ def draw(rng: random.Random) -> Case:
         q,
         held if len(held) < D else (),
     )
+
+
+CASES = st.builds(draw, st.randoms(use_true_random=False))
+"""The strategy of Hypothesis."""

@@ -1,5 +1,6 @@
 """Potts memories as users meet them: formulas, recall, records, and errors."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -233,3 +234,27 @@ def test_a_rule_of_two_energies_is_no_rule_of_several():
 def test_analyses_of_spins_and_reals_say_that_they_are_not_for_values(call):
     with pytest.raises(TypeError, match=r"units of 4 values"):
         call(am.PottsHopfield(PATTERNS, Q))
+
+
+class Sums(am.AbstractPottsAM):
+    """Sums of whole numbers over pairs, of which some are the same pair twice."""
+
+    q: int = eqx.field(static=True, default=3)
+
+    def energy(self, x):
+        first, second = np.random.default_rng(0).integers(0, 4, (2, 9))
+        sums = jax.ops.segment_sum(jnp.minimum(x[first], x[second]), np.arange(9) % 2, 2)
+        return jnp.sum(jnp.sin(sums.astype(jnp.float64)))
+
+
+def test_joined_terms_of_whole_numbers_keep_their_dtype(x64):
+    """NumPy adds up int32 as int64, which JAX does not put among int32."""
+    model, x = Sums(), jnp.asarray([0, 2, 1, 2])
+    found = model.change_energies(x)
+    for unit in range(4):
+        for value in range(3):
+            exact = model.energy(x.at[unit].set(value))
+            np.testing.assert_allclose(found[unit, value], exact, rtol=1e-12)
+    end = model.recall(x)
+    assert end.converged
+    assert model.is_fixed_point(end.x)

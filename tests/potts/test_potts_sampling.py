@@ -61,8 +61,15 @@ def counted(states):
         ("hopfield", 0.03, lambda b: am.DMALA(b, 2.0)),
     ],
     ids=[
-        "heat bath", "metropolis", "walls", "tempering", "annealed", "gibbs", "gibbs and walls",
-        "dmala", "large steps",
+        "heat bath",
+        "metropolis",
+        "walls",
+        "tempering",
+        "annealed",
+        "gibbs",
+        "gibbs and walls",
+        "dmala",
+        "large steps",
     ],
 )
 def test_states_come_as_often_as_the_boltzmann_law_says(name, beta, make):
