@@ -248,7 +248,8 @@ def _changes(
 
     def turned_on(value: Array, row: BitRows, seen: Seen) -> tuple[Array, Array | None, Carry]:
         # The bit of the value before is off by now.
-        seen = jax.tree.map(lambda i, s: jnp.where(i == was, off, s), flips.reads(row), seen)
+        is_off = lambda i, s: jnp.where(i == was.astype(i.dtype), off, s)
+        seen = jax.tree.map(is_off, flips.reads(row), seen)
         state = left
         if flips.uses_state:
             state = lax.dynamic_update_index_in_dim(left, on, first + value, 0)
