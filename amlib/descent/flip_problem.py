@@ -97,11 +97,10 @@ class Best(NamedTuple):
     values: Integer[Array, " F"] | None = None
 
 
-@dataclasses.dataclass(frozen=True)
 class AbstractFlipProblem(abc.ABC):
     """A scalar function of units of finitely many values, and the units that may move.
 
-    **Arguments:**
+    Its subclasses are dataclasses with these fields:
 
     - `energy`: from a state of the space to a scalar.
     - `space`: the values of a unit.
@@ -114,12 +113,12 @@ class AbstractFlipProblem(abc.ABC):
 
     energy: EnergyFn
     space: AbstractFinite
-    free: Free | None = None
-    path: Path = "auto"
-    bounded: Sequence[tuple[Array, Numbers]] = ()
-    memory: object = None
-    limit: Array | None = None
-    flips: AbstractFlips | None = None
+    free: Free | None
+    path: Path
+    bounded: Sequence[tuple[Array, Numbers]]
+    memory: object
+    limit: Array | None
+    flips: AbstractFlips | None
 
     @abc.abstractmethod
     def plan(self, s: Array) -> FlipPlan:
@@ -186,7 +185,7 @@ class AbstractFlipProblem(abc.ABC):
 
     def replace(self, **changes: Any) -> Any:
         """The same with other values of some fields."""
-        return dataclasses.replace(self, **changes)
+        return dataclasses.replace(self, **changes)  # pyright: ignore[reportArgumentType]
 
     @hook
     def try_moves(
@@ -239,10 +238,20 @@ class AbstractFlipProblem(abc.ABC):
 class FlipProblem(AbstractFlipProblem):
     """A scalar function of units of two values, and the bits that may move.
 
-    **Arguments:** see `AbstractFlipProblem`.
+    **Arguments:**
+
+    - `energy`, `free`, `limit`, `path`, `bounded`, `memory`, `flips`: see `AbstractFlipProblem`.
+    - `space`: the two values of a unit.
     """
 
+    energy: EnergyFn
     space: AbstractTwoValued = _SPINS  # pyright: ignore[reportIncompatibleVariableOverride]
+    free: Free | None = None
+    path: Path = "auto"
+    bounded: Sequence[tuple[Array, Numbers]] = ()
+    memory: object = None
+    limit: Array | None = None
+    flips: AbstractFlips | None = None
 
     def of_spins(self, s: Array) -> Array:
         """The energy of the state that spins stand for."""

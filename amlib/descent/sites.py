@@ -6,7 +6,7 @@ one spin is taken away from what is carried, and the row of another is added.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Integer, PyTree
 
-from amlib._types import Key, Scalar
+from amlib._numbers import Numbers
+from amlib._types import EnergyFn, Key, Scalar
 from amlib.descent.derivatives import with_derivative
 from amlib.descent.evaluators import AbstractFlips, BitRows, Carry, Seen
 from amlib.descent.flip_problem import AbstractFlipProblem, Best, OfChange, Sweep, Visits
@@ -22,9 +23,10 @@ from amlib.descent.integers import refuse_sums_in_int8
 from amlib.descent.jaxprs import Unsupported
 from amlib.descent.kernels import in_one_kernel
 from amlib.descent.orders import AbstractOrder
-from amlib.descent.plan import FlipPlan
+from amlib.descent.plan import FlipPlan, Path
 from amlib.descent.sitewise import over_bits
 from amlib.descent.trajectory import RESULTS
+from amlib.descent.visits import Free
 from amlib.spaces import Values
 
 _BLOCK = 2**18  # elements evaluated at once where all changes are compared
@@ -34,10 +36,20 @@ _BLOCK = 2**18  # elements evaluated at once where all changes are compared
 class SiteProblem(AbstractFlipProblem):
     """A scalar function of units of q values, and the units that may move.
 
-    **Arguments:** see `AbstractFlipProblem`.
+    **Arguments:**
+
+    - `energy`, `free`, `limit`, `path`, `bounded`, `memory`, `flips`: see `AbstractFlipProblem`.
+    - `space`: how many values a unit has.
     """
 
+    energy: EnergyFn
     space: Values  # pyright: ignore[reportIncompatibleVariableOverride]
+    free: Free | None = None
+    path: Path = "auto"
+    bounded: Sequence[tuple[Array, Numbers]] = ()
+    memory: object = None
+    limit: Array | None = None
+    flips: AbstractFlips | None = None
 
     def as_written(self, s: Array) -> Array:
         """The energy of the state that spins stand for."""
