@@ -195,6 +195,7 @@ def _memory(w: Writer) -> str:
 def _forbidden(w: Writer) -> str | None:
     """A part of the states is forbidden."""
     D, q = size(w.values[0]), w.q
+    assert q is not None
     k = w.rng.randrange(D)
     texts = [
         f"jnp.where({{x}}[{k}] == {q - 1}, jnp.inf, 0.0)",

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import amlib as am
+from amlib.analysis import _runs as runs
 from amlib.analysis.basins import _Damage
 from tests.potts.test_potts_laws import world
 from tests.potts.zoo import Ring, codes, values
@@ -61,7 +62,7 @@ def test_random_starts_have_all_values_alike_and_find_what_is_stored():
     model = am.PolynomialPottsAM(XI, Q, 3)
     table = am.analysis.fixed_points(model, 100, jr.key(1), progress=False)
     assert set(table.nearest[table.kind == "stored"]) == set(range(len(XI)))
-    x0 = am.analysis._runs.drawn(model, 3000, None, jr.key(0), "")
+    x0 = runs.drawn(model, 3000, None, jr.key(0), "")
     shares = np.bincount(np.asarray(x0).ravel(), minlength=Q) / x0.size
     np.testing.assert_allclose(shares, 1 / Q, atol=4 * 0.5 / np.sqrt(x0.size))
 
