@@ -223,19 +223,6 @@ def test_a_rule_of_two_energies_is_no_rule_of_several():
         Ring(3).recall(np.zeros(4, int), method=Own())
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda m: am.analysis.fixed_points(m, 10, jr.key(0)),
-        lambda m: am.analysis.basin(m, PATTERNS[0], jr.key(0)),
-    ],
-    ids=["fixed_points", "basin"],
-)
-def test_analyses_of_spins_and_reals_say_that_they_are_not_for_values(call):
-    with pytest.raises(TypeError, match=r"units of 4 values"):
-        call(am.PottsHopfield(PATTERNS, Q))
-
-
 class Sums(am.AbstractPottsAM):
     """Sums of whole numbers over pairs, of which some are the same pair twice."""
 
