@@ -141,8 +141,8 @@ class AbstractMemory(eqx.Module):
         - `x0`: the starting state; of a hierarchical memory a state per layer.
         - `method`: how the state moves. For units of two values `Sweeps(order)`, `Greedy()`,
           `Synchronous()`, and at a temperature `Glauber(beta, order)`, `Metropolis(beta, order)`,
-          `GibbsWithGradients(beta)`, `DMALA(beta, step_size)`, of which all but the last two are
-          for units of several values, too; for real ones
+          `GibbsWithGradients(beta)`, `DMALA(beta, step_size)`, all of them for units of several
+          values, too; for real ones
           `GradientDescent(...)`, `CCCP()`, `Euler(dt)`, `Flow(...)`, `FixedPoint(...)`, and at a
           temperature `Langevin(beta, dt)`, `MALA(beta, dt)`; for hierarchies also
           `CoreEuler(dt)`; or a method of your own. `None` takes the memory's `default_method()`.

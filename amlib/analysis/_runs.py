@@ -17,7 +17,7 @@ from amlib._types import Key
 from amlib.descent.trajectory import Recall
 from amlib.hierarchical import HAM
 from amlib.memory import AbstractMemory
-from amlib.spaces import AbstractTwoValued, Values
+from amlib.spaces import AbstractFinite, AbstractTwoValued, Values
 
 BATCH = 256
 """Recalls that run at once: one program serves any number of starts."""
@@ -26,8 +26,8 @@ BATCH = 256
 # -- which memories ---------------------------------------------------------------------------
 
 
-def check_memory(memory: object, where: str) -> AbstractMemory:
-    """Return a memory; raise unless its states are arrays."""
+def check_memory(memory: object, where: str, *, several: bool = False) -> AbstractMemory:
+    """Return a memory; raise unless its states are arrays, of several values only if that is so."""
     if not isinstance(memory, AbstractMemory):
         raise TypeError(
             f"{where}: memory must be one that recalls states, as BinaryAM and ContinuousAM do; "
@@ -39,18 +39,19 @@ def check_memory(memory: object, where: str) -> AbstractMemory:
             f"{where}: memory must have states of one array; a HAM came, with a state per layer. "
             "Subclass am.AbstractContinuousAM with the energy of one layer's state."
         )
-    if isinstance(memory.space, Values):
+    if isinstance(memory.space, Values) and not several:
         raise TypeError(
             f"{where}: memory must have units of two values or of real ones; "
-            f"{type(memory).__name__} has {memory.space.kind}. Recall by jax.vmap, and compare."
+            f"{type(memory).__name__} has {memory.space.kind}. am.analysis.fixed_points finds its "
+            "minima, and memory.change_energies what lies around each."
         )
     return memory
 
 
 def check_reals(memory: object, where: str, *, free: bool = False) -> AbstractMemory:
     """Return a memory of real states; raise for any other."""
-    memory = check_memory(memory, where)
-    if has_bits(memory):
+    memory = check_memory(memory, where, several=True)
+    if is_finite(memory):
         raise TypeError(
             f"{where}: memory must have real states; {type(memory).__name__} has "
             f"{memory.space.kind}, and those no derivatives."
@@ -66,6 +67,11 @@ def check_reals(memory: object, where: str, *, free: bool = False) -> AbstractMe
 def has_bits(memory: AbstractMemory) -> bool:
     """Whether units have two values."""
     return isinstance(memory.space, AbstractTwoValued)
+
+
+def is_finite(memory: AbstractMemory) -> bool:
+    """Whether units have two values, or several."""
+    return isinstance(memory.space, AbstractFinite)
 
 
 # -- states and patterns ----------------------------------------------------------------------
@@ -94,12 +100,15 @@ def stored(
     memory: AbstractMemory, patterns: ArrayLike | None, shape: tuple[int, ...] | None, where: str
 ) -> Array | None:
     """The patterns that were given, else those in the memory's `Xi`, else `None`."""
+    space, read = memory.space, checks.as_float
+    if isinstance(space, Values):
+        read = lambda Xi, where: space.check(space.asarray(Xi, where), where)
     if patterns is None:
         Xi: Any = getattr(memory, "Xi", None)
         if not eqx.is_array(Xi) or Xi.ndim < 2 or (shape is not None and Xi.shape[1:] != shape):
             return None
-        return checks.as_float(Xi, where)
-    Xi = checks.as_float(patterns, where)
+        return read(Xi, where)
+    Xi = read(patterns, where)
     if Xi.ndim < 2 or Xi.size == 0 or (shape is not None and Xi.shape[1:] != shape):
         raise ValueError(
             f"{where}: must have shape (K, *shape) with states of shape {shape}; {Xi.shape} came. "
@@ -111,7 +120,7 @@ def stored(
 def drawn(
     memory: AbstractMemory, count: int, patterns: Array | None, key: Key, where: str
 ) -> Array:
-    """Random states: fair coins, or normal ones with the patterns' mean and spread."""
+    """Random states: all values alike, or normal ones with the patterns' mean and spread."""
     struct = memory.state_struct
     if struct is None and patterns is None:
         raise ValueError(
@@ -124,6 +133,8 @@ def drawn(
     shape = (count, *like.shape)
     if isinstance(memory.space, AbstractTwoValued):
         return memory.space.from_spins(jr.rademacher(key, shape, dtype))
+    if isinstance(memory.space, Values):
+        return jr.randint(key, shape, 0, memory.space.q, dtype)
     noise = jr.normal(key, shape, dtype)
     if patterns is None:
         return noise

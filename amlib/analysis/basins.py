@@ -16,7 +16,7 @@ from amlib._types import IntLike, Key
 from amlib.analysis import _runs as runs
 from amlib.data import corrupt
 from amlib.memory import AbstractMemory
-from amlib.spaces import AbstractTwoValued
+from amlib.spaces import AbstractFinite, AbstractSpace, AbstractTwoValued, Values
 
 
 class Basin(NamedTuple):
@@ -71,18 +71,21 @@ def basin(
 
     **Arguments:**
 
-    - `memory`: a memory whose states are arrays, bits or reals.
+    - `memory`: a memory whose states are arrays.
     - `pattern`: a state; or the number of a pattern of the memory's `Xi`.
     - `key`: for the damage, and for recalls that need randomness.
     - `levels`: of damage, rising, in the unit of `corruption`; `None` means 0, 0.05, 0.1, ..., 0.5
-      of bits, and 0, 0.1, 0.2, ..., 1.5 of reals.
+      of bits, 0 to $1 - 1/q$ of units of q values (at which nothing is left of the pattern), and 0,
+      0.1, 0.2, ..., 1.5 of reals.
     - `corruption`: `corruption(key, x, level)`; `None` flips the share `level` of all bits exactly,
+      gives another value to that share of units of q values,
       and moves a real state by `level` times its norm in a random direction (of zero: by `level`
       for each unit).
     - `seeds`: how many recalls there are for each level.
     - `recall`: `recall(memory, x, key)`; `None` calls `memory.recall(x, key=key)`.
     - `success`: `success(x, target)`, whether the end `x` is that of the pattern itself, `target`;
-      `None` means equal bits, and reals that differ by 1 % of the target's largest unit at most.
+      `None` means equal bits and values, and reals that differ by 1 % of the target's largest unit
+      at most.
     - `progress`: whether to show a progress bar.
 
     **Returns:** a `Basin`. A recall that does not converge is no success. A seed that recalls at
@@ -93,17 +96,16 @@ def basin(
     patterns; `ValueError` for a pattern that is no state, levels that do not rise, and `seeds < 1`.
     """
     where = "basin"
-    memory = runs.check_memory(memory, where)
+    memory = runs.check_memory(memory, where, several=True)
     checks.key(key, f"{where}: key")
     seeds = checks.integer(seeds, 1, f"{where}: seeds")
     xi = _pattern(memory, pattern)
-    bits = runs.has_bits(memory)
-    values = _levels(bits, levels)
+    values = _levels(memory.space, levels)
     damage, draws = jr.split(key)
     # As many as there are seeds, for which there is a program.
     clean = jnp.broadcast_to(xi, (seeds, *xi.shape))
     (target, *_), (rests, *_) = runs.recall_all(where, memory, clean, draws, recall)
-    same = success or (_equal if bits else _close)
+    same = success or (_equal if runs.is_finite(memory) else _close)
     spoil = corruption or _Damage(memory.space)
     hits, rest = np.zeros((2, len(values), seeds), bool)
     with bars.bar(hits.size, progress) as bar:
@@ -145,9 +147,11 @@ def _pattern(memory: AbstractMemory, pattern: ArrayLike | IntLike) -> Array:
     return runs.state_of(memory, Xi[pattern], "basin")
 
 
-def _levels(bits: bool, levels: Any) -> np.ndarray:
+def _levels(space: AbstractSpace, levels: Any) -> np.ndarray:
     if levels is None:
-        return np.linspace(0, 0.5, 11) if bits else np.linspace(0, 1.5, 16)
+        if not isinstance(space, AbstractFinite):
+            return np.linspace(0, 1.5, 16)
+        return np.linspace(0, 1 - 1 / (space.q if isinstance(space, Values) else 2), 11)
     values = runs.levels_of(levels, "basin")
     if not (np.diff(values.astype(float)) > 0).all():
         raise ValueError(f"basin: levels must rise; {levels!r} came. Sort them.")
@@ -163,6 +167,13 @@ class _Damage(NamedTuple):
         if isinstance(self.space, AbstractTwoValued):
             flips = jnp.floor(level * x.size + 0.5).astype(jnp.int32)
             return corrupt.flip_exactly(key, x, flips, space=self.space)
+        if isinstance(self.space, Values):
+            which, other = jr.split(key)
+            changes = jnp.floor(level * x.size + 0.5).astype(jnp.int32)
+            spoilt = corrupt.flip_exactly(which, jnp.zeros_like(x), changes, space=Values(2))
+            return (
+                x + spoilt * jr.randint(other, x.shape, 1, self.space.q, x.dtype)
+            ) % self.space.q
         away = jr.normal(key, x.shape, x.dtype)
         size = jnp.sqrt(jnp.sum(x * x))
         size = jnp.where(size > 0, size, x.size**0.5) * level.astype(x.dtype)

@@ -1,5 +1,6 @@
 """A census of the minima: where recalls end, how often, and what is found there."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from amlib._types import Key
 from amlib.analysis import _runs as runs
 from amlib.analysis.spectrum import index_of
 from amlib.memory import AbstractMemory
-from amlib.spaces import AbstractTwoValued
+from amlib.spaces import AbstractTwoValued, Values
 
 KINDS = ("stored", "inverse", "mixture", "spurious", "saddle", "unlabelled")
 """What a fixed point may be, see `fixed_points`."""
@@ -70,24 +71,25 @@ def fixed_points(
     | | halfway between patterns | $x$ is near $y$ if |
     |---|---|---|
     | two values | $\operatorname{sign} \sum_\mu \pm \xi_\mu$, of 3, 5, 7, ... | their overlap is at least `overlap` |
+    | several values | the most frequent value of each unit, of 3, 4, 5, ...; of equally frequent ones that of the nearest pattern | their overlap is, as `PottsAM.overlaps` defines it; there is no inverse |
     | real | their mean, of 2, 3, 4, ... | $1 - \lVert x - y \rVert^2 / d^2$ is, $d$ the distance from $y$ to the pattern next to it; of a mean $d^2$ is twice the mean square of its distances to the patterns |
 
     **Arguments:**
 
-    - `memory`: a memory whose states are arrays, bits or reals; one with an energy alone, too.
-    - `starts`: the states to recall from; or how many to draw: fair coins, or normal ones with the
-      mean and the standard deviation of the patterns.
+    - `memory`: a memory whose states are arrays; one with an energy alone, too.
+    - `starts`: the states to recall from; or how many to draw: all values of a unit alike, or
+      normal ones with the mean and the standard deviation of the patterns.
     - `key`: for the draws, and for recalls that need randomness.
     - `patterns`: what the fixed points are compared with; `None` takes the memory's `Xi`. Without
       either, the kind is "unlabelled".
     - `recall`: `recall(memory, x, key)`; `None` calls `memory.recall(x, key=key)`.
     - `tol`: real states are one fixed point if no unit differs by more; `None` means 1 % of the
-      largest unit of all. Bits must be equal.
+      largest unit of all. Bits and values must be equal.
     - `overlap`: what counts as near, in (0, 1].
     - `progress`: whether to show a progress bar.
 
-    **Returns:** a `FixedPoints`. Overlaps are cosines (of bits, as spins: `mean(x * xi)`). Hessians
-    are computed up to 256 real units.
+    **Returns:** a `FixedPoints`. Overlaps are cosines (of bits, as spins: `mean(x * xi)`), and of
+    several values those of `PottsAM`. Hessians are computed up to 256 real units.
 
     **Raises:** `TypeError` for a memory whose states are no arrays; `ValueError` for no starts,
     states or patterns of another shape, `tol` below 0, and for a number of starts where the shape of
@@ -96,7 +98,7 @@ def fixed_points(
     **Reference:** mixtures of spins: Amit, Gutfreund and Sompolinsky 1985, section IV.
     """  # noqa: E501
     where = "fixed_points"
-    memory = runs.check_memory(memory, where)
+    memory = runs.check_memory(memory, where, several=True)
     checks.key(key, f"{where}: key")
     if not 0 < overlap <= 1:
         raise ValueError(f"{where}: overlap must lie in (0, 1]; {overlap} came.")
@@ -108,9 +110,9 @@ def fixed_points(
         ends, rest = runs.recall_all(where, memory, x0, second, recall, bar)
     energy = runs.energies(memory, ends)
     good = rest & np.isfinite(energy)
-    x, count, energy = _distinct(ends[good], energy[good], tol, runs.has_bits(memory))
+    x, count, energy = _distinct(ends[good], energy[good], tol, runs.is_finite(memory))
     index = np.full(len(x), -1)
-    if not runs.has_bits(memory) and len(x) and x[0].size <= MOST_UNITS:
+    if not runs.is_finite(memory) and len(x) and x[0].size <= MOST_UNITS:
         index = index_of(memory, x)
     labels = _label(memory, x, rows, overlap)
     kind = np.where(index > 0, "saddle", labels[2])
@@ -134,7 +136,7 @@ def _starts(
 
 
 def _distinct(
-    x: np.ndarray, energy: np.ndarray, tol: float | None, bits: bool
+    x: np.ndarray, energy: np.ndarray, tol: float | None, finite: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The different states by rising energy, how many there are of each, and their energies."""
     order = np.argsort(energy, kind="stable")
@@ -142,9 +144,8 @@ def _distinct(
     if not len(x):
         return x, np.zeros(0, int), energy
     flat = x.reshape(len(x), -1)
-    if bits:
-        up = flat > flat.mean()
-        _, at, count = np.unique(up, axis=0, return_index=True, return_counts=True)
+    if finite:
+        _, at, count = np.unique(flat, axis=0, return_index=True, return_counts=True)
         order = np.argsort(at)
         at, count = at[order], count[order]
         return x[at], count, energy[at]
@@ -178,8 +179,12 @@ def _label(
         low, high = space.low, space.high
         rows, flat = (2 * (a - low) / (high - low) - 1 for a in (rows, flat))
         one = _spin_kind
-    cosines = _unit(flat) @ _unit(rows).T
-    apart = _apart(rows)
+    if isinstance(space, Values):
+        one = functools.partial(_value_kind, q=space.q)
+        same = (flat[:, None] == rows[None]).mean(2)
+        cosines, apart = (space.q * same - 1) / (space.q - 1), np.zeros(len(rows))
+    else:
+        cosines, apart = _unit(flat) @ _unit(rows).T, _apart(rows)
     nearest, kinds = np.zeros(n, int), np.empty(n, "<U10")
     members = np.zeros((n, len(rows)), np.int8)
     for k in range(n):
@@ -224,6 +229,33 @@ def _spin_kind(
     inside = order[: 3 + 2 * int(overlaps.argmax())]
     members[inside] = signs[inside]
     return int(top), "mixture", members
+
+
+def _value_kind(
+    x: np.ndarray,
+    rows: np.ndarray,
+    overlaps: np.ndarray,
+    apart: np.ndarray,
+    least: float,
+    *,
+    q: int,
+) -> tuple[int, str, np.ndarray]:
+    """Nearest pattern, kind and members of a state of several values."""
+    del apart
+    order = np.argsort(-overlaps, kind="stable")
+    top, members = int(order[0]), np.zeros(len(rows), np.int8)
+    if overlaps[top] >= least:
+        members[top] = 1
+        return top, "stored", members
+    # Of the nearest 3, 4, 5, ... patterns: how many have each value, and which of them is nearer.
+    one_hot = rows[order, :, None] == np.arange(q)
+    nearer = np.where(one_hot.any(0), one_hot.argmax(0), len(rows)) / (len(rows) + 1)
+    frequent = (np.cumsum(one_hot, axis=0)[2:] - nearer).argmax(2)
+    near = (q * (frequent == x).mean(1) - 1) / (q - 1)
+    if not near.size or near.max() < least:
+        return top, "spurious", members
+    members[order[: 3 + int(near.argmax())]] = 1
+    return top, "mixture", members
 
 
 def _real_kind(

@@ -4,7 +4,9 @@ Each is the gradient of a convex function of the scores, and is found by its thr
 bisection on scores whose derivative is stopped, and Newton steps that carry the derivatives.
 """
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,17 +38,57 @@ def entmax(z: Float[Array, " K"], alpha: Shaped[ArrayLike, ""]) -> Float[Array, 
     return _powered(y - _threshold(y, alpha), alpha - 1)
 
 
+@jax.custom_jvp
 def conjugate(z: Float[Array, " K"], alpha: Float[Array, ""]) -> Float[Array, ""]:
     r"""The conjugate of the Tsallis entropy, whose gradient is `entmax`.
 
     $$\Omega_\alpha^*(z) = \sum_\mu p_\mu \left(z_\mu - \frac{z_\mu - t}{\alpha}\right)$$
 
     for $p$ and $t$ as in `entmax`: on its support $\ln_\alpha p_\mu = z_\mu - t$.
+
+    Its derivatives are those of the envelope theorem, and not of the threshold, whose large parts
+    would cancel: in the scores the weights themselves, and in $\alpha$
+
+    $$\frac{\partial \Omega_\alpha^*}{\partial \alpha} = -\frac{\partial \Omega_\alpha(p)}{\partial
+    \alpha}, \qquad \Omega_\alpha(p) = \frac{1}{\alpha} \sum_\mu p_\mu \ln_\alpha p_\mu$$
     """
     y = _below_top(z)
     t = _threshold(y, alpha)
     p = _powered(y - t, alpha - 1)
-    return jnp.sum(p * (y - (y - t) / alpha)) + jnp.max(lax.stop_gradient(z))
+    return jnp.sum(p * (y - (y - t) / alpha)) + jnp.max(z)
+
+
+@conjugate.defjvp
+def _conjugate_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (z, alpha), (dz, dalpha) = primals, tangents
+    y = _below_top(z)
+    p = _powered(y - _threshold(y, alpha), alpha - 1)
+    return conjugate(z, alpha), jnp.sum(p * dz) - _entropy_slope(p, alpha) * dalpha
+
+
+def _entropy_slope(p: Array, alpha: Array) -> Array:
+    r"""How the negative Tsallis entropy of weights changes with $\alpha$, also at and near 1.
+
+    With $l = \ln p$ it is $\Omega_\alpha(p) = \frac{1}{\alpha} \sum_\mu p_\mu l_\mu
+    \varphi((\alpha - 1) l_\mu)$ for $\varphi(u) = (e^u - 1) / u$.
+    """
+    log = jnp.log(jnp.where(p > 0, p, 1.0))
+    u = (alpha - 1) * log
+    small = jnp.abs(u) < 0.5  # where the differences below would be rounding
+    near, far = jnp.where(small, u, 0.0), jnp.where(small, 1.0, u)
+    over = jnp.expm1(far) / far
+    slope = (jnp.exp(far) - over) / far
+    over = jnp.where(small, _series(near, lambda n: 1 / math.factorial(n + 1)), over)
+    slope = jnp.where(small, _series(near, lambda n: (n + 1) / math.factorial(n + 2)), slope)
+    return jnp.sum(p * log * (slope * log - over / alpha)) / alpha
+
+
+def _series(u: Array, coefficient: Callable[[int], float]) -> Array:
+    """A power series up to the 13th order: where |u| < 1/2, to the precision of float64."""
+    total = jnp.zeros_like(u)
+    for n in reversed(range(14)):
+        total = total * u + coefficient(n)
+    return total
 
 
 def _below_top(z: Array) -> Array:

@@ -161,6 +161,23 @@ class AbstractFlipProblem(abc.ABC):
         """
 
     @abc.abstractmethod
+    def all_changes(self, x: Array) -> tuple[Scalar, Float[Array, "F m"]]:
+        """The energy of spins, and that after each change of each free unit alone.
+
+        A bit has one change, m = 1: it turns. A unit of q values has m = q - 1: to the next value,
+        the one after that and so on, from q - 1 on to 0; the way back from the j-th is the one that
+        is j-th from the end. The first is NaN where the form of evaluation overflowed.
+        """
+
+    @abc.abstractmethod
+    def made(self, x: Array, changes: Bool[Array, "F m"]) -> Array:
+        """The spins after changes of free units, of each one at most; see `all_changes`."""
+
+    @abc.abstractmethod
+    def values(self, x: Array, units: Integer[Array, " T"]) -> Integer[Array, " T"] | None:
+        """What units of spins are, as `Visits` says it: `None` of bits."""
+
+    @abc.abstractmethod
     def changed(self, x: Array, units: Bool[Array, " F"], best: Best) -> Array:
         """The spins after the best changes of some of the free units."""
 
@@ -322,9 +339,25 @@ class FlipProblem(AbstractFlipProblem):
         """See `AbstractFlipProblem`: a flip each."""
         return Best(*self.all_flips(x))
 
+    def all_changes(self, x: Array) -> tuple[Scalar, Float[Array, "F m"]]:
+        """See `AbstractFlipProblem`: a flip each."""
+        energy, flipped = self.all_flips(x)
+        return energy, flipped[:, None]
+
+    def made(self, x: Array, changes: Bool[Array, "F m"]) -> Array:
+        """See `AbstractFlipProblem`: these flip."""
+        return self._flipped(x, changes[:, 0])
+
+    def values(self, x: Array, units: Integer[Array, " T"]) -> None:
+        """See `AbstractFlipProblem`."""
+        del x, units
+
     def changed(self, x: Array, units: Bool[Array, " F"], best: Best) -> Array:
         """See `AbstractFlipProblem`: they flip."""
         del best
+        return self._flipped(x, units)
+
+    def _flipped(self, x: Array, units: Array) -> Array:
         flat, bits = x.reshape(-1), self.bits
         return flat.at[bits].set(jnp.where(units, -flat[bits], flat[bits])).reshape(x.shape)
 

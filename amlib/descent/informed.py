@@ -1,12 +1,13 @@
-"""Samplers of bits whose proposals know what each flip would change.
+"""Samplers of finitely many values whose proposals know what each change would do.
 
-They know it of all free bits before they propose flips, and accept or reject what is proposed by
+They know it of all free units before they propose changes, and accept or reject what is proposed by
 the energies in full (Metropolis-Hastings), so that they keep the law whatever it was that they
-knew.
+knew. A bit has one change, its flip; a unit of q values has q - 1, see
+`AbstractFlipProblem.all_changes`.
 """
 
 import abc
-from typing import Literal, NamedTuple, TypeAlias
+from typing import ClassVar, Literal, NamedTuple, TypeAlias
 
 import equinox as eqx
 import jax
@@ -21,54 +22,59 @@ from amlib.descent.flip_problem import AbstractFlipProblem, FlipProblem, Sweep, 
 from amlib.descent.flips import count
 from amlib.descent.samplers import AbstractSampler, inverse_temperature
 
+_SURE = 1e15  # the logarithm of the odds of a change that is made
+
 Changes: TypeAlias = Literal["exact", "gradient"]
 
 
 class _Around(NamedTuple):
-    """The energy of a state, and what each flip of a free bit adds to it, or may add."""
+    """The energy of a state, and what each change of a free unit adds to it, or may add."""
 
     energy: Array
     changes: Array
 
 
 class AbstractInformedSampler(AbstractSampler):
-    """A sampler whose proposals know what each flip would change.
+    """A sampler whose proposals know what each change would do.
 
     Subclass it with the two fields, and define `propose`, `log_probability` and `visits`. The
-    acceptance of Metropolis and Hastings is this class's, so that the law is kept.
+    acceptance of Metropolis and Hastings is this class's, so that the law is kept. Of F free units
+    it is told m changes each: m = 1 of bits, and m = q - 1 of units of q values.
     """
 
     beta: eqx.AbstractVar[Float[Array, "*sweeps"]]
     changes: eqx.AbstractVar[Changes]
 
+    several: ClassVar[bool] = True
+
     @abc.abstractmethod
     def propose(
-        self, problem: AbstractFlipProblem, at: Sweep, rise: Float[Array, " F"], key: Key
-    ) -> Bool[Array, " F"]:
-        r"""Which free bits flip together.
+        self, problem: AbstractFlipProblem, at: Sweep, rise: Float[Array, "F m"], key: Key
+    ) -> Bool[Array, "F m"]:
+        r"""Which changes are made together, of each unit one at most.
 
         **Arguments:**
 
         - `problem`, `at`: see `AbstractFlipMethod`; not to depend on but for `at.steps`.
-        - `rise`: $\beta$ times what each flip adds to the energy, or is thought to add. It is
-          infinite for a bit that is not to flip.
+        - `rise`: $\beta$ times what each change adds to the energy, or is thought to add. It is
+          infinite for one that is not to be made.
         - `key`: for what is drawn.
         """
 
     @abc.abstractmethod
-    def log_probability(self, rise: Float[Array, " F"], flips: Bool[Array, " F"]) -> Scalar:
-        """The logarithm of the probability with which `propose` flips these bits, up to one that
-        is the same for the way back."""
+    def log_probability(self, rise: Float[Array, "F m"], made: Bool[Array, "F m"]) -> Scalar:
+        """The logarithm of the probability with which `propose` makes these changes, up to one
+        that is the same for the way back."""
 
     @abc.abstractmethod
     def visits(
-        self, problem: AbstractFlipProblem, flips: Bool[Array, " F"], before: Scalar, after: Scalar
+        self, problem: AbstractFlipProblem, moved: Bool[Array, " F"], before: Scalar, after: Scalar
     ) -> Visits:
-        """What the record says of a step.
+        """What the record says of a step; what its units became is added to it.
 
         **Arguments:**
 
-        - `flips`: the bits that were flipped, all `False` after a proposal that was rejected.
+        - `moved`: the free units that changed, none after a proposal that was rejected.
         - `before`, `after`: the energy before the step and after it.
         """
 
@@ -85,12 +91,11 @@ class AbstractInformedSampler(AbstractSampler):
         wide = checks.widen(at.energy).dtype
         beta = self.beta_at(problem, at).astype(wide)
         rise = _rise(problem, beta, state)
-        flips = self.propose(problem, at, rise, choice) & _may_flip(problem)
-        flat, bits = at.x.reshape(-1), problem.bits
-        x = flat.at[bits].set(jnp.where(flips, -flat[bits], flat[bits])).reshape(at.x.shape)
+        changes = self.propose(problem, at, rise, choice) & _may_move(problem)
+        x = problem.made(at.x, changes)
         new = self._around(problem, x)
-        forth = self.log_probability(rise, flips)
-        back = self.log_probability(_rise(problem, beta, new), flips)
+        forth = self.log_probability(rise, changes)
+        back = self.log_probability(_rise(problem, beta, new), changes[:, ::-1])
         change = (new.energy - state.energy).astype(wide)
         made = jr.uniform(draw, (), wide) < jnp.exp(back - forth - beta * change)
         # Of no number above, from a wall (+infinity): whatever has an energy is as likely or more.
@@ -100,35 +105,41 @@ class AbstractInformedSampler(AbstractSampler):
         energy = state.energy
         if not problem.flips.exact:  # a form that overflowed is to say so, and not to reject
             energy = jnp.where(jnp.isfinite(new.energy), energy, jnp.nan)
-        return at.moved(x, self.visits(problem, flips & made, before, energy)), state
+        visits = self.visits(problem, changes.any(1) & made, before, energy)
+        return at.moved(x, visits._replace(values=problem.values(x, visits.bits))), state
 
     def _asks(self, problem: AbstractFlipProblem) -> AbstractFlipProblem:
         """Gradients are of the energy as it is written: flips need no form of their own then."""
         return problem if self.changes == "exact" else problem.replace(path="generic")
 
     def _around(self, problem: AbstractFlipProblem, x: Array) -> _Around:
-        assert isinstance(problem, FlipProblem)
-        if self.changes == "gradient":
-            return _Around(*problem.by_gradient(x))
-        energy, flipped = problem.all_flips(x)
-        return _Around(energy, flipped - energy)
+        if self.changes == "exact":
+            energy, after = problem.all_changes(x)
+            return _Around(energy, after - energy)
+        if not isinstance(problem, FlipProblem):
+            raise TypeError(
+                f"{type(self).__name__}: changes='gradient' must be of bits; {problem.space.kind} "
+                "came, of which an energy has no gradient. Use changes='exact'."
+            )
+        energy, change = problem.by_gradient(x)
+        return _Around(energy, change[:, None])
 
 
-def _may_flip(problem: AbstractFlipProblem) -> Bool[Array, "..."] | bool:
+def _may_move(problem: AbstractFlipProblem) -> Bool[Array, "..."] | bool:
     assert problem.free is not None
-    return True if problem.free.open is None else problem.free.open
+    return True if problem.free.open is None else problem.free.open[:, None]
 
 
-def _rise(problem: AbstractFlipProblem, beta: Scalar, around: _Around) -> Float[Array, " F"]:
-    """What each flip adds to `beta` times the energy, infinite where it is not to be made.
+def _rise(problem: AbstractFlipProblem, beta: Scalar, around: _Around) -> Float[Array, "F m"]:
+    """What each change adds to `beta` times the energy, infinite where it is not to be made.
 
-    On a wall, where the energy is +infinity, it is zero for the flips that leave it, and for all
+    On a wall, where the energy is +infinity, it is zero for the changes that leave it, and for all
     if none does.
     """
     rise = beta * around.changes.astype(beta.dtype)
     rise = jnp.where(jnp.isnan(rise), jnp.inf, rise)
     leaves = around.changes == -jnp.inf
-    leaves = jnp.where(leaves.any(), leaves, _may_flip(problem))
+    leaves = jnp.where(leaves.any(), leaves, _may_move(problem))
     return jnp.where(around.energy == jnp.inf, jnp.where(leaves, 0, jnp.inf), rise)
 
 
@@ -141,7 +152,8 @@ class GibbsWithGradients(AbstractInformedSampler):
     r"""Propose one flip at a time, of a bit that promises to lower the energy; accept or reject it.
 
     Bit $i$ is proposed with a probability that grows with the change $d_i$ that is expected of
-    $-\beta E$, and the flip is made by the rule of Metropolis and Hastings:
+    $-\beta E$, and the flip is made by the rule of Metropolis and Hastings. Of units of q values
+    $i$ is a pair of a unit and another value for it, and $q(i \mid x')$ that of the way back:
 
     $$q(i \mid x) = \frac{e^{d_i(x) / 2}}{\sum_j e^{d_j(x) / 2}}, \qquad
     P = \min\Big(1, e^{-\beta (E(x') - E(x))} \frac{q(i \mid x')}{q(i \mid x)}\Big)$$
@@ -157,7 +169,7 @@ class GibbsWithGradients(AbstractInformedSampler):
       from the gradient of the energy as it is written, at the price of two or three energies. Two
       energies that agree on all bits may have different gradients, such as with and without
       $x_i^2$: then the law is the same, and the pace is not. Where a gradient is not finite it
-      counts as zero.
+      counts as zero. Of bits alone: in whole numbers an energy has none.
 
     A step is a sweep: as many moves as there are free bits. Every move is a flip or none, so the
     first of each sweep is left out half of the time: at `beta = 0`, where all moves are accepted,
@@ -188,25 +200,26 @@ class GibbsWithGradients(AbstractInformedSampler):
         return problem.bits.shape[0]
 
     def propose(
-        self, problem: AbstractFlipProblem, at: Sweep, rise: Float[Array, " F"], key: Key
-    ) -> Bool[Array, " F"]:
+        self, problem: AbstractFlipProblem, at: Sweep, rise: Float[Array, "F m"], key: Key
+    ) -> Bool[Array, "F m"]:
         """See `AbstractInformedSampler`."""
-        bit, rest = jr.split(key)
-        chosen = jnp.arange(rise.size) == jr.categorical(bit, -rise / 2)
+        one, rest = jr.split(key)
+        drawn = jr.categorical(one, -rise.reshape(-1) / 2)
+        chosen = (jnp.arange(rise.size) == drawn).reshape(rise.shape)
         first = at.steps % self.per_sweep(problem) == 0
         return chosen & ~(first & jr.bernoulli(rest))
 
-    def log_probability(self, rise: Float[Array, " F"], flips: Bool[Array, " F"]) -> Scalar:
+    def log_probability(self, rise: Float[Array, "F m"], made: Bool[Array, "F m"]) -> Scalar:
         """See `AbstractInformedSampler`."""
-        # Without a flip the state is the same, and so is what is left out on the way back.
-        return jnp.sum(jnp.where(flips, -rise / 2, 0)) - jax.nn.logsumexp(-rise / 2)
+        # Without a change the state is the same, and so is what is left out on the way back.
+        return jnp.sum(jnp.where(made, -rise / 2, 0)) - jax.nn.logsumexp(-rise / 2)
 
     def visits(
-        self, problem: AbstractFlipProblem, flips: Bool[Array, " F"], before: Scalar, after: Scalar
+        self, problem: AbstractFlipProblem, moved: Bool[Array, " F"], before: Scalar, after: Scalar
     ) -> Visits:
-        """The bit that was flipped, or the first one, which was not."""
+        """The unit that changed, or the first one, which did not."""
         del before
-        return Visits(problem.bits[jnp.argmax(flips)][None], flips.any()[None], after[None])
+        return Visits(problem.bits[jnp.argmax(moved)][None], moved.any()[None], after[None])
 
 
 class DMALA(AbstractInformedSampler):
@@ -224,7 +237,9 @@ class DMALA(AbstractInformedSampler):
     q(F \mid x) = \prod_{i \in F} q_i(x) \prod_{i \notin F} (1 - q_i(x))$$
 
     which keeps the Boltzmann law $p(x) \propto \exp(-\beta E(x))$, in detailed balance, whatever
-    $\Delta$ is. `changes` says where it comes from, as for `GibbsWithGradients`.
+    $\Delta$ is. A unit of q values draws one of these by its own odds against the value that it
+    has, $\exp(-\frac12 \Delta_{ik} - 1 / (2 \alpha))$: two values that differ are 1 apart,
+    whichever they are. `changes` says where it comes from, as for `GibbsWithGradients`.
 
     A step is one such proposal, and costs as much as all flips compared, or as a gradient. The
     trajectory records the energy before each, and the one after it at its last bit.
@@ -241,7 +256,8 @@ class DMALA(AbstractInformedSampler):
     another word for `changes`, and `record < 0`.
 
     **Reference:** Zhang, Liu and Liu 2022, ICML (arXiv 2206.09914), for bits, with `"gradient"`;
-    its preconditioner is not here.
+    its preconditioner is not here. Its unit vectors of q values are $\sqrt 2$ apart: its
+    $\alpha$ is twice ours there.
     """
 
     beta: Float[Array, "*sweeps"] = eqx.field(converter=inverse_temperature)
@@ -252,24 +268,30 @@ class DMALA(AbstractInformedSampler):
     record: int | None = eqx.field(converter=count, static=True, kw_only=True, default=None)
 
     def propose(
-        self, problem: AbstractFlipProblem, at: Sweep, rise: Float[Array, " F"], key: Key
-    ) -> Bool[Array, " F"]:
+        self, problem: AbstractFlipProblem, at: Sweep, rise: Float[Array, "F m"], key: Key
+    ) -> Bool[Array, "F m"]:
         """See `AbstractInformedSampler`."""
         del problem, at
-        return jr.uniform(key, rise.shape, rise.dtype) < jax.nn.sigmoid(self._odds(rise))
+        up_to = jnp.cumsum(jax.nn.softmax(self._odds(rise), axis=1)[:, :-1], axis=1)
+        under = jr.uniform(key, (rise.shape[0], 1), rise.dtype) < up_to
+        return under & ~jnp.pad(under, ((0, 0), (1, 0)))[:, :-1]
 
-    def log_probability(self, rise: Float[Array, " F"], flips: Bool[Array, " F"]) -> Scalar:
+    def log_probability(self, rise: Float[Array, "F m"], made: Bool[Array, "F m"]) -> Scalar:
         """See `AbstractInformedSampler`."""
-        odds = self._odds(rise)
-        return jnp.sum(jax.nn.log_sigmoid(jnp.where(flips, odds, -odds)))
+        each = jax.nn.log_softmax(self._odds(rise), axis=1)
+        stays = ~made.any(1, keepdims=True)
+        return jnp.sum(jnp.where(jnp.concatenate([made, stays], axis=1), each, 0))
 
     def visits(
-        self, problem: AbstractFlipProblem, flips: Bool[Array, " F"], before: Scalar, after: Scalar
+        self, problem: AbstractFlipProblem, moved: Bool[Array, " F"], before: Scalar, after: Scalar
     ) -> Visits:
-        """All free bits."""
-        energies = jnp.broadcast_to(before, flips.shape).at[-1].set(after)
-        return Visits(problem.bits, flips, energies)
+        """All free units."""
+        energies = jnp.broadcast_to(before, moved.shape).at[-1].set(after)
+        return Visits(problem.bits, moved, energies)
 
-    def _odds(self, rise: Float[Array, " F"]) -> Float[Array, " F"]:
-        """The logarithm of the odds of each flip."""
-        return -rise / 2 - 1 / (2 * lax.stop_gradient(self.step_size).astype(rise.dtype))
+    def _odds(self, rise: Float[Array, "F m"]) -> Float[Array, "F n"]:
+        """The logarithm of the odds of each change, and at last that of none, 0."""
+        step = lax.stop_gradient(self.step_size).astype(rise.dtype)
+        # Not infinite, for a change into minus infinity.
+        odds = jnp.minimum(-rise / 2 - 1 / (2 * step), _SURE)
+        return jnp.pad(odds, ((0, 0), (0, 1)))

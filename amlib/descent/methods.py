@@ -318,8 +318,6 @@ def check_method(method: object, space: AbstractSpace, key: object) -> None:
             "GradientDescent(...), CCCP(), Euler(...), Flow(...), FixedPoint(...), Langevin(...) "
             "or MALA(...)"
             if real
-            else "Sweeps(...), Greedy(), Synchronous(), Glauber(...) or Metropolis(...)"
-            if isinstance(space, Values)
             else "Sweeps(...), Greedy(), Synchronous(), Glauber(...), Metropolis(...), "
             "GibbsWithGradients(...) or DMALA(...)"
         )

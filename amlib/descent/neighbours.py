@@ -333,7 +333,7 @@ def _merged(entries: Sequence[_Entry]) -> _Entry:
     if not new.all():
         if isinstance(table, np.ndarray):
             with np.errstate(all="ignore"):
-                table = np.add.reduceat(table, np.flatnonzero(new), axis=0)
+                table = np.add.reduceat(table, np.flatnonzero(new), axis=0, dtype=table.dtype)
         else:
             group = np.cumsum(new) - 1
             table = jax.ops.segment_sum(table, group, len(first), indices_are_sorted=True)

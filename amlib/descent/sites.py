@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Integer, PyTree
+from jaxtyping import Array, Bool, Float, Integer, PyTree
 
 from amlib._numbers import Numbers
 from amlib._progress import Meter
@@ -108,20 +108,39 @@ class SiteProblem(AbstractFlipProblem):
 
     def best(self, x: Array) -> Best:
         """See `AbstractFlipProblem`."""
-        assert self.flips is not None
-        assert self.free is not None
-        q = self.space.q
-        e, after = all_changes(self.flips, x, self.bits, q)
+        e, after = self.all_changes(x)
         lowest = jnp.argmin(jnp.where(jnp.isnan(after), jnp.inf, after), axis=1)
         least = jnp.take_along_axis(after, lowest[:, None], axis=1)[:, 0]
-        now = self.space.from_spins(x).reshape(-1)[self.bits]
-        return Best(e, self.free.hold(least), (now + 1 + lowest.astype(now.dtype)) % q)
+        return Best(e, least, self._become(x, lowest))
+
+    def all_changes(self, x: Array) -> tuple[Scalar, Float[Array, "F m"]]:
+        """See `AbstractFlipProblem`."""
+        assert self.flips is not None
+        assert self.free is not None
+        e, after = all_changes(self.flips, x, self.bits, self.space.q)
+        return e, jax.vmap(self.free.hold, 1, 1)(after)
+
+    def made(self, x: Array, changes: Bool[Array, "F m"]) -> Array:
+        """See `AbstractFlipProblem`."""
+        return self._put(x, changes.any(1), self._become(x, jnp.argmax(changes, axis=1)))
+
+    def values(self, x: Array, units: Integer[Array, " T"]) -> Integer[Array, " T"]:
+        """See `AbstractFlipProblem`."""
+        return self.space.from_spins(x).reshape(-1)[units]
 
     def changed(self, x: Array, units: Array, best: Best) -> Array:
         """See `AbstractFlipProblem`."""
         assert best.values is not None
+        return self._put(x, units, best.values)
+
+    def _become(self, x: Array, change: Array) -> Array:
+        """What free units are after their changes of these numbers."""
+        now = self.values(x, self.bits)
+        return (now + 1 + change.astype(now.dtype)) % self.space.q
+
+    def _put(self, x: Array, units: Array, values: Array) -> Array:
         now = self.space.from_spins(x).reshape(-1)
-        made = now.at[self.bits].set(jnp.where(units, best.values, now[self.bits]))
+        made = now.at[self.bits].set(jnp.where(units, values, now[self.bits]))
         return self.space.to_spins(made).astype(x.dtype).reshape(x.shape)
 
     def fixed(self, at: Sweep) -> RESULTS:
@@ -244,7 +263,8 @@ def _changes(
 
     def turned_on(value: Array, row: BitRows, seen: Seen) -> tuple[Array, Array | None, Carry]:
         # The bit of the value before is off by now.
-        seen = jax.tree.map(lambda i, s: jnp.where(i == was, off, s), flips.reads(row), seen)
+        is_off = lambda i, s: jnp.where(i == was.astype(i.dtype), off, s)
+        seen = jax.tree.map(is_off, flips.reads(row), seen)
         state = left
         if flips.uses_state:
             state = lax.dynamic_update_index_in_dim(left, on, first + value, 0)

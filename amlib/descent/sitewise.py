@@ -213,10 +213,10 @@ class _Lowering:
         """The elements of a table, for each combination of values of its units: 0 where it is not
         that of the state."""
         q, values = self._q, table.values
-        flat = values.reshape(-1, *table.shape)
+        flat = values.reshape(q ** len(table.units), *table.shape)
         combinations = np.arange(len(flat))
         if len(table.units) > 1 and is_concrete(flat):
-            some = np.asarray(flat != 0).reshape(len(flat), -1).any(1)
+            some = np.asarray(flat != 0).any(tuple(range(1, flat.ndim)))
             combinations = np.flatnonzero(some) if some.any() else combinations[:1]
         each = [
             self._is_on(unit, combinations // q ** (len(table.units) - 1 - j) % q)

@@ -42,7 +42,7 @@ class AbstractPottsAM(AbstractMemory):
     States are arrays of whole numbers from 0 to q - 1, in any shape that the energy takes, and
     recall gives int32. One state per call: batches go through `jax.vmap`.
 
-    Every method but the informed samplers works on them. A visited unit may take any of its values:
+    Every method of units of two values works on them. A visited unit may take any of its values:
     `Sweeps` gives it that of the lowest energy, and `Glauber(beta)` draws one (a heat bath). The
     order `"colours"` is `"sequential"` here. A visit costs q - 1 evaluations of the energy, or,
     where the energy is a function of sums over units such as `jnp.sum(x == Xi)`, of what follows

@@ -150,11 +150,11 @@ class Blind(AbstractInformedSampler):
     def propose(self, problem, at, rise, key):
         return jr.uniform(key, rise.shape) < 0.3
 
-    def log_probability(self, rise, flips):
+    def log_probability(self, rise, made):
         return jnp.zeros(())
 
-    def visits(self, problem, flips, before, after):
-        return Visits(problem.bits, flips, jnp.broadcast_to(after, flips.shape))
+    def visits(self, problem, moved, before, after):
+        return Visits(problem.bits, moved, jnp.broadcast_to(after, moved.shape))
 
 
 def test_an_informed_sampler_of_a_users_keeps_the_law():

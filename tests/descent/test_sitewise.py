@@ -49,6 +49,11 @@ ENERGIES = {
     "order": lambda x: jnp.sum(V * real(jnp.sort(x))) + real(jnp.argmax(x)),
     "running sums": lambda x: jnp.sum(V * real(jnp.cumsum(x)) ** 2),
     "walls": lambda x: jnp.min(jnp.where(x == 0, jnp.inf, real(x) * 0.5)),
+    "nothing": lambda x: (
+        jnp.sum(V * real(x))
+        + real(jnp.sum(x[None, :0] != jnp.zeros((2, 0), jnp.int32)))
+        + real(jnp.sum(x[:0] * x[N:]))
+    ),
     "a constant": lambda x: jnp.sum(V) + 0 * real(jnp.sum(x)),
 }
 

@@ -26,10 +26,14 @@ FOLDER = Path("fuzz-failures")
 
 
 def run_one(seed: int) -> dict[str, Any]:
-    """Draw and check one case; everything that may go wrong is a finding."""
-    from tests.fuzzing import energies, oracle
+    """Draw and check one case; everything that may go wrong is a finding.
 
-    case = energies.draw(random.Random(seed))
+    Even seeds are energies of spins, and odd ones of units of several values.
+    """
+    from tests.fuzzing import energies, oracle, potts
+
+    draw = potts.draw if seed % 2 else energies.draw
+    case = draw(random.Random(seed))
     try:
         report = oracle.check(case)._asdict()
     except Exception:  # not the library, which `check` guards, but the energy or this program
@@ -102,12 +106,11 @@ class Table:
         return "\n".join(lines)
 
 
-def _serve(k: int, jobs: int, first: int, end: float, results: Any) -> None:
-    """Keep one core busy until `end`."""
-    seed = first + k
+def _serve(seed: int, step: int, end: float, results: Any) -> None:
+    """Keep one core busy until `end`, with every so manieth seed."""
     while time.time() < end:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.fuzzing", "--worker", str(seed), str(jobs)],
+            [sys.executable, "-m", "tests.fuzzing", "--worker", str(seed), str(step)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         lines: queue.Queue[str] = queue.Queue()
@@ -131,33 +134,34 @@ def _serve(k: int, jobs: int, first: int, end: float, results: Any) -> None:
             except queue.Empty:
                 if time.time() < end:
                     results.put((seed, f"no answer in {PATIENCE} s", ""))
-                    seed += jobs
+                    seed += step
                 break
             if not line:
                 process.wait()
                 results.put(
                     (seed, f"the process died ({process.returncode})", "".join(errors[-30:]))
                 )
-                seed += jobs
+                seed += step
                 break
             message = json.loads(line)
             if "begins" in message:
                 seed = message["seed"]
                 continue
             results.put(message)
-            seed, done = seed + jobs, done + 1
+            seed, done = seed + step, done + 1
         process.kill()
         process.wait()
     results.put(None)
 
 
-def fuzz(minutes: float, jobs: int, first: int, folder: Path) -> int:
+def fuzz(minutes: float, jobs: int, first: int, step: int, folder: Path) -> int:
     """Draw cases for some minutes, print the table; the exit status."""
     results: queue.Queue[Any] = queue.Queue()
     end = time.time() + 60 * minutes
     print(f"seeds from {first}, {jobs} processes, {minutes:g} minutes", flush=True)
     for k in range(jobs):
-        threading.Thread(target=_serve, args=(k, jobs, first, end, results), daemon=True).start()
+        seeds = (first + k * step, jobs * step)
+        threading.Thread(target=_serve, args=(*seeds, end, results), daemon=True).start()
     table, open_jobs, said = Table(folder), jobs, time.time()
     while open_jobs:
         result = results.get()
@@ -180,6 +184,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--first", type=int, default=int(time.time()) % 10**6 * 1000)
+    parser.add_argument("--step", type=int, default=1, help="2: with an odd --first no spins")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--seed", type=int, help="check this one case and print its program")
     parser.add_argument("--worker", type=int, nargs=2, help=argparse.SUPPRESS)
@@ -192,7 +197,7 @@ def main() -> int:
         print(result.pop("source"))
         print("\n".join(f"{k:10} {v}" for k, v in result.items()))
         return int(bool(result["failures"]) or result["path"] == "broken")
-    return fuzz(a.minutes, a.jobs, a.first, a.folder)
+    return fuzz(a.minutes, a.jobs, a.first, a.step, a.folder)
 
 
 if __name__ == "__main__":

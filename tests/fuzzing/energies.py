@@ -84,6 +84,8 @@ class Case(NamedTuple):
     method: str
     limits: tuple[tuple[str, int], ...]
     used: tuple[str, ...]
+    q: int | None = None  # of units of several values; `None` for spins
+    held: tuple[int, ...] = ()  # units that a clamp holds, where there are several values
 
     def __repr__(self) -> str:
         return self.source()
@@ -91,6 +93,11 @@ class Case(NamedTuple):
     @property
     def x64(self) -> bool:
         return self.dtype == "float64"
+
+    @property
+    def kind(self) -> str:
+        """The dtype of a state: real spins, or whole numbers."""
+        return self.dtype if self.q is None else "int32"
 
     def energy_text(self) -> str:
         names = ", ".join(name for name, _ in self.constants)
@@ -105,17 +112,19 @@ class Case(NamedTuple):
 
     def values(self) -> list[Any]:
         """The constants: JAX arrays may become tracers, NumPy arrays never do."""
-        return [_evaluate(text, {}) for _, text in self.constants]
+        return [evaluate(text) for _, text in self.constants]
 
     def start(self, k: int = 0) -> jax.Array:
-        return jnp.asarray(np.reshape(self.starts[k], self.shape), self.dtype)
+        return jnp.asarray(np.reshape(self.starts[k], self.shape), self.kind)
 
     def source(self) -> str:
         """A program that compares the library with the energy itself; see `oracle` for the rest."""
+        return self._head() + (_OF_SPINS if self.q is None else _OF_VALUES).format(case=self)
+
+    def _head(self) -> str:
         constants = "\n".join(f"{name} = {text}" for name, text in self.constants)
         names = ", ".join(name for name, _ in self.constants)
         small = "\n".join(f"amlib.descent.{name} = {n}" for name, n in self.limits)
-        call = "visit" if self.call == "eager" else "jax.jit(visit)"
         return f"""# call = {self.call!r}; used {", ".join(self.used)}{PRELUDE}
 import amlib.descent.jaxprs, amlib.descent.products, amlib.descent.rows, amlib.descent.visits
 from amlib.descent import flips, plan
@@ -124,17 +133,33 @@ jax.config.update("jax_enable_x64", {self.x64})
 {constants}
 {self.energy_text()}
 energy = make({names})
-x0 = jnp.asarray(np.reshape({list(self.starts[0])}, {self.shape}), "{self.dtype}")
-idx = jnp.asarray({list(self.visits)}, "int32")
-print(plan.FlipPlan(energy, x0, {self.path!r}).describe())
-problem = flips.FlipProblem(energy, path={self.path!r})
+x0 = jnp.asarray(np.reshape({list(self.starts[0])}, {self.shape}), "{self.kind}")
+"""
+
+
+_OF_SPINS = """idx = jnp.asarray({case.visits}, "int32")
+print(plan.FlipPlan(energy, x0, "{case.path}").describe())
+problem = flips.FlipProblem(energy, path="{case.path}")
 visit = lambda x0, idx: flips.visit(problem, x0, idx)
-x, t = {call}(x0, idx)
+x, t = visit(x0, idx) if "{case.call}" == "eager" else jax.jit(visit)(x0, idx)
 print("recorded", t.energy)
 print("exact   ", lax.map(energy, jnp.asarray(np.asarray(t.frames))))
 print("flips   ", flips.flip_energies(problem, x0))
 flipped = jnp.stack([x0.reshape(-1).at[i].multiply(-1).reshape(x0.shape) for i in range(x0.size)])
 print("exact   ", lax.map(energy, flipped))
+"""
+
+_OF_VALUES = """from amlib.descent import methods, sites, sweeps
+problem = methods.flip_problem(energy, sites.Values({case.q}), path="{case.path}")
+print(problem.plan(problem.space.to_spins(x0)).describe())
+visit = lambda x: methods.solve(problem, x, sweeps.Sweeps("random"), jax.random.key(0), 3)
+end = visit(x0) if "{case.call}" == "eager" else jax.jit(visit)(x0)
+print("recorded", end.trajectory.energy)
+print("exact   ", lax.map(energy, jnp.asarray(np.asarray(end.trajectory.frames))))
+print("changes ", sites.changes_of(problem, x0))
+changed = lambda i, k: x0.reshape(-1).at[i].set(k).reshape(x0.shape)
+changed = jnp.stack([changed(i, k) for i in range(x0.size) for k in range({case.q})])
+print("exact   ", lax.map(energy, changed).reshape(*x0.shape, {case.q}))
 """
 
 
@@ -156,16 +181,24 @@ def _scope() -> dict[str, Any]:
     return scope
 
 
-def _evaluate(text: str, known: dict[str, Any]) -> Any:
-    return eval(text, _scope() | known)
+def evaluate(text: str, known: dict[str, Any] | None = None) -> Any:
+    """The value of an expression of a constant, or of other known names."""
+    return eval(text, _scope() | (known or {}))
 
 
 class Writer:
     """Writes one energy line by line; knows the shape and dtype of every value so far."""
 
-    def __init__(self, rng: random.Random, shape: tuple[int, ...], dtype: str, wide: bool):
-        self.rng, self.float, self.wide = rng, dtype, wide
-        self.values = [Value("x", shape, dtype)]
+    def __init__(
+        self,
+        rng: random.Random,
+        shape: tuple[int, ...],
+        dtype: str,
+        wide: bool,
+        q: int | None = None,
+    ):
+        self.rng, self.float, self.wide, self.q = rng, dtype, wide, q
+        self.values = [Value("x", shape, dtype if q is None else "int32")]
         self.lines: list[str] = []
         self.constants: list[tuple[str, str]] = []
         self.used: list[str] = []
@@ -236,12 +269,12 @@ class Writer:
     def _shape_of(self, text: str) -> Any:
         for name, expression in self.constants:
             if name not in self._known or self._known[name][0] != expression:
-                self._known[name] = (expression, _evaluate(expression, {}))
+                self._known[name] = (expression, evaluate(expression))
         constants = {name: self._known[name][1] for name, _ in self.constants}
         names = [v.name for v in self.values]
         structs = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in self.values]
         return jax.eval_shape(
-            lambda *values: _evaluate(text, constants | dict(zip(names, values, strict=True))),
+            lambda *values: evaluate(text, constants | dict(zip(names, values, strict=True))),
             *structs,
         )
 
@@ -277,7 +310,7 @@ class Writer:
         if rng.random() < 0.2:
             patterns = f'integers({rng.randrange(1000)}, {low}, 2, {K}, {D}, dtype="{dtype}")'
         name = self.constant(patterns)
-        self.near = tuple(np.where(np.asarray(_evaluate(patterns, {}))[0] > 0, 1, -1).tolist())
+        self.near = tuple(np.where(np.asarray(evaluate(patterns))[0] > 0, 1, -1).tolist())
         bits = rng.choice(["{x}", "{x}", "{x}", "({x} + 1)/2", "({x} > 0).astype({x}.dtype)"])
         flat = bits.format(x="x.reshape(-1)")
         product = rng.choice([f"{name} @ {flat}", f"{flat} @ {name}.T"])
@@ -387,6 +420,19 @@ _PATHS: tuple[Path, ...] = ("incremental",) * 5 + ("auto",)
 _SCALES = ["{e}"] * 6 + ["1e-4*{e}", "1e4*{e}", "1e-30*{e}", "1e30*{e}", "-{e}", "{e} + 3.0"]
 
 
+def scaled(rng: random.Random, terms: list[str]) -> str:
+    """The sum of terms, each times a number; or the product or the maximum of two."""
+    parts = [rng.choice(_SCALES).format(e=t) for t in terms]
+    if len(terms) > 1 and rng.random() < 0.1:
+        return rng.choice(["{0}*{1}", "jnp.maximum({0}, {1})"]).format(*parts)
+    return " + ".join(parts)
+
+
+def limits(rng: random.Random) -> tuple[tuple[str, int], ...]:
+    """Which constants of the library are made small."""
+    return rng.choice(_LIMITS)
+
+
 def draw(rng: random.Random) -> Case:
     """One case; equal generators give equal cases."""
     dtype = rng.choice(["float32"] * 6 + ["float64"] * 3 + ["float16", "bfloat16"])
@@ -409,10 +455,7 @@ def draw(rng: random.Random) -> Case:
             terms = [w.term() for _ in range(rng.choice([1, 1, 1, 2, 2, 3]))]
         if rng.random() < 0.12 and (wall := _wall(w)):
             terms.append(wall)
-    scaled = [rng.choice(_SCALES).format(e=t) for t in terms]
-    total = " + ".join(scaled)
-    if len(terms) > 1 and rng.random() < 0.1:
-        total = rng.choice(["{0}*{1}", "jnp.maximum({0}, {1})"]).format(*scaled)
+    total = scaled(rng, terms)
     out = rng.choice([dtype, "float32", "float32"]) if dtype in ("float16", "bfloat16") else dtype
     line = f"e = ({total}).astype(jnp.{out})"
     wrong = rng.choice([0.0, 0.1, 0.1, 0.5]) if w.near else 0.5
@@ -432,7 +475,7 @@ def draw(rng: random.Random) -> Case:
         rng.choice(_PATHS),
         rng.choice(["eager", "eager", "jit", "jit", "arguments", "vmap", "grad"]),
         rng.choice(("none", "none", *METHODS)),
-        rng.choice(_LIMITS),
+        limits(rng),
         tuple(w.used),
     )
 

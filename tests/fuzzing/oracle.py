@@ -22,6 +22,7 @@ from jax import lax
 from amlib.descent.plan import FlipPlan, Path
 from amlib.descent.trajectory import RESULTS
 from tests import engine as flips
+from tests.fuzzing import changes
 from tests.fuzzing.energies import Case, promotion
 from tests.fuzzing.rounding import perturbed_energy
 
@@ -79,7 +80,7 @@ def check(case: Case) -> Report:
             truth = [Truth(make(*c), case) for c, _ in batches]
         path, reason, records, failures = "crashed", "", [], []
         try:
-            plan = FlipPlan(make(*constants), case.start(), case.path)
+            plan = _plan(case, make(*constants))
             path, reason = plan.path, plan.reason
             records = _run(case, make, constants)
         except Exception as err:
@@ -103,6 +104,14 @@ def _lanes(case: Case, constants: list[Any]) -> list[tuple[list[Any], jax.Array]
     return [(constants, case.start(0)), (other, case.start(1))]
 
 
+def _plan(case: Case, energy: Any) -> FlipPlan:
+    x0 = case.start()
+    if case.q is None:
+        return FlipPlan(energy, x0, case.path)
+    problem = changes.problem_of(case, energy)
+    return problem.plan(problem.space.to_spins(x0))
+
+
 def _varied(c: Any) -> Any:
     """Another constant of the same kind; indices and NumPy constants stay."""
     if isinstance(c, jax.Array) and jnp.issubdtype(c.dtype, jnp.floating):
@@ -113,35 +122,20 @@ def _varied(c: Any) -> Any:
 def _run(case: Case, make: Any, constants: list[Any], path: Path | None = None) -> list[Any]:
     """Call the library as the case says; one record per lane."""
     path = path or case.path
+    record = _record if case.q is None else changes.record
     arrays = [i for i, c in enumerate(constants) if isinstance(c, jax.Array)]
-    idx = jnp.asarray(case.visits, jnp.int32)
 
     def run(chosen, x0):
         c = list(constants)
         for i, value in zip(arrays, chosen, strict=True):
             c[i] = value
-        energy = make(*c)
-        x, t = flips.visit(energy, x0, idx, path=path)
-        out = {"x": x, "accepted": t.accepted, "energy": t.energy}
-        out["flips"] = flips.flip_energies(energy, x0, path=path)
-        if case.method != "none":
-            out["fixed"] = flips.is_fixed_point(energy, x, path=path)
-            method = {"sweep": _sweep, "greedy": flips.greedy, "colours": _colours}[case.method]
-
-            def end(x):
-                end = method(energy, x, max_sweeps=4, record=1, path=path)
-                return (
-                    end.x,
-                    end.energy,
-                    *(end.result == r for r in (RESULTS.converged, RESULTS.nonfinite)),
-                )
-
-            out["end"] = lax.map(end, _more_starts(case, x0))
-        return out
+        return record(case, make(*c), x0, path)
 
     def scalar(chosen, x0):
         out = run(chosen, x0)
-        return jnp.sum(out["energy"]) + jnp.sum(out["flips"]), out
+        return sum(
+            jnp.sum(out[name]) for name in ("energy", "flips", "changes") if name in out
+        ), out
 
     chosen = [constants[i] for i in arrays]
     if case.call == "eager":
@@ -166,6 +160,24 @@ def _run(case: Case, make: Any, constants: list[Any], path: Path | None = None) 
 
     of = jax.jit(jax.grad(of_real, has_aux=True))
     return [of([chosen[i] for i in real], case.start())[1]]
+
+
+def _record(case: Case, energy: Any, x0: jax.Array, path: Path) -> dict[str, Any]:
+    """What the library says of an energy of spins."""
+    x, t = flips.visit(energy, x0, jnp.asarray(case.visits, jnp.int32), path=path)
+    out = {"x": x, "accepted": t.accepted, "energy": t.energy}
+    out["flips"] = flips.flip_energies(energy, x0, path=path)
+    if case.method != "none":
+        out["fixed"] = flips.is_fixed_point(energy, x, path=path)
+        method = {"sweep": _sweep, "greedy": flips.greedy, "colours": _colours}[case.method]
+
+        def end(x):
+            end = method(energy, x, max_sweeps=4, record=1, path=path)
+            ways = (RESULTS.converged, RESULTS.nonfinite)
+            return (end.x, end.energy, *(end.result == r for r in ways))
+
+        out["end"] = lax.map(end, _more_starts(case, x0))
+    return out
 
 
 def _more_starts(case: Case, x0: Any) -> jax.Array:
@@ -200,9 +212,9 @@ class Truth:
     def __init__(self, energy: Any, case: Case):
         self.energy, self.case = energy, case
         self._known: dict[bytes, float] = {}
-        self._rounding: dict[bytes, float] = {}
+        self._rounding: dict[float, dict[bytes, float]] = {}
         self._compiled = jax.jit(lambda states: lax.map(energy, states))
-        self._perturbed: Any = None
+        self._perturbed: dict[float, Any] = {}
 
     def at(self, states: np.ndarray) -> np.ndarray:
         new = self._missing(states, self._known)
@@ -211,26 +223,30 @@ class Truth:
             self._known.update(zip(map(_key, new), values[: len(new)].tolist(), strict=True))
         return np.array([self._known[_key(s)] for s in states])
 
-    def rounding(self, states: np.ndarray) -> np.ndarray:
-        """How far the energy may move by rounding; infinite where it may cease to be finite."""
-        new = self._missing(states, self._rounding)
+    def rounding(self, states: np.ndarray, least: float = 0.0) -> np.ndarray:
+        """How far the energy may move by rounding; infinite where it may cease to be finite.
+
+        For `least` see `perturbed_energy`.
+        """
+        known = self._rounding.setdefault(least, {})
+        new = self._missing(states, known)
         if len(new):
-            if self._perturbed is None:
-                perturbed = lambda k, x: perturbed_energy(self.energy, x, k)
-                self._perturbed = jax.jit(
+            if least not in self._perturbed:
+                perturbed = lambda k, x: perturbed_energy(self.energy, x, k, least)
+                self._perturbed[least] = jax.jit(
                     lambda states, ks: lax.map(
                         lambda k: lax.map(lambda x: perturbed(k, x), states), ks
                     )
                 )
             ks = jnp.arange(SAMPLES, dtype=jnp.int32)
-            samples = np.asarray(self._perturbed(self._padded(new), ks), np.float64)[:, : len(new)]
-            base = self.at(new)
+            samples = np.asarray(self._perturbed[least](self._padded(new), ks), np.float64)
+            samples, base = samples[:, : len(new)], self.at(new)
             with np.errstate(invalid="ignore"):
                 same = (samples == base) | (np.isnan(samples) & np.isnan(base))
                 spread = np.where(same, 0.0, np.abs(samples - base)).max(0)
             spread = np.where(np.isnan(spread), np.inf, spread)
-            self._rounding.update(zip(map(_key, new), spread.tolist(), strict=True))
-        return np.array([self._rounding[_key(s)] for s in states])
+            known.update(zip(map(_key, new), spread.tolist(), strict=True))
+        return np.array([known[_key(s)] for s in states])
 
     def _missing(self, states: np.ndarray, known: dict[bytes, float]) -> np.ndarray:
         fresh = {_key(s): s for s in states if _key(s) not in known}
@@ -240,7 +256,7 @@ class Truth:
         """A power of four states, so that few programs are compiled."""
         n = 4 ** math.ceil(math.log(len(states), 4)) if len(states) > 1 else 1
         full = np.concatenate([states, np.repeat(states[:1], n - len(states), 0)])
-        return jnp.asarray(full, self.case.dtype)
+        return jnp.asarray(full, self.case.kind)
 
 
 def _key(state: np.ndarray) -> bytes:
@@ -251,11 +267,14 @@ def _key(state: np.ndarray) -> bytes:
 
 
 def _compare(case: Case, record: Any, truth: Truth, x0: np.ndarray) -> tuple[int, int, list[str]]:
+    judge = Judge(truth)
+    if case.q is not None:
+        changes.compare(case, record, judge, x0)
+        return judge.checked, judge.undecided, judge.failures
     accepted = np.asarray(record["accepted"])
     before, after, tried = _trajectory(x0, case.visits, accepted)
     neighbours = _neighbours(x0)
     truth.at(np.concatenate([before, after, tried, neighbours]))
-    judge = _Judge(truth)
     judge.energies("energy of a visit", after, record["energy"], np.stack([x0] * len(after)))
     judge.decisions("visit", before, tried, accepted)
     judge.energies("flip_energies", neighbours, record["flips"], np.stack([x0] * len(neighbours)))
@@ -268,7 +287,7 @@ def _compare(case: Case, record: Any, truth: Truth, x0: np.ndarray) -> tuple[int
     return judge.checked, judge.undecided, judge.failures
 
 
-def _ends(case: Case, end: Any, starts: np.ndarray, judge: "_Judge") -> None:
+def _ends(case: Case, end: Any, starts: np.ndarray, judge: "Judge") -> None:
     """Where sweeps ended from many starts: at the energy they say, at a fixed point if they say."""
     x, e, converged, nonfinite = map(np.asarray, end)
     x, starts = x.astype(np.float32), starts.astype(np.float32)
@@ -303,7 +322,7 @@ def _neighbours(x: np.ndarray) -> np.ndarray:
     return out
 
 
-class _Judge:
+class Judge:
     """Compares, counts, and measures rounding only where something differs."""
 
     def __init__(self, truth: Truth):
@@ -331,6 +350,9 @@ class _Judge:
         if not len(doubt):
             return
         rounding = self.truth.rounding(states[doubt]) + self.truth.rounding(since[doubt])
+        edge = np.flatnonzero(np.isfinite(rounding) & ~np.isfinite(exact[doubt]))
+        if len(edge):  # a logarithm of what cancels: what was carried there is not exactly zero
+            rounding[edge] = self.truth.rounding(states[doubt][edge], least=1.0)
         allowed = _SAFETY * rounding + self._ulps * size[doubt]
         with np.errstate(invalid="ignore"):
             off = np.abs(got[doubt] - exact[doubt])
@@ -351,7 +373,7 @@ class _Judge:
         doubt = np.flatnonzero((new < old) != accepted)
         if not len(doubt):
             return
-        clear = self._clearly(before[doubt], tried[doubt])
+        clear = self.clearly(before[doubt], tried[doubt])
         self.undecided += int((~clear).sum())
         if clear.any():
             k = doubt[clear][0]
@@ -360,10 +382,13 @@ class _Judge:
                 f"{new[k]:.9g} ({clear.sum()} of {len(accepted)})"
             )
 
-    def _clearly(self, before: np.ndarray, tried: np.ndarray) -> np.ndarray:
+    def clearly(self, before: np.ndarray, tried: np.ndarray) -> np.ndarray:
         """Where the difference of two energies is more than rounding."""
         old, new = self.truth.at(before), self.truth.at(tried)
         noise = _SAFETY * (self.truth.rounding(before) + self.truth.rounding(tried))
+        edge = np.flatnonzero(np.isfinite(noise) & ~(np.isfinite(old) & np.isfinite(new)))
+        for states in (before, tried) if len(edge) else ():
+            noise[edge] += self.truth.rounding(states[edge], least=1.0)
         with np.errstate(invalid="ignore"):
             size = np.maximum(np.abs(old), np.abs(new))
             gap = np.abs(old - new)
@@ -380,7 +405,7 @@ class _Judge:
         lower = new < old
         if said == (not lower.any()) or not (said or strict):
             return
-        clear = self._clearly(here, around)
+        clear = self.clearly(here, around)
         if said and (lower & clear).any():
             k = np.flatnonzero(lower & clear)[0]
             self.failures.append(f"{what}: yes, but bit {k} goes from {old[k]:.9g} to {new[k]:.9g}")

@@ -34,15 +34,23 @@ _WIDENED = frozenset("dot_general conv_general_dilated reduce_sum cumsum reduce_
 _RATIONAL = _SUMS | frozenset("add sub add_any mul integer_pow square convert_element_type".split())
 
 
-def perturbed_energy(energy: Any, x: jax.Array, k: jax.Array) -> jax.Array:
-    """The energy with every operation that rounds rounded in another way, the `k`-th."""
+def perturbed_energy(energy: Any, x: jax.Array, k: Any, least: float = 0.0) -> jax.Array:
+    """The energy with every operation that rounds rounded in another way, the `k`-th.
+
+    **Arguments:**
+
+    - `least`: sums err as sums of this size do, where they are smaller: what was carried there
+      from other states has the rounding of those, and is not exactly zero where they cancel.
+    """
     closed = jax.make_jaxpr(energy)(x)
     count = [0]
-    (e,) = _perturbed(closed.jaxpr, closed.consts, [x], k, count)
+    (e,) = _perturbed(closed.jaxpr, closed.consts, [x], k, count, least)
     return e
 
 
-def _perturbed(jaxpr: Any, consts: Any, args: Any, k: jax.Array, count: list[int]) -> list[Any]:
+def _perturbed(
+    jaxpr: Any, consts: Any, args: Any, k: jax.Array, count: list[int], least: float
+) -> list[Any]:
     env = dict(zip(jaxpr.constvars, consts, strict=True)) | dict(
         zip(jaxpr.invars, args, strict=True)
     )
@@ -56,7 +64,7 @@ def _perturbed(jaxpr: Any, consts: Any, args: Any, k: jax.Array, count: list[int
         if name in _CALLS:
             sub = e.params[_CALLS[name]]
             inner, c = (sub.jaxpr, sub.consts) if hasattr(sub, "consts") else (sub, [])
-            outs = _perturbed(inner, c, values, k, count)
+            outs = _perturbed(inner, c, values, k, count, least)
         else:
             rounds = 0.0 if name in _EXACT else 1.0 - _is_exact(name, values)
             if name in _SUMS:
@@ -80,7 +88,10 @@ def _perturbed(jaxpr: Any, consts: Any, args: Any, k: jax.Array, count: list[int
                 absolute = (
                     16.0 if name in _SUMS else 40.0 if name in ("log", "cumlogsumexp") else 0.0
                 )
-                outs = [_noisy(o, k, count, rounds, absolute, name == "log") for o in outs]
+                if least and name in _SUMS:
+                    rounds = 1.0
+                top = (1.0, 1.0) if name == "log" else (least, jnp.inf)
+                outs = [_noisy(o, k, count, rounds, absolute, top) for o in outs]
         env.update(zip(e.outvars, outs, strict=True))
     return [read(a) for a in jaxpr.outvars]
 
@@ -106,7 +117,14 @@ def _is_half(v: Any) -> bool:
     return jnp.asarray(v).dtype in (jnp.bfloat16, jnp.float16)
 
 
-def _noisy(v: Any, k: Any, count: list[int], rounds: Any, absolute: float = 0.0, log=False) -> Any:
+def _noisy(
+    v: Any,
+    k: Any,
+    count: list[int],
+    rounds: Any,
+    absolute: float = 0.0,
+    top: tuple[Any, Any] = (0.0, jnp.inf),
+) -> Any:
     v = jnp.asarray(v)
     if not jnp.issubdtype(v.dtype, jnp.inexact):
         return v
@@ -123,8 +141,9 @@ def _noisy(v: Any, k: Any, count: list[int], rounds: Any, absolute: float = 0.0,
     relative = (u * (eps / 2 if half else 4 * eps)).astype(v.real.dtype)
     moved = v + v * relative
     if absolute and not half:
-        top = 1.0 if log else jnp.max(jnp.where(jnp.isfinite(v), jnp.abs(v), 0), initial=0)
+        largest = jnp.max(jnp.where(jnp.isfinite(v), jnp.abs(v), 0), initial=0)
+        size = jnp.clip(largest, *top).astype(v.real.dtype)
         moved = moved + jnp.where(
-            jnp.isfinite(v), (u * absolute * eps).astype(v.real.dtype) * top, 0
+            jnp.isfinite(v), (u * absolute * eps).astype(v.real.dtype) * size, 0
         )
     return jnp.where(jnp.isfinite(v), moved, v).astype(v.dtype)

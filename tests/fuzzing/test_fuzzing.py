@@ -10,7 +10,7 @@ import pytest
 from hypothesis import Phase, assume, given, settings, strategies as st
 
 from amlib.descent.plan import FlipPlan
-from tests.fuzzing import energies, oracle, sites, sums
+from tests.fuzzing import changes, energies, oracle, potts, sites, sums
 from tests.fuzzing.energies import CASES, METHODS, Case, Value, Writer, draw, promotion
 from tests.fuzzing.heads import HEADS
 
@@ -19,6 +19,12 @@ from tests.fuzzing.heads import HEADS
 @settings(max_examples=6, deadline=None, derandomize=True, phases=[Phase.generate], database=None)
 @given(CASES)
 def test_the_library_is_right_about_random_energies(case):
+    assert oracle.check(case).failures == ()
+
+
+@settings(max_examples=2, deadline=None, derandomize=True, phases=[Phase.generate], database=None)
+@given(potts.CASES)
+def test_the_library_is_right_about_random_energies_of_several_values(case):
     assert oracle.check(case).failures == ()
 
 
@@ -84,6 +90,8 @@ def test_a_right_library_passes():
 
 
 def _too_high(visited):
+    if not isinstance(visited, tuple):
+        return dataclasses.replace(visited, trajectory=_too_high((0, visited.trajectory))[1])
     x, t = visited
     return x, dataclasses.replace(t, energy=t.energy * (1 + 1e-4))
 
@@ -120,6 +128,45 @@ def test_a_library_that_errs_is_found_out(monkeypatch, lie):
     method = name if name in METHODS else "none" if name != "is_fixed_point" else "sweep"
     failures = oracle.check(HOPFIELD._replace(method=method)).failures
     assert any(message in f for f in failures), failures
+
+
+SITES = HOPFIELD._replace(
+    constants=(("Xi", "integers(0, 0, 3, 4, 5, dtype='int32')"), ("b", "reals(1, 5)")),
+    lines=("e = -jnp.sum(jnp.sum(x == Xi, 1)**3.0) + b @ x",),
+    shape=(5,),
+    starts=((0, 1, 2, 2, 1), (2, 2, 0, 1, 0)),
+    visits=(),
+    method="sweep",
+    q=3,
+    held=(4,),
+)
+
+
+def _elsewhere(end):
+    return dataclasses.replace(end, x=(end.x + 1) % 3)
+
+
+LIES_OF_VALUES = {
+    "a wrong change": ("changes_of", lambda e: e.at[2, 1].add(1.0), "change_energies"),
+    "energies off by 1e-4": ("solve", _too_high, "energy of a visit"),
+    "a false end": ("solve", _elsewhere, "a held unit moved"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES_OF_VALUES)
+def test_a_library_that_errs_about_values_is_found_out(monkeypatch, lie):
+    name, distort, message = LIES_OF_VALUES[lie]
+    truth = getattr(changes, name)
+    monkeypatch.setattr(changes, name, lambda *a, **k: distort(truth(*a, **k)))
+    failures = oracle.check(SITES).failures
+    assert any(message in f for f in failures), failures
+
+
+def test_a_right_library_of_values_passes():
+    report = oracle.check(SITES)
+    assert report.failures == ()
+    assert report.path == "incremental"
+    assert report.checked > 100
 
 
 def test_a_library_that_raises_is_found_out(monkeypatch):
@@ -170,6 +217,17 @@ def test_every_production_fits_some_value():
             n: lambda w, v, t=t: t.format(v=v.name, **sites.numbers(w)) for n, t in texts.items()
         }
         assert [n for n, p in singles.items() if not _fits(p, n)] == []
+
+
+def test_every_way_to_read_units_of_several_values_fits():
+    with promotion(x64=False):
+        for name, production in potts.OPENINGS.items():
+            written = set()
+            for seed in range(12):
+                w = Writer(random.Random(seed), (6,), "float32", wide=False, q=4)
+                if w.attempt(name, production, w.values[0]) is not None:
+                    written.update(w.lines)
+            assert len(written) > 5, name
 
 
 def test_every_head_ends_in_a_scalar():

@@ -24,6 +24,8 @@ METHODS = {
     "synchronous": am.Synchronous(),
     "glauber": am.Glauber(0.4),
     "metropolis": am.Metropolis(0.4, "sequential"),
+    "gibbs": am.GibbsWithGradients(0.4),
+    "dmala": am.DMALA(0.4, 0.6),
 }
 DESCENTS = ("permutation", "greedy")
 FEW = ("permutation", "greedy", "synchronous", "glauber")
@@ -225,6 +227,8 @@ def test_of_two_values_it_is_the_binary_memory(name):
         am.Synchronous(),
         am.Glauber(0.05),
         am.Metropolis(0.05),
+        am.GibbsWithGradients(0.05),
+        am.DMALA(0.05, 0.5),
     ):
         run = lambda m, x, k, method=method: m.recall(x, method=method, key=k, max_steps=9)
         p, q = (

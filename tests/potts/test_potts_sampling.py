@@ -28,10 +28,11 @@ def law(name, beta, allowed=True):
 
 
 def drawn(name, sampler, key, clamp=None, start=None):
-    """The last states of many chains that began anywhere."""
+    """The last states of many chains that began anywhere; a step of DMALA is one proposal."""
+    warmup = 150 if isinstance(sampler, am.DMALA) else 20
     starts = np.flatnonzero(np.isfinite(energies(name))) if start is None else start
     end = am.sampling.sample(
-        POTTS[name](Q), sampler, X[np.resize(starts, CHAINS)], key, steps=1, warmup=20,
+        POTTS[name](Q), sampler, X[np.resize(starts, CHAINS)], key, steps=1, warmup=warmup,
         clamp=clamp, keep_states=True, progress=False,
     )  # fmt: skip
     states = np.asarray(end.states)[:, 0]
@@ -54,8 +55,22 @@ def counted(states):
             0.05,
             lambda b: am.sampling.Annealed(np.linspace(0, b, 5), am.Metropolis(1.0)),
         ),
+        ("user-ring", 0.8, am.GibbsWithGradients),
+        ("user-walls", 1.0, am.GibbsWithGradients),
+        ("exponential", 0.4, lambda b: am.DMALA(b, 0.6)),
+        ("hopfield", 0.03, lambda b: am.DMALA(b, 2.0)),
     ],
-    ids=["heat bath", "metropolis", "walls", "tempering", "annealed"],
+    ids=[
+        "heat bath",
+        "metropolis",
+        "walls",
+        "tempering",
+        "annealed",
+        "gibbs",
+        "gibbs and walls",
+        "dmala",
+        "large steps",
+    ],
 )
 def test_states_come_as_often_as_the_boltzmann_law_says(name, beta, make):
     counts = counted(drawn(name, make(beta), jr.key(1)))
@@ -67,8 +82,9 @@ def test_what_is_held_is_conditioned_on():
     """Half of the units known: the others follow the law given these."""
     held = np.array([True, False, False, True])
     known = (X[:, 0] == 2) & (X[:, 3] == 1)
-    states = drawn("user-ring", am.Glauber(0.8), jr.key(2), held, np.flatnonzero(known))
-    assert p_value(counted(states), law("user-ring", 0.8, known)) > SURE
+    for method in (am.Glauber(0.8), am.GibbsWithGradients(0.8), am.DMALA(0.8, 0.5)):
+        states = drawn("user-ring", method, jr.key(2), held, np.flatnonzero(known))
+        assert p_value(counted(states), law("user-ring", 0.8, known)) > SURE
 
 
 def test_observables_know_what_values_are():
