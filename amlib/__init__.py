@@ -3,8 +3,9 @@
 from amlib import _interrupt as _interrupt  # first: the other imports take seconds
 
 # isort: split
+from typing import TYPE_CHECKING
+
 from amlib import (
-    analysis as analysis,
     cache as cache,
     continuous as continuous,
     data as data,
@@ -13,9 +14,7 @@ from amlib import (
     learning as learning,
     nn as nn,
     potts as potts,
-    sampling as sampling,
     spaces as spaces,
-    theory as theory,
 )
 from amlib._files import load as load, save as save
 from amlib._lazy import __dir__ as __dir__, __getattr__ as __getattr__
@@ -150,5 +149,13 @@ from amlib.spaces import (
     Spins as Spins,
     Values as Values,
 )
+
+if TYPE_CHECKING:  # rooms of `amlib._lazy`
+    from amlib import (
+        analysis as analysis,
+        plots as plots,
+        sampling as sampling,
+        theory as theory,
+    )
 
 __version__ = "0.2.0"

@@ -1,10 +1,11 @@
-"""Rooms that are imported when they are first asked for: `am.plots`, and with it matplotlib."""
+"""Rooms that are imported when they are first asked for: `am.plots` brings matplotlib with it, the
+others the larger part of SciPy."""
 
 import importlib
 import sys
 from types import ModuleType
 
-ROOMS = frozenset({"plots"})
+ROOMS = frozenset({"analysis", "plots", "sampling", "theory"})
 
 
 def __getattr__(name: str) -> ModuleType:

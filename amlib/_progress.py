@@ -230,6 +230,10 @@ class _Bars:
         self._count = 0
         self._open: dict[int, tuple[Bar, float]] = {}
 
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        """No result depends on which bars are open: to `amlib.cache` they are all one."""
+        return _Bars, ()
+
     def number(self) -> np.ndarray:
         """A number that no other bar has."""
         with self._lock:

@@ -22,15 +22,15 @@ def result():
 
 def test_losses_share_a_panel_and_metrics_have_their_own(result):
     losses, error = am.plots.history(result)
-    curves = {line.get_label(): line for line in losses.lines if len(line.get_xdata()) == 4}
+    curves = {line.get_label(): line for line in losses.lines if np.size(line.get_xdata()) == 4}
     assert set(curves) == {"training", "validation"}
     np.testing.assert_array_equal(curves["training"].get_xdata(), [1, 2, 3, 4])
     np.testing.assert_array_equal(curves["training"].get_ydata(), [3, 2, 1, np.nan])
     np.testing.assert_array_equal(error.lines[0].get_ydata(), ROWS["error"])
     # told apart without colours too
     assert curves["training"].get_linestyle() != curves["validation"].get_linestyle()
-    best = [line for line in losses.lines if len(line.get_xdata()) == 2]
-    assert [line.get_xdata()[0] for line in best] == [2]
+    best = [line for line in losses.lines if np.size(line.get_xdata()) == 2]
+    assert [np.asarray(line.get_xdata())[0] for line in best] == [2]
     assert error.get_xlabel() == "epoch"
     losses.figure.canvas.draw()
     ticks = [t.get_text() for t in error.get_xticklabels()]

@@ -123,16 +123,24 @@ def matplotlib_imports(tree: Tree) -> list[str]:
 
 
 def logic(text: str) -> list[str]:
-    """What an `__init__.py` holds beyond a docstring, `X as X` imports and the version."""
+    """What an `__init__.py` holds beyond a docstring, `X as X` imports and the version; what is
+    imported only to know types is imported too."""
     bad = []
-    for k, node in enumerate(ast.parse(text).body):
+    body = []
+    for node in ast.parse(text).body:
+        for_types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        body += node.body if for_types and not node.orelse else [node]  # type: ignore[union-attr]
+    for k, node in enumerate(body):
         docstring = k == 0 and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         version = (
             isinstance(node, ast.Assign)
             and [getattr(t, "id", None) for t in node.targets] == ["__version__"]
             and isinstance(node.value, ast.Constant)
         )
-        exports = isinstance(node, ast.ImportFrom) and all(a.name == a.asname for a in node.names)
+        exports = isinstance(node, ast.ImportFrom) and (
+            all(a.name == a.asname for a in node.names)
+            or ast.unparse(node) == "from typing import TYPE_CHECKING"
+        )
         if not (docstring or version or exports):
             bad.append(f"line {node.lineno}: {ast.unparse(node).splitlines()[0]}")
     return bad
@@ -449,6 +457,18 @@ def test_matplotlib_is_imported_with_the_first_picture():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
     with pytest.raises(AttributeError, match="module 'amlib' has no attribute 'plotz'"):
         amlib.plotz  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_other_rooms_and_scipy_wait_too():
+    code = (
+        "import sys, amlib as am\n"
+        "for room in am._lazy.ROOMS:\n"
+        "    assert f'amlib.{room}' not in sys.modules and room in dir(am), room\n"
+        "assert not {'scipy.special', 'scipy.optimize', 'scipy.interpolate'} & set(sys.modules)\n"
+        "am.analysis.fixed_points, am.sampling.sample, am.theory.transition_capacity\n"
+        "from amlib import analysis, plots, sampling, theory\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 def test_only_plots_imports_matplotlib():

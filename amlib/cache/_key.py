@@ -7,6 +7,7 @@ of installed libraries is told by a version; that of amlib and of the user is re
 import copyreg
 import dis
 import functools
+import importlib
 import importlib.metadata
 import sys
 import threading
@@ -21,6 +22,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
+from amlib import _lazy
 from amlib._compiled import compiled
 
 _OPTIONS = (
@@ -61,6 +63,8 @@ class _Traced(Exception):
 
 def key_of(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
     """The key of a call as hexadecimal digits; `None` where a tracer takes part in it."""
+    for room in sorted(_lazy.ROOMS):  # so that a key does not depend on which have been asked for
+        importlib.import_module(f"amlib.{room}")
     amlib = [sys.modules[name] for name in sorted(sys.modules) if (name + ".").startswith("amlib.")]
     config = [str(getattr(jax.config, option, None)) for option in _OPTIONS]
     versions = [_version(library) for library in ("sys", "jax", "jaxlib", "equinox", "numpy")]

@@ -456,7 +456,7 @@ def test_the_picture_names_every_part_and_dashes_what_gets_no_signal():
 @pytest.mark.usefixtures("unchecked")
 def test_the_picture_refuses_what_is_no_hierarchy():
     with pytest.raises(TypeError, match="ham: must be a HAM; dict came"):
-        am.plots.ham({})
+        am.plots.ham({})  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="at least one layer"):
         am.plots.ham(am.HAM([], [], []))
 
