@@ -34,6 +34,7 @@ matplotlib.use("agg")
 
 with install_import_hook("amlib", "beartype.beartype"):
     import amlib  # noqa: F401
+    from amlib import analysis, sampling, theory  # noqa: F401 (imported when asked for)
 
 # Tracing makes many objects that die at once: a collection need not look through all of JAX.
 gc.freeze()
