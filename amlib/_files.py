@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from amlib import _hosts as hosts
+from amlib import _hosts as hosts, _show as show
 from amlib._types import PathLike
 
 MAGIC, VERSION = "amlib-file", 1
@@ -361,7 +361,7 @@ def _text(value: object) -> str:
         return str(value.__qualname__)
     # What is printed for people is cut short, and rounded.
     said = eqx.tree_pformat(value) if isinstance(value, eqx.Module) else repr(value)
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", said)
+    return show.unaddressed(said)
 
 
 def _is_key(leaf: object) -> bool:

@@ -159,6 +159,16 @@ def attempt(make: Callable[[], _Made]) -> _Made | None:
         return None
 
 
+def unaddressed(said: str) -> str:
+    """A text without the addresses of objects, which are others in each process."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", said)
+
+
+def shortened(said: str, length: int) -> str:
+    """A text, cut where it is longer."""
+    return said if len(said) <= length else f"{said[: length - 1]}…"
+
+
 def counted(n: int, noun: str) -> str:
     """A number and its noun: `1 layer`, `2 layers`."""
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
@@ -284,12 +294,11 @@ def _same(a: object, b: object) -> bool:
 
 def _said(value: object) -> str:
     """What a value says of itself, without the address of an object."""
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+    return unaddressed(repr(value))
 
 
 def _cut(said: str, length: int = _LONGEST) -> str:
-    said = " ".join(said.split())
-    return said if len(said) <= length else f"{said[: length - 1]}…"
+    return shortened(" ".join(said.split()), length)
 
 
 def _first(values: Iterable[_Made], count: int = _ITEMS) -> list[_Made]:

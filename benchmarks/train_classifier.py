@@ -21,6 +21,7 @@ import jax.random as jr
 import numpy as np
 import optax
 from machine import describe
+from theory_figures import table
 
 import amlib as am
 from amlib._intervals import wilson
@@ -214,15 +215,13 @@ def page(rows: dict[str, Any], names: list[str]) -> None:
         "without a rival": lambda r: f"{100 * r['pictures without a rival memory']:.1f} %",
         "epochs": lambda r: r["epochs"],
     }  # fmt: skip
-    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-    for name in ["n3", *names]:
-        lines.append("| " + " | ".join(str(of(rows[name])) for of in columns.values()) + " |")
+    lines = [[of(rows[name]) for of in columns.values()] for name in ["n3", *names]]
     settings = [f"- `{n}`: " + ", ".join(
         f"{k} {v}" for k, v in rows[n]["setting"].items() if v is not None and k not in ("n", "K")
     ) for n in names]  # fmt: skip
     (RESULTS / "train_classifier.md").write_text(
         "# The classifier of 2016 on MNIST\n\n![Memories](classifier_memories.png)\n\n"
-        + "\n".join(lines) + "\n\n" + READING + "\n\n" + "\n".join(settings) + "\n\n"
+        + table(list(columns), lines) + "\n\n" + READING + "\n\n" + "\n".join(settings) + "\n\n"
         + "\n".join(sorted({rows[n]["machine"] for n in ["n3", *names]}))
     )  # fmt: skip
 

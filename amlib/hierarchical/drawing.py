@@ -121,7 +121,7 @@ def svg(ham: Hypergraph) -> str:
 
 def fit(text: str, length: int = 27) -> str:
     """What a box can hold of a text."""
-    return text if len(text) <= length else text[: length - 1] + "…"
+    return show.shortened(text, length)
 
 
 def _order(ham: Hypergraph) -> list[Name]:

@@ -6,7 +6,6 @@ or lines. It depends on the versions of JAX and of the libraries that are traced
 """
 
 import hashlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ import optax
 from jax.extend import core as jcore
 from jaxtyping import PyTree
 
-from amlib import _hosts as hosts
+from amlib import _hosts as hosts, _show as show
 
 
 def versions() -> dict[str, str]:
@@ -192,4 +191,4 @@ def _plain(value: object) -> str:
     """A parameter of an operation as text, without addresses; of a function, its name."""
     if callable(value):
         return str(getattr(value, "__qualname__", type(value).__qualname__))
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+    return show.unaddressed(repr(value))
