@@ -92,11 +92,12 @@ def _look(leaf: Array | np.ndarray) -> Numbers | None:
     on_host = not isinstance(leaf, jax.Array) or (
         leaf.is_fully_replicated and all(d.platform == "cpu" for d in leaf.devices())
     )
-    array: Any = np.asarray(leaf) if on_host else leaf  # on a CPU this is a view
-    if array.size == 0:
-        return Numbers()
-    low, high = float(array.min()), float(array.max())
-    if not -BOUND <= low <= high <= BOUND:
-        return None
-    small = low >= -127 and high <= 127
-    return Numbers(small and bool(((np if on_host else jnp).rint(array) == array).all()))
+    with jax.ensure_compile_time_eval():  # the numbers are known, also where `jit` traces around
+        array: Any = np.asarray(leaf) if on_host else leaf  # on a CPU this is a view
+        if array.size == 0:
+            return Numbers()
+        low, high = float(array.min()), float(array.max())
+        if not -BOUND <= low <= high <= BOUND:
+            return None
+        small = low >= -127 and high <= 127
+        return Numbers(small and bool(((np if on_host else jnp).rint(array) == array).all()))

@@ -245,3 +245,15 @@ def test_numbers_are_looked_at_once_and_forgotten_with_their_array():
     before = len(_numbers._within.seen)
     del Xi
     assert len(_numbers._within.seen) < before
+
+
+def test_numbers_that_another_device_holds_are_known_within_a_trace():
+    mesh = jax.make_mesh((2,), ("p",), axis_types=(jax.sharding.AxisType.Auto,))
+    divided = jax.device_put(jnp.sign(LARGE), jax.NamedSharding(mesh, jax.P(None, "p")))
+    known = []
+    jax.jit(lambda: known.append(known_numbers(divided)))()
+    assert known == [(Numbers(whole=True),)]
+    memory = am.ClassicalHopfield(jnp.sign(LARGE))
+    apart = am.ClassicalHopfield(divided)
+    same = jax.jit(lambda x: (memory.recall(x).x, apart.recall(x).x))(memory.Xi[0])
+    assert (same[0] == same[1]).all()
