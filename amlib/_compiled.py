@@ -2,7 +2,8 @@
 
 `equinox.filter_jit` compiles once for each value that is no array: a memory with a field
 `beta: float` would compile anew for each `beta`. Here such numbers become arguments of the program,
-weakly typed as Python's are, so that `self.beta * x` has the dtype of `x`.
+weakly typed as Python's are, so that `self.beta * x` has the dtype of `x`. Their matrix products
+are in full (`in_full`).
 
 Arrays of integers in a module, such as the edges of a graph, are the other way round: they say
 which units a term of the energy reads, so they are known while it is traced, and others are another
@@ -28,6 +29,24 @@ _Given = ParamSpec("_Given")
 _Made = TypeVar("_Made")
 
 
+def in_full(fn: Callable[_Given, _Made]) -> Callable[_Given, _Made]:
+    """The same function, with matrix products in full unless another precision was asked for.
+
+    GPUs and TPUs round the factors of a float32 product to 8 or 10 bits by default. Two energies
+    that differ by less are then in any order: a recall may end where a flip still lowers the
+    energy, and distances to patterns are lost in their norms.
+    """
+
+    @functools.wraps(fn)
+    def run(*args: _Given.args, **kwargs: _Given.kwargs) -> _Made:
+        if jax.config.jax_default_matmul_precision is not None:
+            return fn(*args, **kwargs)
+        with jax.default_matmul_precision("highest"):
+            return fn(*args, **kwargs)
+
+    return run
+
+
 class compiled(Generic[_Given, _Made]):
     """The same function, compiled once for each kind of arguments, whatever their floats are.
 
@@ -39,7 +58,7 @@ class compiled(Generic[_Given, _Made]):
 
     def __init__(self, fn: Callable[_Given, _Made]):
         functools.update_wrapper(self, fn)
-        self._program: Any = eqx.filter_jit(_with_indices(shards.local(fn)))
+        self._program: Any = eqx.filter_jit(_with_indices(shards.local(in_full(fn))))
         self._as_written: set[Hashable] = set()
 
     def __call__(self, *args: _Given.args, **kwargs: _Given.kwargs) -> _Made:

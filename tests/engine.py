@@ -1,5 +1,7 @@
 """The engine of flips as plain functions of an energy, for tests that need no model."""
 
+import jax
+
 from amlib.descent import flips, methods
 from amlib.descent.flip_problem import FlipProblem
 from amlib.descent.plan import Path
@@ -51,3 +53,16 @@ def synchronous(energy, x0, *, record=16, **options):
 def glauber(energy, x0, key, beta, *, order="permutation", sweeps=100, **options):
     """Glauber dynamics."""
     return descend(energy, x0, Glauber(beta, order), key, max_sweeps=sweeps, **options)
+
+
+def equations(fn, *args):
+    """The equations of the program of a function of these arguments, and of all programs in it."""
+
+    def walk(jaxpr):
+        for e in jaxpr.eqns:
+            yield e
+            for inner in jax.tree.leaves(e.params, is_leaf=lambda p: hasattr(p, "eqns")):
+                if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
+                    yield from walk(getattr(inner, "jaxpr", inner))
+
+    return walk(jax.make_jaxpr(fn)(*args).jaxpr)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from amlib import _checks as checks, _heads as heads
+from amlib._compiled import in_full
 from amlib._types import Scalar
 from amlib.binary.base import AbstractBinaryAM, BinaryAM
 from amlib.binary.patterns import overlaps, wide
@@ -161,6 +162,7 @@ class BipolarIsing(AbstractBinaryAM):
         """Shape and dtype of a state: those of a row of `J`."""
         return jax.ShapeDtypeStruct(self.J.shape[:1], self.J.dtype)
 
+    @in_full
     def energy(self, x: Float[Array, " D"]) -> Scalar:
         """The energy of `x`, diagonal included."""
         dtype = wide(x.dtype)

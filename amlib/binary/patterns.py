@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int8
 
 from amlib import _checks as checks
+from amlib._compiled import in_full
 
 _WHOLE = 2**21  # elements of int8 patterns up to which a copy in floats, 8 MiB, is made at once
 
@@ -33,10 +34,11 @@ def state_dtype(Xi: Array) -> Any:
     return Xi.dtype if floating else jnp.result_type(float)
 
 
+@in_full
 def overlaps(
     Xi: Float[Array, "K *shape"] | Int8[Array, "K *shape"], x: Float[Array, "*shape"]
 ) -> Float[Array, " K"]:
-    """The dot product of each pattern with `x`; half precision adds up in float32.
+    """The dot product of each pattern with `x`, in full; half precision adds up in float32.
 
     Of many int8 patterns, a block is in floats at a time.
     """

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from amlib import _checks as checks
-from amlib._compiled import compiled
+from amlib._compiled import compiled, in_full
 from amlib._types import Scalar
 from amlib.continuous.base import ContinuousAM
 from amlib.continuous.models import check_values, values_field
@@ -90,6 +90,7 @@ class KernelMemory(ContinuousAM):
             return 0.5 * jnp.sum(x * x) - potential
         return -potential * (x.size / 2 if self.similarity == "euclidean" else x.size)
 
+    @in_full
     def similarities(self, x: Float[Array, "*shape"]) -> Float[Array, " K"]:
         """The similarity of `x` to each pattern; 1 at a pattern, but for the dot product."""
         Xi, flat = flat_rows(self.Xi), x.reshape(-1)

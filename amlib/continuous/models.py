@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from amlib import _checks as checks
-from amlib._compiled import compiled
+from amlib._compiled import compiled, in_full
 from amlib._types import RealLike, Scalar
 from amlib.continuous.base import ContinuousAM
 from amlib.descent.streaming import flat_rows, logsumexp, row_norms
@@ -69,6 +69,7 @@ def dot_scores(
     return s if u is None or values is None else s + values @ u
 
 
+@in_full
 def gaussian_scores(Xi: Array, theta: tuple[Array, Array]) -> Array:
     r"""$\beta(\xi_\mu \cdot x - \frac12 \|\xi_\mu\|^2)$, whose softmax weighs by distance."""
     x, beta = theta
@@ -256,7 +257,8 @@ class EpanechnikovMemory(ContinuousAM):
         **Reference:** Hoover et al. 2025, Theorem 1.
         """
         rows = flat_rows(checks.as_float(Xi, "Xi"))
-        squares = row_norms(rows)[:, None] + row_norms(rows)[None] - 2 * rows @ rows.T
+        products = in_full(jnp.matmul)(rows, rows.T)
+        squares = row_norms(rows)[:, None] + row_norms(rows)[None] - 2 * products
         squares = squares + jnp.diag(jnp.full(rows.shape[0], jnp.inf, rows.dtype))
         least = float(jnp.sqrt(jnp.maximum(jnp.min(squares), 0.0)))
         if not 0 < radius < least / 2:
@@ -292,6 +294,7 @@ class EpanechnikovMemory(ContinuousAM):
         total = self.eps.astype(x.dtype) + total
         return jnp.where(reached > 0, total / jnp.maximum(reached, 1.0), 0.0)
 
+    @in_full
     def _supports(self, x: Array) -> tuple[Array, Array]:
         """The sum of the supports at `x`, and how many are positive."""
         rows, flat = flat_rows(self.Xi), x.reshape(-1)

@@ -25,6 +25,7 @@ import jax.random as jr
 from jaxtyping import Array, PyTree, Shaped
 
 from amlib import _checks as checks, _progress as bars, _show as show
+from amlib._compiled import in_full
 from amlib._types import EnergyFn, Key, ScalarLike, hook
 from amlib.descent.flip_problem import AbstractFlipProblem, FlipProblem
 from amlib.descent.loop import Carry, iterate
@@ -219,6 +220,7 @@ def _fold(key: Key | None, steps: Array) -> Key | None:
     return None if key is None else jr.fold_in(key, steps)
 
 
+@in_full
 def descend(
     energy: EnergyFn,
     x0: Shaped[Array, "*shape"],

@@ -20,10 +20,6 @@ end = am.BipolarIsing(J).recall(noisy)
 Where a rule takes `J`, it adds to couplings that are there; patterns may then come one by one.
 """
 
-import functools
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -31,24 +27,12 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
 from amlib import _checks as checks
+from amlib._compiled import in_full
 from amlib._types import Key
 from amlib.binary import BipolarIsing
 from amlib.descent import Sweeps, descend
 
 Couplings = Float[Array, "D D"]
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
-
-
-def _precise(rule: Callable[_P, _R]) -> Callable[_P, _R]:
-    """The rule with exact matrix products: accelerators round their factors to 10 bits."""
-
-    @functools.wraps(rule)
-    def run(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        with jax.default_matmul_precision("highest"):
-            return rule(*args, **kwargs)
-
-    return run
 
 
 def hebb(Xi: ArrayLike, J: ArrayLike | None = None, *, self_coupling: bool = False) -> Couplings:
@@ -73,7 +57,7 @@ def hebb(Xi: ArrayLike, J: ArrayLike | None = None, *, self_coupling: bool = Fal
     return _diagonal(J + Xi.T @ Xi / Xi.shape[1], self_coupling)
 
 
-@_precise
+@in_full
 def storkey(Xi: ArrayLike, J: ArrayLike | None = None) -> Couplings:
     r"""Add patterns one after the other, each less what the couplings already say of it.
 
@@ -112,7 +96,7 @@ def _storkey(Xi: Array, J: Array) -> Array:
     return lax.scan(add, J, Xi)[0]
 
 
-@_precise
+@in_full
 def pseudo_inverse(
     Xi: ArrayLike, J: ArrayLike | None = None, *, self_coupling: bool = False
 ) -> Couplings:
@@ -168,7 +152,7 @@ def pseudo_inverse(
     return _diagonal(lax.scan(add, J, Xi)[0], self_coupling)
 
 
-@_precise
+@in_full
 def covariance(
     Xi: ArrayLike,
     J: ArrayLike | None = None,

@@ -14,6 +14,7 @@ from numpy.testing import assert_allclose
 import amlib as am
 from amlib.descent import streaming
 from amlib.descent.streaming import logsumexp
+from tests.engine import equations
 
 
 def score(Xi, theta):
@@ -112,19 +113,10 @@ def test_streamed_readout(soon):
 
 def products(f, *args):
     """Shapes of the operands of all matrix products, with the number of batch axes of each."""
-    found = []
-
-    def walk(jaxpr):
-        for e in jaxpr.eqns:
-            if e.primitive.name == "dot_general":
-                batch = e.params["dimension_numbers"][1][0]
-                found.append((*(v.aval.shape for v in e.invars), len(batch)))
-            for sub in jax.tree.leaves(e.params, is_leaf=lambda p: hasattr(p, "eqns")):
-                if hasattr(sub, "eqns") or hasattr(sub, "jaxpr"):
-                    walk(getattr(sub, "jaxpr", sub))
-
-    walk(jax.make_jaxpr(f)(*args).jaxpr)
-    return found
+    dots = (e for e in equations(f, *args) if e.primitive.name == "dot_general")
+    return [
+        (*(v.aval.shape for v in e.invars), len(e.params["dimension_numbers"][1][0])) for e in dots
+    ]
 
 
 @pytest.mark.parametrize("K", [64, streaming.STREAM_ABOVE + streaming.BLOCK])
