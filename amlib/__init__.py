@@ -50,6 +50,7 @@ from amlib.continuous import (
     OnDisk as OnDisk,
     PolynomialMemory as PolynomialMemory,
     SparseHopfield as SparseHopfield,
+    ThresholdMemory as ThresholdMemory,
     attention as attention,
 )
 from amlib.descent import (

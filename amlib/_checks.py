@@ -37,9 +37,9 @@ def is_concrete(x: object) -> bool:
     return not isinstance(x, Tracer) and hosts.readable(x)
 
 
-def _lib(x: Array) -> tuple[Any, Any]:
-    """NumPy and known values, one transfer instead of small programs; JAX for what is in parts."""
-    return (jnp, x) if is_traced(x) or _in_parts(x) else (np, np.asarray(x))
+def _values(x: Array) -> Any:
+    """Known values as NumPy's, one transfer instead of small programs; not what is in parts."""
+    return x if is_traced(x) or _in_parts(x) else np.asarray(x)
 
 
 def _in_parts(x: object) -> bool:
@@ -94,10 +94,9 @@ def require(x: Array, bad: Array | np.ndarray | np.bool_ | bool, message: str) -
 
 def finite(x: Array, where: str) -> Array:
     """Return `x`; raise if it holds NaN or infinity."""
-    lib, value = _lib(x)
     return require(
         x,
-        ~lib.isfinite(value).all(),
+        ~(abs(_values(x)) < np.inf).all(),
         f"{where}: every value must be finite; NaN or infinity came. "
         "Look for a division by zero or an unloaded image, or clean it with jnp.nan_to_num.",
     )
@@ -105,10 +104,9 @@ def finite(x: Array, where: str) -> Array:
 
 def spins(x: Array, where: str) -> Array:
     """Return `x`; raise unless every value is -1 or +1."""
-    lib, value = _lib(x)
     return require(
         x,
-        ~(lib.abs(value) == 1).all(),
+        ~(abs(_values(x)) == 1).all(),
         f"{where}: a state must hold only -1 and +1; other values came. "
         "Bits 0/1 become spins by 2*x - 1, grey images by amlib.data.binarize.",
     )
@@ -261,10 +259,9 @@ def key(value: object, where: str) -> None:
 
 def positive(x: Array, where: str) -> Array:
     """Return `x`; raise unless every value is finite and above zero."""
-    lib, value = _lib(x)
     return require(
         x,
-        ~((value > 0) & lib.isfinite(value)).all(),
+        ~(((v := _values(x)) > 0) & (v < np.inf)).all(),
         f"{where}: must be finite and greater than 0; another value came.",
     )
 
@@ -283,10 +280,9 @@ def positive_field(name: str) -> Callable[[Any], Array]:
 
 def not_negative(x: Array, where: str) -> Array:
     """Return `x`; raise unless every value is finite and not below zero."""
-    lib, value = _lib(x)
     return require(
         x,
-        ~((value >= 0) & lib.isfinite(value)).all(),
+        ~(((v := _values(x)) >= 0) & (v < np.inf)).all(),
         f"{where}: must be finite and at least 0; another value came.",
     )
 

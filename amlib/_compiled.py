@@ -39,7 +39,7 @@ def in_full(fn: Callable[_Given, _Made]) -> Callable[_Given, _Made]:
 
     @functools.wraps(fn)
     def run(*args: _Given.args, **kwargs: _Given.kwargs) -> _Made:
-        if jax.config.jax_default_matmul_precision is not None:
+        if jax.config.jax_default_matmul_precision is not None:  # pyright: ignore
             return fn(*args, **kwargs)
         with jax.default_matmul_precision("highest"):
             return fn(*args, **kwargs)

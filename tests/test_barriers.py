@@ -234,7 +234,7 @@ def test_passes_by_way_of_a_third():
         (ising(4), np.ones(4), np.ones(3), {}, ValueError, r"b: the state must have shape \(4,\)"),
         (ising(4), np.ones(4), np.zeros(4), {}, ValueError, r"only -1 and \+1"),
         (ising(21), np.ones(21), -np.ones(21), {"exact": True}, ValueError,
-         "exact takes all states of at most 20 units; 21 came"),
+         "exact takes at most 1,048,576 states, 20 units of two values; 21 units of 2 came"),
         (ising(4), np.ones(4), -np.ones(4), {"exact": False, "tries": -1}, ValueError, "tries: "),
         (Wells(), np.ones(2), np.ones(3), {}, ValueError, r"one shape; \(2,\) and \(3,\) came"),
         (Wells(), np.array([1.0]), np.array([0.8]), {}, ValueError, "recalls from both end in one"),

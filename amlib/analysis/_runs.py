@@ -26,8 +26,8 @@ BATCH = 256
 # -- which memories ---------------------------------------------------------------------------
 
 
-def check_memory(memory: object, where: str, *, several: bool = False) -> AbstractMemory:
-    """Return a memory; raise unless its states are arrays, of several values only if that is so."""
+def check_memory(memory: object, where: str) -> AbstractMemory:
+    """Return a memory; raise unless its states are arrays."""
     if not isinstance(memory, AbstractMemory):
         raise TypeError(
             f"{where}: memory must be one that recalls states, as BinaryAM and ContinuousAM do; "
@@ -39,18 +39,12 @@ def check_memory(memory: object, where: str, *, several: bool = False) -> Abstra
             f"{where}: memory must have states of one array; a HAM came, with a state per layer. "
             "Subclass am.AbstractContinuousAM with the energy of one layer's state."
         )
-    if isinstance(memory.space, Values) and not several:
-        raise TypeError(
-            f"{where}: memory must have units of two values or of real ones; "
-            f"{type(memory).__name__} has {memory.space.kind}. am.analysis.fixed_points finds its "
-            "minima, and memory.change_energies what lies around each."
-        )
     return memory
 
 
 def check_reals(memory: object, where: str, *, free: bool = False) -> AbstractMemory:
     """Return a memory of real states; raise for any other."""
-    memory = check_memory(memory, where, several=True)
+    memory = check_memory(memory, where)
     if is_finite(memory):
         raise TypeError(
             f"{where}: memory must have real states; {type(memory).__name__} has "
@@ -62,11 +56,6 @@ def check_reals(memory: object, where: str, *, free: bool = False) -> AbstractMe
             f"{type(memory.space).__name__}, on whose boundary the gradient is not zero."
         )
     return memory
-
-
-def has_bits(memory: AbstractMemory) -> bool:
-    """Whether units have two values."""
-    return isinstance(memory.space, AbstractTwoValued)
 
 
 def is_finite(memory: AbstractMemory) -> bool:

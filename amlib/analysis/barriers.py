@@ -22,10 +22,11 @@ class Barrier(NamedTuple):
     The states of the `path`, from one end to the other, and their energies; the height of the pass
     above its start (`forward`) and above its end (`backward`); and the `saddle`, its highest state.
 
-    Of bits the path flips one unit at a time, and `exact` says whether no path is lower; otherwise
-    the heights are upper bounds. Of reals, `index` is the number of negative eigenvalues of the
-    Hessian at the saddle, 1 where it is one (-1 of bits), and `gradient` the largest entry of the
-    gradient there (NaN of bits); another, lower pass is never excluded, so `exact` is `False`.
+    Of bits, and of units of several values, the path changes one unit at a time, and `exact` says
+    whether no path is lower; otherwise the heights are upper bounds. Of reals, `index` counts the
+    negative eigenvalues of the Hessian at the saddle, 1 where it is one (-1 of bits), and
+    `gradient` the largest entry of the gradient there (NaN of bits); another, lower pass is never
+    excluded, so `exact` is `False`.
     """
 
     path: np.ndarray
@@ -74,10 +75,10 @@ def barrier(
     am.plots.barrier(found)
     ```
 
-    **Bits.** Up to 16 units, all $2^D$ states are enumerated: the pass is exact, and the path a
-    shortest one of those over it. Of more units an upper bound is found: a beam search over the
-    paths that flip only what differs, from both ends, then detours by waypoints beside the highest
-    state of the best path.
+    **Bits, and units of q values.** Up to $2^{16}$ states (16 bits), all $q^D$ are enumerated: the
+    pass is exact, and the path a shortest one of those over it. Of more an upper bound is found: a
+    beam search over the paths that change only what differs, from both ends, then detours by
+    waypoints beside the highest state of the best path.
 
     **Reals.** Both ends are first recalled to their minima. Strings of `images` states come to rest
     between them (the simplified string method), the straight one and others that bend aside; of
@@ -86,12 +87,12 @@ def barrier(
 
     **Arguments:**
 
-    - `memory`: a memory whose states are arrays, bits or free reals.
+    - `memory`: a memory whose states are arrays: bits, units of several values, or free reals.
     - `a`, `b`: two different states; of reals in or near two different minima.
     - `key`: for what is tried at random; `jax.random.key(0)` if not given.
-    - `exact`: of bits, whether to enumerate all states; `None` does up to 16 units, and 20 is the
-      most.
-    - `tries`: of bits how many detours are tried, 32 by default; of reals how many strings, 4.
+    - `exact`: of bits and values, whether to enumerate all states; `None` does up to $2^{16}$ of
+      them, and $2^{20}$ are the most.
+    - `tries`: of bits and values how many detours are tried, 32 by default; of reals how many strings, 4.
     - `images`: how many states a string of reals has, at least 5.
     - `max_steps`: how many steps a string takes at most.
     - `progress`: whether to show a progress bar.
@@ -100,17 +101,20 @@ def barrier(
 
     **Raises:** `TypeError` for a memory whose states are no arrays, or stay in a box or on a
     sphere; `ValueError` for states of another shape, two equal states or two of one minimum, a real
-    state whose recall does not converge, energies that are not finite, `exact` for more than 20 bits
-    or for reals, and more than 4,096 real units.
+    state whose recall does not converge, energies that are not finite, `exact` for more than
+    2^20 states or for reals, and more than 4,096 real units.
 
     **Reference:** E, Ren and Vanden-Eijnden 2007 (J. Chem. Phys. 126, 164103).
     """  # noqa: E501
     memory, first, last, key = _checked(memory, a, b, key)
-    if runs.has_bits(memory):
+    if runs.is_finite(memory):
         tries = checks.integer(32 if tries is None else tries, 0, "barrier: tries")
-        return _of_bits(memory, first, last, _enumerate(first.size, exact), tries, key, progress)
+        exact = _enumerate(memory, first.size, exact)
+        return _of_units(memory, first, last, exact, tries, key, progress)
     if exact:
-        raise ValueError("barrier: exact must be of bits; real states came. Leave it out.")
+        raise ValueError(
+            "barrier: exact must be of bits or values; real states came. Leave it out."
+        )
     tries = checks.integer(4 if tries is None else tries, 1, "barrier: tries")
     checks.integer(images, 5, "barrier: images")
     checks.integer(max_steps, 1, "barrier: max_steps")
@@ -122,7 +126,7 @@ def _checked(
 ) -> tuple[AbstractMemory, np.ndarray, np.ndarray, Key]:
     where = "barrier"
     memory = runs.check_memory(memory, where)
-    if not runs.has_bits(memory):
+    if not runs.is_finite(memory):
         runs.check_reals(memory, where, free=True)
     key = jr.key(0) if key is None else key
     checks.key(key, f"{where}: key")
@@ -138,20 +142,23 @@ def _checked(
     return memory, first, last, key
 
 
-# -- bits -------------------------------------------------------------------------------------
+# -- units of finitely many values -------------------------------------------------------------
 
 
-def _enumerate(size: int, exact: bool | None, where: str = "barrier") -> bool:
+def _enumerate(
+    memory: AbstractMemory, size: int, exact: bool | None, where: str = "barrier"
+) -> bool:
     """Whether all states are enumerated."""
-    if exact and size > hypercube.LARGEST:
+    q = hypercube.values_of(memory)
+    if exact and q**size > hypercube.LARGEST:
         raise ValueError(
-            f"{where}: exact takes all states of at most {hypercube.LARGEST} units; {size} came. "
-            "Leave it out: an upper bound is found."
+            f"{where}: exact takes at most {hypercube.LARGEST:,} states, 20 units of two values; "
+            f"{size} units of {q} came. Leave it out: an upper bound is found."
         )
-    return size <= hypercube.ENUMERATED if exact is None else exact
+    return q**size <= hypercube.ENUMERATED if exact is None else exact
 
 
-def _of_bits(
+def _of_units(
     memory: AbstractMemory,
     a: np.ndarray,
     b: np.ndarray,
@@ -279,7 +286,7 @@ def passes(
         raise ValueError(f"passes: states must be at least two; {len(xs)} came.")
     energy, M = runs.energies(memory, xs), len(xs)
     height = np.full((M, M), np.inf)
-    enumerated = runs.has_bits(memory) and _enumerate(xs[0].size, exact, "passes")
+    enumerated = runs.is_finite(memory) and _enumerate(memory, xs[0].size, exact, "passes")
     pairs = [(i, j) for i in range(M) for j in range(i + 1, M)]
     if enumerated:
         height = _exact_heights(memory, np.asarray(xs))
@@ -297,7 +304,6 @@ def passes(
 
 
 def _exact_heights(memory: AbstractMemory, xs: np.ndarray) -> np.ndarray:
-    energies = hypercube.all_energies(memory, xs.shape[1:])
-    high = getattr(memory.space, "high")  # noqa: B009
-    codes = [hypercube.code_of(x == high) for x in xs]
+    energies, q = hypercube.all_energies(memory, xs.shape[1:]), hypercube.values_of(memory)
+    codes = [hypercube.code_of(hypercube.as_digits(memory, x), q) for x in xs]
     return np.stack([hypercube.heights_from(energies, code)[codes] for code in codes])

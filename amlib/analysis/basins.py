@@ -96,7 +96,7 @@ def basin(
     patterns; `ValueError` for a pattern that is no state, levels that do not rise, and `seeds < 1`.
     """
     where = "basin"
-    memory = runs.check_memory(memory, where, several=True)
+    memory = runs.check_memory(memory, where)
     checks.key(key, f"{where}: key")
     seeds = checks.integer(seeds, 1, f"{where}: seeds")
     xi = _pattern(memory, pattern)

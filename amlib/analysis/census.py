@@ -98,7 +98,7 @@ def fixed_points(
     **Reference:** mixtures of spins: Amit, Gutfreund and Sompolinsky 1985, section IV.
     """  # noqa: E501
     where = "fixed_points"
-    memory = runs.check_memory(memory, where, several=True)
+    memory = runs.check_memory(memory, where)
     checks.key(key, f"{where}: key")
     if not 0 < overlap <= 1:
         raise ValueError(f"{where}: overlap must lie in (0, 1]; {overlap} came.")

@@ -1,4 +1,4 @@
-"""Memories over reals: softmax, Gaussian, compact, sparse, kernel, distributed, and yours."""
+"""Memories over reals: softmax, Gaussian, compact, sparse, kernel, of parts, and yours."""
 
 from amlib.continuous.attend import attention as attention
 from amlib.continuous.base import (
@@ -47,3 +47,4 @@ from amlib.continuous.regularizers import (
 )
 from amlib.continuous.sequences import SequentialKSubsets as SequentialKSubsets
 from amlib.continuous.simplex import entmax as entmax, normmax as normmax
+from amlib.continuous.threshold import ThresholdMemory as ThresholdMemory

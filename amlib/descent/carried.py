@@ -6,8 +6,9 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Bool
 
+from amlib._types import hook
 from amlib.descent.jaxprs import Value
 
 Carried = Any
@@ -46,6 +47,11 @@ class AbstractRows(eqx.Module):
         Of a row, or of the rows of as many bits as `s` has.
         """
 
+    @hook
+    def idle(self) -> Bool[Array, " D"] | Bool[Array, "1"]:
+        """Of all rows: the bits that are known to change nothing."""
+        return jnp.zeros(1, bool)
+
     @abc.abstractmethod
     def moved(self, place: np.ndarray) -> "AbstractRows":
         """The same rows where bit `i` of the state is now at `place[i]`."""
@@ -77,6 +83,10 @@ class Dense(AbstractRows):
         """See `AbstractRows`."""
         del seen
         return -s.astype(self.raw.dtype) * (self.scale * self.raw).reshape(s.shape)
+
+    def idle(self) -> Bool[Array, " D"] | Bool[Array, "1"]:
+        """Those whose rows are zeros."""
+        return (self.raw == 0).reshape(self.raw.shape[0], -1).all(axis=1) | (self.scale == 0)
 
     def moved(self, place: np.ndarray) -> "Dense":
         """The same: they read no other bits."""

@@ -10,6 +10,7 @@ the seam for another form. `plan` decides which form an energy can take.
 """
 
 import abc
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeAlias
@@ -18,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Bool, PyTree
 
 from amlib import _shards as shards
 from amlib._types import EnergyFn, hook
@@ -81,6 +82,11 @@ class AbstractFlips(abc.ABC):
     def reads(self, row: BitRows) -> Seen:
         """The indices of the bits that a row reads."""
         return tuple(r.reads() for r in row)
+
+    @hook
+    def idle(self) -> Bool[Array, " D"]:
+        """The bits that are known to change nothing that the energy is made of: none by default."""
+        return jnp.zeros(self.D, bool)
 
     @hook
     def change(self, row: BitRows, seen: Seen, s: Array) -> Array | None:
@@ -222,6 +228,13 @@ class AbstractCarried(AbstractFlips):
         shapes = (self._program.aval[v].shape for v in self._carried)
         values = (r.value(m).reshape(n) for r, m, n in zip(row, moved, shapes, strict=True))
         return moved, dict(zip(self._carried, values, strict=True))
+
+    def idle(self) -> Bool[Array, " D"]:
+        none = jnp.zeros(self.D, bool)
+        if self.uses_state or not self.rows:
+            return none
+        masks = (rows.idle() for rows in self.rows)
+        return functools.reduce(jnp.logical_and, masks, ~none)
 
     @hook
     def start(self, x: Array) -> tuple[Array, Carry]:

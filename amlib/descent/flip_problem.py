@@ -189,6 +189,10 @@ class AbstractFlipProblem(abc.ABC):
         """The same with other values of some fields."""
         return dataclasses.replace(self, **changes)  # pyright: ignore[reportArgumentType]
 
+    @abc.abstractmethod
+    def idle(self) -> Bool[Array, " units"]:
+        """The units that are known to change nothing that the energy is made of."""
+
     @hook
     def try_moves(
         self,
@@ -334,6 +338,11 @@ class FlipProblem(AbstractFlipProblem):
     def units(self, plan: FlipPlan) -> int:
         """See `AbstractFlipProblem`: the bits."""
         return plan.D
+
+    def idle(self) -> Bool[Array, " units"]:
+        """See `AbstractFlipProblem`."""
+        assert self.flips is not None
+        return self.flips.idle()
 
     def best(self, x: Array) -> Best:
         """See `AbstractFlipProblem`: a flip each."""

@@ -21,11 +21,11 @@ from amlib._types import Key, hook
 from amlib.descent.derivatives import flipped_state, visited_state, with_derivative
 from amlib.descent.evaluators import AbstractFlips
 from amlib.descent.flip_problem import AbstractFlipProblem, FlipProblem, Sweep, Visits
+from amlib.descent.lanes import any_lane
 from amlib.descent.loop import iterate_together, kept_steps
 from amlib.descent.methods import AbstractMethod
-from amlib.descent.plan import FlipPlan
 from amlib.descent.trajectory import RESULTS, Recall, StateTrajectory, Trajectory
-from amlib.descent.visits import Free, all_flips, compact_dtype, free_bits, try_moves
+from amlib.descent.visits import all_flips, compact_dtype, free_bits, try_moves
 from amlib.spaces import AbstractSpace, AbstractTwoValued
 
 
@@ -325,22 +325,37 @@ def flip_energies(problem: FlipProblem, x: Array) -> Float[Array, " D"]:
     """The energy after each single flip of `x`, all computed together."""
     s = problem.space.to_spins(x)
     plan = problem.plan(s)
-    _, energies = _compare(plan, s)
+
+    def loop(flips: AbstractFlips) -> tuple[Array, Array]:
+        e, energies = all_flips(flips.using(flips.learn(s)), s)
+        return energies, jnp.isfinite(e)
+
+    energies = plan.run(loop, s)
     return with_derivative(problem.of_spins, energies, s, jnp.arange(plan.D), flipped_state)
 
 
 def is_fixed_point(problem: FlipProblem, x: Array) -> Bool[Array, ""]:
     """Whether no single flip of `x`, of those that are free, lowers the energy strictly."""
     s = problem.space.to_spins(x)
-    e, energies = _compare(problem.plan(s), s, problem.free)
-    return ~(energies < e).any()
+    plan = problem.plan(s)
+    free = free_bits(plan.D) if problem.free is None else problem.free
+    may = None if free.open is None else free.mask(plan.D)[free.bits]
 
+    def falls(e: Array, new: Array, may: Array | None, spins: tuple[Array, ...]) -> Array:
+        del spins
+        return new < e if may is None else (new < e) & may
 
-def _compare(plan: FlipPlan, x: Array, free: Free | None = None) -> tuple[Array, Array]:
-    """The energy of `x`, and that after each single flip."""
+    def loop(flips: AbstractFlips) -> tuple[Array, Array]:
+        near = flips.using(flips.learn(s))
+        e, energies = all_flips(near, s, free)
+        lower = (energies < e).any()
+        # Ties that rounding decides between all flips together and one at a time: as in a recall.
 
-    def loop(flips: AbstractFlips) -> tuple[tuple[Array, Array], Array]:
-        e, energies = all_flips(flips.using(flips.learn(x)), x, free)
-        return (e, energies), jnp.isfinite(e)
+        def alone() -> Array:
+            kept = try_moves(near, s, free.bits, falls, may, by_change=True)[1][0]
+            return (kept & ~near.idle()[free.bits]).any()
 
-    return plan.run(loop, x)
+        lower &= lax.cond(any_lane(lower), alone, lambda: lower)
+        return ~lower, jnp.isfinite(e)
+
+    return plan.run(loop, s)

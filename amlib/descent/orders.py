@@ -30,7 +30,8 @@ class AbstractOrder(eqx.Module):
 
     complete: ClassVar[bool] = False
     """Whether one sweep tries every move there is, so that one that makes none is a proof of rest.
-    Of single bits it does not matter: all their flips are compared at once."""
+    All flips of single bits are also compared at once, so that for them it matters only for ties
+    that rounding decides."""
 
     __repr__ = show.text
 
@@ -77,6 +78,8 @@ class AbstractOrder(eqx.Module):
 class Permutation(AbstractOrder):
     """Every bit once per sweep, in a fresh random order."""
 
+    complete: ClassVar[bool] = True
+
     def moves(self, key: Key, bits: Integer[Array, " F"]) -> Integer[Array, " F"]:
         """See `AbstractOrder`."""
         return bits[jr.permutation(key, bits.shape[0])]
@@ -84,6 +87,8 @@ class Permutation(AbstractOrder):
 
 class Sequential(AbstractOrder):
     """Every bit once per sweep, in the order of their indices."""
+
+    complete: ClassVar[bool] = True
 
     def moves(self, key: Key, bits: Integer[Array, " F"]) -> Integer[Array, " F"]:
         """See `AbstractOrder`."""
@@ -107,6 +112,8 @@ class Colours(AbstractOrder):
     many), and a sweep is exactly that of visiting the same bits one after the other. Where every
     bit shares a term with every other, as in dense memories, it is `Sequential`.
     """
+
+    complete: ClassVar[bool] = True
 
     def moves(self, key: Key, bits: Integer[Array, " F"]) -> Integer[Array, " F"]:
         """Those of an energy without colours: in the order of their indices."""

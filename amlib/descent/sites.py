@@ -106,6 +106,11 @@ class SiteProblem(AbstractFlipProblem):
         x, visits = try_sites(self.flips, at.x, sites, choose, (extra, may), self.space.q)
         return at.moved(x, visits)
 
+    def idle(self) -> Bool[Array, " units"]:
+        """See `AbstractFlipProblem`: those all of whose bits are."""
+        assert self.flips is not None
+        return self.flips.idle().reshape(-1, self.space.q).all(axis=1)
+
     def best(self, x: Array) -> Best:
         """See `AbstractFlipProblem`."""
         e, after = self.all_changes(x)

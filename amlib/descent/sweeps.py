@@ -45,20 +45,29 @@ class Sweeps(AbstractFlipMethod):
 
     several: ClassVar[bool] = True
 
+    def init(self, problem: AbstractFlipProblem, at: Sweep) -> Array:
+        """The units that change nothing."""
+        del at
+        return problem.idle()
+
     def step(
-        self, problem: AbstractFlipProblem, at: Sweep, state: PyTree, key: Key
-    ) -> tuple[Sweep, PyTree]:
+        self, problem: AbstractFlipProblem, at: Sweep, state: Array, key: Key
+    ) -> tuple[Sweep, Array]:
         """See `AbstractFlipMethod`."""
         falls = OfChange(lambda before, after, _: after < before, _lowest)
         return problem.sweep(at, self.order, key, falls), state
 
-    def terminate(self, problem: AbstractFlipProblem, at: Sweep, state: PyTree) -> RESULTS:
+    def terminate(self, problem: AbstractFlipProblem, at: Sweep, state: Array) -> RESULTS:
         """See `AbstractFlipMethod`."""
         assert at.visits is not None
-        if at.visits.bits.ndim == 1:
-            return problem.fixed(at)
-        quiet = ~at.visits.accepted.any() & self.order.complete
-        return RESULTS.where(quiet, RESULTS.converged, RESULTS.step_limit)
+        bits, moved = at.visits.bits, at.visits.accepted
+        if bits.ndim > 1:
+            quiet = ~moved.any() & self.order.complete
+            return RESULTS.where(quiet, RESULTS.converged, RESULTS.step_limit)
+        fixed = problem.fixed(at)
+        # Of what changes nothing but by rounding, a flip alone and all together may say otherwise.
+        ties = ~(moved & ~state[bits]).any() & self.order.complete & (fixed == RESULTS.step_limit)
+        return RESULTS.where(ties, RESULTS.converged, fixed)
 
 
 def _lowest(before: Array, after: Array, extra: PyTree[Array]) -> Array:
@@ -93,6 +102,8 @@ class Greedy(AbstractFlipMethod):
     def init(self, problem: AbstractFlipProblem, at: Sweep) -> _Steepest:
         """The best flip from here."""
         best = problem.best(at.x)
+        # Both are the energy of this state: a flip that lowers one alone does so by rounding.
+        best = best._replace(energy=jnp.minimum(best.energy, at.energy))
         unit = jnp.argmin(jnp.where(jnp.isnan(best.after), jnp.inf, best.after))
         return _Steepest(best, unit, best.after[unit])
 
@@ -121,6 +132,7 @@ class _Falls(NamedTuple):
     best: Best
     units: Array
     undo: Array
+    idle: Array
 
 
 class Synchronous(AbstractFlipMethod):
@@ -139,8 +151,13 @@ class Synchronous(AbstractFlipMethod):
 
     def init(self, problem: AbstractFlipProblem, at: Sweep) -> _Falls:
         """The units whose own change would lower the energy."""
-        best = problem.best(at.x)
-        return _Falls(best, best.after < best.energy, jnp.zeros((), bool))
+        return self._falls(problem, at.x, problem.idle())
+
+    def _falls(self, problem: AbstractFlipProblem, x: Array, idle: Array) -> _Falls:
+        best = problem.best(x)
+        # Of what changes nothing, rounding has no say: it would turn for ever.
+        units = (best.after < best.energy) & ~idle[problem.bits]
+        return _Falls(best, units, jnp.zeros((), bool), idle)
 
     def step(
         self, problem: AbstractFlipProblem, at: Sweep, state: _Falls, key: Key
@@ -149,7 +166,7 @@ class Synchronous(AbstractFlipMethod):
         del key
         best, units, bits = state.best, state.units, problem.bits
         x = problem.changed(at.x, units, best)
-        following = self.init(problem, at._replace(x=x))
+        following = self._falls(problem, x, state.idle)
         back = problem.changed(x, following.units, following.best)
         following = following._replace(undo=units.any() & (back == at.x).all())
         energies = jnp.broadcast_to(best.energy, bits.shape).at[-1].set(following.best.energy)

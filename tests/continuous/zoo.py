@@ -80,6 +80,8 @@ ZOO: dict[str, Callable[..., am.AbstractContinuousAM]] = {
     "entmax-tanh": _family(cont.Entmax, lambda: cont.Tanh(2.0)),
     "polynomial": _named(am.PolynomialMemory, n=3, beta=4.0),
     "signed": _named(am.PolynomialMemory, n=4, beta=4.0, rectified=False),
+    "threshold": am.ThresholdMemory,
+    "thresholds": _named(am.ThresholdMemory, theta=0.3),
     "distributed": _distributed(am.continuous.SinCos()),
     "cosines": _distributed(am.continuous.Cos()),
     "exponentials": _distributed(am.continuous.ExpExp()),
@@ -92,7 +94,10 @@ ZOO: dict[str, Callable[..., am.AbstractContinuousAM]] = {
     if similarity == "euclidean" or separation == "softmax"
 }
 
-UNIT_STEP = ("modern", "gaussian", "softmax", "entmax", "sparsemax", "sequential", "user-cccp")
+UNIT_STEP = (
+    "modern", "gaussian", "softmax", "entmax", "sparsemax", "sequential",
+    "threshold", "thresholds", "user-cccp",
+)  # fmt: skip
 """Those whose energy has the convex part 0.5*||x||^2."""
 
 DISTRIBUTED = ("distributed", "cosines", "exponentials")

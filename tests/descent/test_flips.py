@@ -6,6 +6,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 
+import amlib as am
 from amlib.descent.plan import FlipPlan
 from amlib.descent.trajectory import RESULTS
 from tests import engine as flips
@@ -194,3 +195,33 @@ def test_recall_differentiates_only_its_final_energy():
     got = jax.jit(jax.grad(lambda p: run(p).energy))(patterns)
     expected = jax.grad(lambda p: lse(p, 0.4)(run(patterns).x))(patterns)
     np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+# -- what changes nothing ------------------------------------------------------------------------
+
+
+def dead_bits():
+    """Energies to which two of the bits are nothing, of weights that round."""
+    live = jnp.ones(40).at[jnp.asarray([0, 7])].set(0)
+    W, V, Xi = (jr.normal(jr.key(n), (k, 40)) * live[None] for n, k in ((0, 40), (1, 40), (2, 24)))
+    U = jr.normal(jr.key(3), (16, 40)) / 16
+    return {
+        "classical": lambda x: -0.5 * jnp.sum((Xi @ x) ** 2),
+        "cubes": lambda x: -jnp.sum(jax.nn.relu(Xi @ x) ** 3),
+        "layers": lambda x: -jnp.sum(jax.nn.relu(U @ jnp.tanh(V @ x / 8)) ** 2),
+        "pairs": lambda x: -0.5 * x @ ((W + W.T) * live[:, None]) @ x,
+        "squares": lambda x: -jnp.sum((V @ x) * jnp.sin(V @ x)),
+    }
+
+
+@pytest.mark.parametrize("name", dead_bits())
+@pytest.mark.parametrize("path", ["auto", "generic"])
+def test_bits_that_change_nothing_do_not_keep_a_batch_from_rest(name, path):
+    """Whose flips lower the energy by rounding, where many are evaluated together and one alone."""
+    energy, x0 = dead_bits()[name], jr.rademacher(jr.key(4), (32, 40), jnp.float32)
+    for method in (am.Sweeps(), am.Sweeps("sequential"), am.Greedy()):
+        run = lambda x, method=method: flips.descend(energy, x, method, jr.key(5), path=path)
+        end = jax.jit(jax.vmap(run))(x0)
+        assert end.converged.all(), method
+        at_rest = jax.vmap(lambda x: flips.is_fixed_point(energy, x, path=path))(end.x)
+        assert at_rest.all() or isinstance(method, am.Greedy)

@@ -44,6 +44,9 @@ def reals(seed, *shape, dtype="float32"):
 def integers(seed, low, high, *shape, dtype="float32"):
     return jnp.asarray(np.random.default_rng(seed).integers(low, high, shape), dtype)
 
+def dead(seed, a):
+    return a * np.random.default_rng(seed).integers(0, 3, a.shape[-1:]).clip(0, 1).astype(a.dtype)
+
 @jax.custom_jvp
 def cubed(t):
     return t**3 - 0.25*t
@@ -230,8 +233,14 @@ class Writer:
         )
 
     def matrix(self, shape: Any, dtype: str) -> str:
-        """Patterns: spins where the dtype has a sign, else small integers, else reals."""
+        """Patterns: spins where the dtype has a sign, else small integers, else reals.
+
+        Some have columns of zeros: what is multiplied by these, say a bit, changes nothing.
+        """
         seed = self.rng.randrange(1000)
+        if "float" in dtype and self.rng.random() < 0.15:
+            sizes = "".join(f"{n}, " for n in shape)
+            return self.constant(f'dead({seed}, reals({seed}, {sizes}dtype="{dtype}"))')
         if "float" in dtype and self.rng.random() < 0.4:
             return self._shaped(f"reals({seed}", shape, dtype)
         if "u" in dtype or dtype == "bool" or self.rng.random() < 0.3:

@@ -10,7 +10,7 @@ import amlib as am
 from amlib.analysis import _runs as runs
 from amlib.analysis.basins import _Damage
 from tests.potts.test_potts_laws import world
-from tests.potts.zoo import Ring, codes, values
+from tests.potts.zoo import N, Ring, codes, values
 
 Q, D = 3, 40
 XI = values(0, Q, 4, D)
@@ -89,9 +89,77 @@ def test_a_basin_of_values_is_as_wide_as_their_damage():
     np.testing.assert_allclose(steps[1:] / steps.sum(), 0.5, atol=0.05)
 
 
-@pytest.mark.parametrize("what", ["barrier", "passes"])
-def test_what_is_not_of_values_says_what_is(what):
-    call = getattr(am.analysis, what)
-    states = (XI[0], XI[1]) if what == "barrier" else (XI,)
-    with pytest.raises(TypeError, match=rf"{what}: memory must .* 3 values. am.analysis.fixed_"):
-        call(am.PottsHopfield(XI, Q), *states)
+# -- passes -----------------------------------------------------------------------------------
+
+
+def lowest_passes(w, start):
+    """The heights of the passes from one state to all: from the lowest level up, by unions."""
+    parent, height = np.arange(len(w.X)), np.full(len(w.X), np.inf)
+
+    def root(k):
+        while parent[k] != k:
+            k = parent[k]
+        return k
+
+    seen = np.zeros(len(w.X), bool)
+    for k in np.argsort(w.E):
+        seen[k] = True
+        for unit in range(N):
+            for value in range(Q):
+                near = w.X[k].copy()
+                near[unit] = value
+                if seen[codes(near, Q)]:
+                    parent[root(k)] = root(codes(near, Q))
+        joined = np.asarray([seen[j] and root(j) == root(start) for j in range(len(w.X))])
+        height[joined & np.isinf(height)] = w.E[k]
+    return height
+
+
+@pytest.mark.parametrize("name", ["exponential", "user-ring", "user-walls"])
+def test_the_exact_pass_is_the_lowest_and_the_search_is_not_below(name):
+    w = world(name)
+    finite = np.flatnonzero(np.isfinite(w.E))
+    a = finite[w.E[finite].argmin()]
+    height = lowest_passes(w, a)
+    far = finite[np.argsort(-(w.X[finite] != w.X[a]).sum(1), kind="stable")][:3]
+    for b in far:
+        exact = am.analysis.barrier(w.model, w.X[a], w.X[b], progress=False)
+        found = am.analysis.barrier(w.model, w.X[a], w.X[b], exact=False, tries=12, progress=False)
+        assert exact.exact
+        assert not found.exact
+        np.testing.assert_allclose(exact.energy.max(), height[b], atol=w.tol)
+        assert found.energy.max() >= height[b] - w.tol
+        for path in (exact, found):
+            assert path.path.dtype == np.int32
+            np.testing.assert_array_equal(path.path[[0, -1]], w.X[[a, b]])
+            assert ((np.diff(path.path, axis=0) != 0).sum(1) == 1).all()
+            np.testing.assert_allclose(path.energy, w.E[codes(path.path, Q)], atol=w.tol)
+
+
+def test_detours_are_found():
+    """The search finds the lowest pass of half of these memories, direct paths of fewer."""
+    above, direct = [], []
+    for seed in range(6):
+        memory = am.PottsHopfield(values(seed, Q, 3, 9), Q)
+        x = am.analysis.fixed_points(memory, 200, jr.key(seed), progress=False).x
+        ends = x[0], x[min(4, len(x) - 1)]
+        lowest = am.analysis.barrier(memory, *ends, progress=False).forward
+        for found, tries in ((above, 32), (direct, 0)):
+            path = am.analysis.barrier(memory, *ends, exact=False, tries=tries, progress=False)
+            found.append(path.forward - lowest)
+    assert min(above) > -1e-4
+    assert np.sum(np.asarray(above) > 1e-4) <= 3
+    assert sum(above) < sum(direct)
+
+
+def test_passes_of_values_and_pictures():
+    memory = am.PottsHopfield(values(1, Q, 3, 2, 4), Q)
+    for exact in (True, False):
+        found = am.analysis.passes(memory, memory.Xi, exact=exact, progress=False)
+        one = am.analysis.barrier(memory, *memory.Xi[:2], exact=exact, progress=False)
+        assert found.exact == exact
+        assert one.path.shape[1:] == (2, 4)
+        assert found.height[0, 1] <= one.energy.max() + 1e-5
+        np.testing.assert_allclose(np.diag(found.height), found.energy)
+    with pytest.raises(ValueError, match=r"exact takes at most .* 40 units of 3 came"):
+        am.analysis.barrier(am.PottsHopfield(XI, Q), XI[0], XI[1], exact=True)
