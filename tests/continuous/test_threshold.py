@@ -26,7 +26,8 @@ def spins(D: int, seed: int) -> am.ThresholdMemory:
 
 
 def test_the_energy_is_the_formula():
-    Xi, x = np.random.default_rng(1).normal(size=(K, D)), np.random.default_rng(2).normal(size=D)
+    Xi = np.random.default_rng(1).normal(size=(K, D))
+    x: np.ndarray = np.random.default_rng(2).normal(size=D)
     theta = np.linspace(-1, 2, K)
     for given, t in ((None, 0.5 * (Xi**2).sum(1)), (theta, theta), (0.7, np.full(K, 0.7))):
         memory = am.ThresholdMemory(jnp.float32(Xi), given)
@@ -60,7 +61,7 @@ def test_a_combination_rests_where_the_condition_says():
     shares = []
     for D in (8, 40, 400):
         memory = spins(D, 3)
-        Xi = np.float64(memory.Xi)
+        Xi = np.asarray(memory.Xi, float)
         h = np.asarray(EVERY) @ (Xi @ Xi.T)
         clear = (np.abs(h - 0.5) > 1e-5).all(axis=1)
         rests = ((h > 0.5) == (np.asarray(EVERY) > 0)).all(axis=1)
