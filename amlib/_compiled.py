@@ -29,22 +29,32 @@ _Given = ParamSpec("_Given")
 _Made = TypeVar("_Made")
 
 
-def in_full(fn: Callable[_Given, _Made]) -> Callable[_Given, _Made]:
-    """The same function, with matrix products in full unless another precision was asked for.
+def _products(precision: str) -> Callable[[Callable[_Given, _Made]], Callable[_Given, _Made]]:
+    """A decorator: matrix products in this precision unless another was asked for."""
 
-    GPUs and TPUs round the factors of a float32 product to 8 or 10 bits by default. Two energies
-    that differ by less are then in any order: a recall may end where a flip still lowers the
-    energy, and distances to patterns are lost in their norms.
-    """
+    def decorate(fn: Callable[_Given, _Made]) -> Callable[_Given, _Made]:
+        @functools.wraps(fn)
+        def run(*args: _Given.args, **kwargs: _Given.kwargs) -> _Made:
+            if jax.config.jax_default_matmul_precision is not None:  # pyright: ignore
+                return fn(*args, **kwargs)
+            with jax.default_matmul_precision(precision):
+                return fn(*args, **kwargs)
 
-    @functools.wraps(fn)
-    def run(*args: _Given.args, **kwargs: _Given.kwargs) -> _Made:
-        if jax.config.jax_default_matmul_precision is not None:  # pyright: ignore
-            return fn(*args, **kwargs)
-        with jax.default_matmul_precision("highest"):
-            return fn(*args, **kwargs)
+        return run
 
-    return run
+    return decorate
+
+
+in_full = _products("highest")
+"""The same function, with matrix products in full unless another precision was asked for.
+
+GPUs and TPUs round the factors of a float32 product to 8 or 10 bits by default. Two energies that
+differ by less are then in any order: a recall may end where a flip still lowers the energy, and
+distances to patterns are lost in their norms.
+"""
+
+in_networks = _products("default")
+"""The same function, with matrix products as those around it in a network: as JAX is set."""
 
 
 class compiled(Generic[_Given, _Made]):

@@ -62,3 +62,16 @@ def test_a_precision_that_is_asked_for_is_used():
     assert len(asked) >= 4
     assert all("HIGH" in p and "HIGHEST" not in p for p in asked)
     assert precisions(memory.energy, REALS[0]) == ["None"]  # JAX's own: nothing is compared here
+
+
+@pytest.mark.parametrize("steps", [0, 2, None])
+def test_layers_are_as_the_network_around_them(steps):
+    """Whose other products are as JAX is set, and as fast as that is."""
+    layer = am.nn.Hopfield(6, 3, update_steps_max=steps, key=jr.key(0))
+    x = jr.normal(jr.key(1), (5, 6))
+    for call in (layer, lambda x: am.attention(x, x, x), lambda x: am.nn.retrieve(x, x)):
+        asked = precisions(call, x)
+        assert len(asked) > 1
+        assert not [p for p in asked if "HIGH" in p]
+    with jax.default_matmul_precision("highest"):
+        assert all("HIGHEST" in p for p in precisions(layer, x))

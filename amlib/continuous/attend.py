@@ -5,10 +5,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Shaped
 
 from amlib import _checks as checks
+from amlib._compiled import in_networks
 from amlib._types import ScalarLike
 from amlib.continuous.models import ModernHopfield, finite_or_hidden
 
 
+@in_networks
 def attention(
     queries: Shaped[ArrayLike, "..."],
     keys: Shaped[ArrayLike, "..."],

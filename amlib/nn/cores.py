@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from amlib import _checks as checks
+from amlib._compiled import in_networks
 from amlib.continuous.attend import with_some
 from amlib.continuous.base import AbstractContinuousAM
 from amlib.descent.gradients import Euler
@@ -82,6 +83,7 @@ def _name(core: Core) -> str:
     return getattr(core, "__name__", type(core).__name__)
 
 
+@in_networks
 def ask(
     core: Core,
     Xi: Float[Array, "K D"],

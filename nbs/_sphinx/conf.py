@@ -49,6 +49,7 @@ html_context = {"default_mode": "auto"}
 MATHJAX = Path(importlib.util.find_spec("sphinx-mathjax-offline").origin).parent / "static/mathjax"
 html_static_path = [str(HERE / "static"), str(MATHJAX / "tex-svg-full.js")]
 html_css_files = ["styles.css"]
+html_favicon = str(HERE / "static" / "favicon.svg")
 html_show_sourcelink = False
 html_copy_source = False
 html_show_sphinx = False
