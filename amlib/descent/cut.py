@@ -112,7 +112,11 @@ class Cut:
         return Separable(*parts, pairs=self.pairs) if self.separable else Incremental(*parts)
 
     def finite(self, tables: dict[int, Rows]) -> Array | bool:
-        """Whether no sum of rows can overflow, so that what is added can be taken away again."""
+        """Whether what is added to sums can be taken away again.
+
+        No sum may overflow; and one whose terms differ in size, and of which another function is
+        taken, must be carried to its own precision where it is smallest.
+        """
         most: dict[int, Any] = {}
         for v, t in tables.items():
             if jnp.issubdtype(self.program.aval[v].dtype, jnp.inexact) and t.given is None:
@@ -128,6 +132,10 @@ class Cut:
             info = jnp.finfo(self.program.aval[v].dtype)
             fits = size <= float(info.max) * float(info.eps) / 4
             finite &= fits if isinstance(fits, Array) else bool(fits)
+        for v, n in self.local.items():
+            if n.summands is not None and not self.separable:
+                fits = float(jnp.finfo(self.program.aval[v].dtype).eps) * n.largest <= n.least
+                finite &= fits if isinstance(fits, Array) else bool(fits)
         return finite
 
     def may_compact(self) -> bool:

@@ -13,7 +13,7 @@ they are now.
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -214,6 +214,8 @@ class Neighbourhood:
     - `terms`: how many terms there are.
     - `nbytes`: of the tables.
     - `largest`: the sum over all terms of the largest size of each, an array.
+    - `least`: how small the sum of the sizes of all terms may be, where there are `summands` and it
+      is not 0.
     """
 
     rows: Neighbours
@@ -223,6 +225,7 @@ class Neighbourhood:
     terms: int
     nbytes: int
     largest: Array | np.floating | np.integer | float
+    least: Array | np.floating | np.integer | float
 
 
 class _Entry(NamedTuple):
@@ -271,6 +274,7 @@ def neighbourhood(value: Terms, D: int) -> Neighbourhood:
         value.count,
         nbytes,
         sum((_largest(b) for b in value.blocks), 0.0),
+        0.0 if summands is None else _least(value.blocks),
     )
 
 
@@ -283,6 +287,18 @@ def _largest(b: Block) -> Array | np.floating | np.integer:
     with np.errstate(all="ignore"):
         size = np.abs(b.table) if is_known(b.table) else jnp.abs(b.table)
         return size.max(1, initial=0).sum()
+
+
+def _least(blocks: Sequence[Block]) -> Any:
+    total, smallest = 0.0, np.inf
+    for b in blocks:
+        lib: Any = np if is_known(b.table) else jnp
+        with np.errstate(all="ignore"):
+            size = lib.abs(b.table)
+            total += size.min(1, initial=np.inf).sum() if size.size else 0.0
+            some = lib.where(size > 0, size, np.inf).min(initial=np.inf)
+            smallest = jnp.minimum(smallest, some) if lib is jnp else min(smallest, some)
+    return jnp.maximum(total, smallest) if isinstance(total, Array) else max(total, smallest)
 
 
 def _kind(b: Block) -> str:

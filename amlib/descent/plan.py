@@ -182,7 +182,10 @@ class FlipPlan:
         if cut is not None and self.row_bytes <= _LOOKED_AT:
             finite = cut.finite(cut.tables())
             if checks.is_concrete(finite) and not finite:
-                cut, reason = None, "what a flip adds is infinite, NaN, or near overflow"
+                cut, reason = (
+                    None,
+                    "what a flip adds is infinite, NaN, near overflow, or lost in others",
+                )
         if cut is None:
             return (
                 f"path      generic: one full energy per flip\n"

@@ -407,3 +407,27 @@ ALL = jnp.asarray(np.random.default_rng(0).normal(size=(24, 24)), jnp.float32)
 )
 def test_the_reason_names_products_of_two_bits(energy):
     assert "products of two bits (mul" in FlipPlan(energy, spins(0, 24)).describe()
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("scale", [1.0, 5.0, 15.0, 100.0])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.usefixtures("x64")
+def test_sums_whose_terms_are_lost_in_others(dtype, scale, known):
+    """Of few bits, each exponential is a term, and one may be e^400 times the sum of the rest."""
+    small = spins(7, 17, 5, dtype=dtype)
+
+    def energies(patterns):
+        def energy(x):
+            v = (x.astype(dtype) + 1) / 2 @ patterns.T
+            top = 0.0 if dtype == "float64" and scale < 100 else 5.0  # of the sum or a part of it
+            return -jnp.log(jnp.sum(jnp.exp(jnp.asarray(scale, dtype) * (v - top))))
+
+        flip = lambda x: flips.flip_energies(energy, x)
+        states = 1 - 2 * ((jnp.arange(32)[:, None] >> jnp.arange(5)[None]) & 1).astype(dtype)
+        flipped = states[:, None] * (1 - 2 * jnp.eye(5, dtype=dtype))[None]
+        return jax.vmap(flip)(states), jax.vmap(jax.vmap(energy))(flipped)
+
+    found, exact = energies(small) if known else jax.jit(energies)(small)
+    eps = 16 * np.finfo(dtype).eps * np.max(np.abs(exact), where=np.isfinite(exact), initial=1)
+    np.testing.assert_allclose(found, exact, rtol=0, atol=eps)
