@@ -19,7 +19,8 @@ from amlib._numbers import BOUND
 from amlib.descent.carried import AbstractRows, Carried
 from amlib.descent.evaluators import AbstractCarried, BitRows, Seen
 from amlib.descent.jaxprs import Equation, Program, Value
-from amlib.descent.neighbours import Neighbours, add_exactly, sum_exactly
+from amlib.descent.neighbours import Neighbours
+from amlib.descent.pairs import add_exactly, sum_exactly
 from amlib.descent.terms import Terms
 
 _LINEAR = frozenset(
