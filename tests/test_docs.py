@@ -271,6 +271,22 @@ def test_every_page_loads_without_a_network(browser, address):
     assert seen["index.html"]["images"] >= 2
 
 
+BEYOND = """() => [...document.querySelectorAll('mjx-container[display] svg')].filter(e =>
+    e.getBoundingClientRect().right > e.closest('.math').getBoundingClientRect().right + 2
+).map(e => e.closest('section').id)"""
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_formulas_fit_beside_the_contents(browser, address):
+    """On a laptop; on a phone wide ones scroll."""
+    visit = Visit(browser, address, 1150, 900)
+    pages = sorted(SITE.glob("[agt]*/*.html"))  # reference, guides, tutorials
+    beyond = {p.stem: visit.open(p.relative_to(SITE).as_posix()).evaluate(BEYOND) for p in pages}
+    visit.page.close()
+    assert len(beyond) > 30
+    assert not {page: sections for page, sections in beyond.items() if sections}
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_pages_lead_on(browser, address):
     """From page to page by "next", through the whole side bar and back by "previous"."""

@@ -33,8 +33,9 @@ class DistributedMemory(AbstractContinuousAM):
     r"""Any number of patterns in one vector of fixed size, by random features: DrDAM.
 
     $$\tilde E(x) = -\frac{1}{\beta} \log g(S(x)), \qquad
-    S(x) = \frac{1}{Y} \sum_{y=1}^{Y} f_y(\sqrt\beta x) \cdot T_y, \qquad
-    T_y = \sum_\mu f_y(\sqrt\beta \xi_\mu), \qquad f_y(a) = f(w_y \cdot a)$$
+    S(x) = \frac{1}{Y} \sum_{y=1}^{Y} f_y(\sqrt\beta x) \cdot T_y$$
+
+    $$T_y = \sum_\mu f_y(\sqrt\beta \xi_\mu), \qquad f_y(a) = f(w_y \cdot a)$$
 
     $S(x)$ estimates $\sum_\mu e^{-\frac{\beta}{2}\|x - \xi_\mu\|^2}$ without bias, so this is
     `GaussianMemory` of the same `beta` and prefactor, but for an error that falls as $Y^{-1/2}$.
@@ -49,8 +50,9 @@ class DistributedMemory(AbstractContinuousAM):
     $\epsilon$ the standard deviation of that noise, taken from $T$ itself,
 
     $$\log g(S) = \operatorname{arsinh} \frac{S}{2\epsilon} + \log \epsilon, \qquad
-    g(S) = \tfrac12 \left(S + \sqrt{S^2 + 4 \epsilon^2}\right), \qquad
-    \epsilon = \text{floor} \cdot \frac{\|T\|}{Y \sqrt{\text{width}}}$$
+    g(S) = \tfrac12 \left(S + \sqrt{S^2 + 4 \epsilon^2}\right)$$
+
+    $$\epsilon = \text{floor} \cdot \frac{\|T\|}{Y \sqrt{\text{width}}}$$
 
     $g$ is smooth, positive and strictly rising, so the floor makes and moves no minimum: the
     stationary points are those of $S$, of the same kind. The slope

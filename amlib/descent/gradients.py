@@ -227,8 +227,9 @@ class MALA(AbstractRealSampler):
     the density $\exp(-\beta E)$, in detailed balance, for every $\Delta t$:
 
     $$x' = x - \Delta t\, \nabla E(x) + \sqrt{2 \Delta t / \beta}\; \eta, \qquad
-    P = \min\Big(1, e^{-\beta (E(x') - E(x))} \frac{q(x \mid x')}{q(x' \mid x)}\Big), \qquad
-    q(y \mid x) \propto e^{-\beta \|y - x + \Delta t \nabla E(x)\|^2 / (4 \Delta t)}$$
+    P = \min\Big(1, e^{-\beta (E(x') - E(x))} \frac{q(x \mid x')}{q(x' \mid x)}\Big)$$
+
+    $$q(y \mid x) \propto e^{-\beta \|y - x + \Delta t \nabla E(x)\|^2 / (4 \Delta t)}$$
 
     A proposal that is rejected repeats the state: of a record by `save_every=1` the share of
     energies that differ from the one before is how many were made. It should be near 0.57

@@ -62,8 +62,9 @@ class AbstractRBM(AbstractOverlapReconstructor):
 class RBMReconstructor(AbstractRBM):
     r"""A restricted Boltzmann machine at zero temperature: hard hidden units, tied weights.
 
-    $$z = \mathrm{sgn}(W x + c), \quad h(x) = W^\top z + b, \qquad
-    E(x) = \min_z (-z^\top W x - c \cdot z - b \cdot x) = -b \cdot x - \sum_j |W_j x + c_j|$$
+    $$z = \mathrm{sgn}(W x + c), \quad h(x) = W^\top z + b$$
+
+    $$E(x) = \min_z (-z^\top W x - c \cdot z - b \cdot x) = -b \cdot x - \sum_j |W_j x + c_j|$$
 
     for spins; for bits the sign is a step and $|\cdot|$ a rectifier. Given the hidden units the
     energy is linear in each visible unit, so that any set of them may be set by the sign of

@@ -37,8 +37,9 @@ class Options(TypedDict, total=False):
 class Hopfield(eqx.Module):
     r"""Associate states with stored patterns: a continuous Hopfield network as a layer.
 
-    $$K = \mathrm{LN}(R) W_K, \quad Q = \mathrm{LN}(S) W_Q, \quad V = \mathrm{LN}(P) W_V, \qquad
-    Q \leftarrow \mathrm{softmax}(\beta\, Q K^\top) K, \qquad
+    $$K = \mathrm{LN}(R) W_K, \quad Q = \mathrm{LN}(S) W_Q, \quad V = \mathrm{LN}(P) W_V$$
+
+    $$Q \leftarrow \mathrm{softmax}(\beta\, Q K^\top) K, \qquad
     \mathrm{out} = \mathrm{softmax}(\beta\, Q K^\top)\, V\, W_O$$
 
     in each head, with `update_steps_max` updates of $Q$. Every head is a memory, an energy over the
