@@ -57,7 +57,8 @@ def pytest_collection_modifyitems(config, items):
         seen.add(test)
     if left:
         config.hook.pytest_deselected(items=left)
-        items[:] = [item for item in items if item not in set(left)]
+        out = set(left)
+        items[:] = [item for item in items if item not in out]
 
 
 @pytest.fixture(autouse=True, scope="module")

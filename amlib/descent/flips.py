@@ -267,8 +267,13 @@ def try_all(problem: FlipProblem, x0: Array, *, near: bool) -> tuple[Array, Arra
     if form is None:
         return None
     form = form.using(form.learn(s0))
-    falls = lambda e, new, extra, spins: new < e
-    return try_moves(form, s0, jnp.arange(plan.D), falls, by_change=True)[1]
+    return try_moves(form, s0, jnp.arange(plan.D), _falls, by_change=True)[1]
+
+
+def _falls(e: Array, new: Array, may: Array | None, spins: tuple[Array, ...]) -> Array:
+    """Whether a flip that may be made lowers the energy: the rule of descents."""
+    del spins
+    return new < e if may is None else (new < e) & may
 
 
 def visit(problem: FlipProblem, x0: Array, idx: Integer[Array, " T"]) -> tuple[Array, Trajectory]:
@@ -298,16 +303,12 @@ def visit(problem: FlipProblem, x0: Array, idx: Integer[Array, " T"]) -> tuple[A
     valid = (np.arange(chunks * length) < T).reshape(chunks, length)
     may = None if valid.all() else jnp.asarray(valid)
 
-    def falls(e: Array, new: Array, may: Array | None, spins: tuple[Array, ...]) -> Array:
-        del spins
-        return new < e if may is None else (new < e) & may
-
     def loop(flips: AbstractFlips) -> tuple[PyTree, Array]:
         def chunk(at: tuple[Array, PyTree], given: tuple[Array, Array | None]) -> Any:
             x, known = at
             known = flips.learn(x, known)
             near = flips.using(known)
-            x, record = try_moves(near, x, given[0], falls, given[1], by_change=True)
+            x, record = try_moves(near, x, given[0], _falls, given[1], by_change=True)
             return (x, known), record
 
         x0 = lax.stop_gradient(s0)
@@ -341,10 +342,6 @@ def is_fixed_point(problem: FlipProblem, x: Array) -> Bool[Array, ""]:
     free = free_bits(plan.D) if problem.free is None else problem.free
     may = None if free.open is None else free.mask(plan.D)[free.bits]
 
-    def falls(e: Array, new: Array, may: Array | None, spins: tuple[Array, ...]) -> Array:
-        del spins
-        return new < e if may is None else (new < e) & may
-
     def loop(flips: AbstractFlips) -> tuple[Array, Array]:
         near = flips.using(flips.learn(s))
         e, energies = all_flips(near, s, free)
@@ -352,7 +349,7 @@ def is_fixed_point(problem: FlipProblem, x: Array) -> Bool[Array, ""]:
         # Ties that rounding decides between all flips together and one at a time: as in a recall.
 
         def alone() -> Array:
-            kept = try_moves(near, s, free.bits, falls, may, by_change=True)[1][0]
+            kept = try_moves(near, s, free.bits, _falls, may, by_change=True)[1][0]
             return (kept & ~near.idle()[free.bits]).any()
 
         lower &= lax.cond(any_lane(lower), alone, lambda: lower)
